@@ -1,0 +1,1 @@
+"""Pure planning: catalogues, fit, cost, quota, timeout chain. No I/O, no Pulumi."""

@@ -1,0 +1,1 @@
+"""Engines: `load_model(...)` in engines/registry.py returns a LoadedModel."""

