@@ -660,7 +660,7 @@ def _set_aside(data: Any, location: tuple[str | int, ...]) -> None:
     last = location[-1]
     if isinstance(data, dict) and last in _PLACEHOLDERS and data.get(last) != _PLACEHOLDERS[str(last)]:
         data[last] = _PLACEHOLDERS[str(last)]
-    elif isinstance(data, dict | list):
+    else:
         try:
             del data[last]
         except (KeyError, IndexError, TypeError):
@@ -697,7 +697,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)
             seen.add(key)
