@@ -109,6 +109,17 @@ def applied_version(config_dump: Mapping[str, Any]) -> str | None:
     return None
 
 
+def cluster_healthy(clusters: Mapping[str, Any], slot: str) -> bool:
+    """Whether every endpoint of the slot passes its health checks, from the admin answer `/clusters?format=json`."""
+    hosts = [
+        host
+        for item in clusters.get("cluster_statuses", [])
+        if item.get("name") == cluster_name(slot)
+        for host in item.get("host_statuses", [])
+    ]
+    return bool(hosts) and all(host.get("health_status") == {"eds_health_status": "HEALTHY"} for host in hosts)
+
+
 def _listener(port: int, routes: Path) -> dict[str, Any]:
     manager = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -131,7 +142,7 @@ def _listener(port: int, routes: Path) -> dict[str, Any]:
         "merge_slashes": True,
     }
     chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-    return {"name": "gateway", "address": _address(port), "filter_chains": [chain]}
+    return {"name": "gateway", "address": _address(port), "enable_reuse_port": False, "filter_chains": [chain]}
 
 
 def _cluster(slot: str, port: int) -> dict[str, Any]:

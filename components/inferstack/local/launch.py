@@ -7,7 +7,9 @@ record no longer carries TOKEN (a `down` came between), nothing is started. Uses
 of this package, because it runs before any of it is imported.
 """
 
-# ruff: noqa: PTH - pathlib is most of the start time of a small program
+# ruff: noqa: PTH105, PTH110, PTH123
+# (pathlib would be most of the start time of so small a program)
+
 import fcntl
 import json
 import os

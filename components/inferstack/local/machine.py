@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack.environment import Environment, SlotName, load_environment
-from inferstack.local import gateway, http, programs
+from inferstack.local import cache, gateway, http, programs
 from inferstack.local.errors import LocalError, NotRunning
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import read_key
@@ -175,7 +175,14 @@ class LocalMachine:
         return gateway.read_weights(document)
 
     def set_weights(self, weights: Mapping[str, int]) -> None:
-        """Replace the route file by rename and wait until Envoy serves it; raises LocalError when it does not."""
+        """Replace the route file by rename and wait until Envoy serves it.
+
+        A slot that gets its first weight must be healthy in Envoy's own eyes before. Raises LocalError when one of the two does not happen.
+        """
+        before = self.weights()
+        for slot, weight in weights.items():
+            if weight > 0 and before.get(slot, 0) == 0:
+                self.wait_healthy(slot)
         document = gateway.routes(weights, self.environment.gateway.timeout_seconds)
         if read_json(self.layout.routes) != document:
             write_json(self.layout.routes, document, mode=0o600)
@@ -201,13 +208,36 @@ class LocalMachine:
             next_step=f"inferstack up {self.layout.name}",
         )
 
+    def healthy(self, slot: str) -> bool:
+        """Whether Envoy's health checks let requests through to the slot now."""
+        try:
+            _, answer = http.get_json(self.ports.gateway_admin, "/clusters?format=json")
+        except OSError:
+            return False
+        return gateway.cluster_healthy(answer or {}, slot)
+
+    def wait_healthy(self, slot: str, seconds: float = APPLY_SECONDS) -> None:
+        """Wait until Envoy's health checks let requests through to the slot; raises LocalError when they do not."""
+        deadline = time.monotonic() + seconds
+        while not self.healthy(slot):
+            if time.monotonic() >= deadline:
+                raise LocalError(
+                    "unhealthy_slot",
+                    f"the gateway finds slot {slot} not healthy after {seconds:.0f} s; its weight stays 0",
+                    path=str(self.layout.log(part_name(slot))),
+                    next_step=f"inferstack status {self.layout.name}",
+                )
+            time.sleep(0.02)
+
     def _own(self, slot: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
         if config is None:
             raise NotRunning(self.layout.name, f"has no slot {slot} yet")
         identity = {**config["identity"], "environment": self.layout.name, "slot": str(SlotName(slot))}
         listen = {"host": "127.0.0.1", "port": self.ports.slots[slot]}
         metrics = {"host": "127.0.0.1", "port": self.ports.slot_metrics[slot]}
-        return {**config, "listen": listen, "metrics": metrics, "identity": identity}
+        access = {**config["access"], "keys_file": str(self.layout.keys)}
+        shared = {**config["cache"], "url": cache.url(self.layout, self.ports.cache)}
+        return {**config, "listen": listen, "metrics": metrics, "identity": identity, "access": access, "cache": shared}
 
     def _grace(self) -> float:
         return self.environment.drain.seconds + STOP_MARGIN_SECONDS
