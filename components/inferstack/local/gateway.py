@@ -59,8 +59,16 @@ def bootstrap(environment: str, ports: Ports, routes: Path) -> dict[str, Any]:
             "listeners": [_listener(ports.gateway, routes)],
             "clusters": [_cluster(slot, ports.slots[slot]) for slot in SlotName],
         },
-        "layered_runtime": {
-            "layers": [{"name": "static", "static_layer": {"overload.global_downstream_max_connections": MOST_CONNECTIONS}}]
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": {
+                        "@type": f"{_TYPE}.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        "max_active_downstream_connections": MOST_CONNECTIONS,
+                    },
+                }
+            ]
         },
     }
 

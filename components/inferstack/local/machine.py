@@ -188,25 +188,26 @@ class LocalMachine:
             write_json(self.layout.routes, document, mode=0o600)
         self.wait_routes(document["version_info"])
 
+    def serves_routes(self, version: str) -> bool:
+        """Whether Envoy serves the route file of `version` now."""
+        try:
+            _, dump = http.get_json(self.ports.gateway_admin, "/config_dump?resource=dynamic_route_configs")
+        except OSError:
+            return False
+        return gateway.applied_version(dump or {}) == version
+
     def wait_routes(self, version: str, seconds: float = APPLY_SECONDS) -> None:
-        """Wait until Envoy serves the route file of `version`."""
+        """Wait until Envoy serves the route file of `version`; raises LocalError when it does not."""
         deadline = time.monotonic() + seconds
-        seen: str | None = None
-        while time.monotonic() < deadline:
-            try:
-                _, dump = http.get_json(self.ports.gateway_admin, "/config_dump?resource=dynamic_route_configs")
-                seen = gateway.applied_version(dump or {})
-            except OSError:
-                seen = None
-            if seen == version:
-                return
+        while not self.serves_routes(version):
+            if time.monotonic() >= deadline:
+                raise LocalError(
+                    "gateway_failed",
+                    f"the gateway does not serve routes {version} after {seconds:.0f} s",
+                    path=str(self.layout.log("gateway")),
+                    next_step=f"inferstack up {self.layout.name}",
+                )
             time.sleep(0.02)
-        raise LocalError(
-            "gateway_failed",
-            f"the gateway serves routes {seen or 'of nobody'} and not {version} after {seconds:.0f} s",
-            path=str(self.layout.log("gateway")),
-            next_step=f"inferstack up {self.layout.name}",
-        )
 
     def healthy(self, slot: str) -> bool:
         """Whether Envoy's health checks let requests through to the slot now."""
