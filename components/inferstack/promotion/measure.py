@@ -44,11 +44,13 @@ class Histogram:
             return other
         if other.total == 0:
             return self
+        if self.bounds == other.bounds:
+            return Histogram(self.bounds, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
         bounds = tuple(sorted(set(self.bounds) & set(other.bounds)))
         merged = [0.0] * len(bounds)
         for histogram in (self, other):
             for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
-                merged[next(index for index, common in enumerate(bounds) if bound <= common)] += count
+                merged[bisect.bisect_left(bounds, bound)] += count
         return Histogram(bounds, tuple(merged))
 
     def quantile(self, q: float) -> float | None:
@@ -164,5 +166,5 @@ def larger(new: Histogram, old: Histogram) -> float:
 def _on(histogram: Histogram, bounds: list[float]) -> list[float]:
     counts = [0.0] * len(bounds)
     for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
-        counts[next(index for index, common in enumerate(bounds) if bound <= common)] += count
+        counts[bisect.bisect_left(bounds, bound)] += count
     return counts

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -42,12 +43,12 @@ class SlotSpec:
             generation=generation,
         )
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Fingerprint of what runs: everything but the number of replicas. Equal ids are the same rendered slot."""
         return _fingerprint(replace(self, replicas=1))
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Fingerprint of what is served, whichever generation serves it."""
         return _fingerprint(replace(self, replicas=1, generation=1))
