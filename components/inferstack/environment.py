@@ -110,7 +110,9 @@ class Slots(_Section):
     """Both slots: bounds and resources of a replica."""
 
     replicas: Replicas = Field(default_factory=Replicas, description="Replica bounds of each slot.")
-    idle_replicas: NonNegative = Field(1, description="Replicas that the previous slot keeps warm during the rollback window.")
+    idle_replicas: NonNegative = Field(
+        1, description="Replicas of the slot without weight once the rollback window is over; during the window it keeps its full size."
+    )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
 
@@ -259,7 +261,16 @@ class Gates(_Section):
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Lowest top-1 agreement with the unquantized model; unset: not checked."
     )
+    answers: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Lowest top-1 agreement with the live slot's answers to fixed texts, where both serve the same models."
+    )
     usd_per_million_tokens: Usd | None = Field(None, description="Highest price of a million tokens; unset: not checked.")
+    memory_growth: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="Most that a replica's resident memory may grow in a window, as a share."
+    )
+    cache_false_hit_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Highest share of checked semantic cache hits that were false."
+    )
     min_requests: Positive = Field(
         20, description="Requests a window needs; fewer are filled up with synthetic ones, never passed silently."
     )

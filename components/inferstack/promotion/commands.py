@@ -1,0 +1,148 @@
+"""Promote, roll back, recover and abort: what the commands do, apart from how they show it.
+
+Each takes the lease first; who does not get it (LeaseHeld) has touched nothing.
+"""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from inferstack.environment import Environment
+from inferstack.promotion.events import Emit, Event
+from inferstack.promotion.executor import Executor
+from inferstack.promotion.journal import Entry, Journal, Outcome, Policy
+from inferstack.promotion.lease import LeaseHeld
+from inferstack.promotion.platform import Clock, Observation, Platform
+from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.steps import Rest
+from inferstack.promotion.transition import ask_abort, bootstrap, start_promotion, start_rollback, thaw
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who works on which environment. `holder` names the lease, `by` the person or pipeline."""
+
+    environment: str
+    platform: Platform
+    clock: Clock
+    emit: Emit
+    holder: str
+    by: str
+    base: SlotSpec
+    """What the environment file asks for: the first journal's spec of a slot that no promotion rendered."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Where a command left the environment. `entry`: the operation that ended in it, None when none did."""
+
+    journal: Journal
+    entry: Entry | None
+    rest: Rest
+
+    @property
+    def outcome(self) -> Outcome | None:
+        if self.entry is not None:
+            return self.entry.outcome
+        return Outcome.FROZEN if self.journal.operation is not None else None
+
+
+def policy_of(environment: Environment, **changes: object) -> Policy:
+    """What the environment file says about promotions; `changes` are fields of Policy."""
+    wanted, slots = environment.promotion, environment.slots
+    policy = Policy(
+        strategy=wanted.strategy,
+        steps=wanted.steps,
+        step_seconds=wanted.step_seconds,
+        ready_seconds=wanted.ready_seconds,
+        settle_count=wanted.settle_count,
+        drain_seconds=environment.drain.pre_stop_seconds + environment.drain.seconds,
+        rollback_window_seconds=wanted.rollback_window_seconds,
+        floor=max(slots.replicas.min, 1),
+        most=slots.replicas.max,
+        idle_replicas=slots.idle_replicas,
+        gates=wanted.gates,
+    )
+    return replace(policy, **changes)  # type: ignore[arg-type]
+
+
+def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Policy) -> Ended:
+    """Promote what `change` makes of the live slot's spec; an unfinished promotion of the same version is taken up instead.
+
+    Raises NotNow, LeaseHeld, PlatformError, JournalUnreadable.
+    """
+
+    def begin(journal: Journal | None, seen: Observation) -> Journal:
+        journal = _stored(session, journal, seen)
+        operation = journal.operation
+        base = journal.specs.get(journal.active, session.base)
+        spec = change(replace(base, replicas=session.base.replicas))
+        if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
+            session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
+            return journal
+        return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
+
+    return _run(session, begin)
+
+
+def rollback(session: Session, policy: Policy) -> Ended:
+    """Back to the previous version; an unfinished rollback is taken up, an unfinished promotion turned back."""
+
+    def begin(journal: Journal | None, seen: Observation) -> Journal:
+        journal = _stored(session, journal, seen)
+        operation = journal.operation
+        if operation is None:
+            return start_rollback(journal, policy, session.by, _new_id(), seen.time)
+        if operation.kind == "rollback":
+            return thaw(journal, seen.time)
+        return ask_abort(journal, session.by, seen.time)
+
+    return _run(session, begin)
+
+
+def recover(session: Session, wait_seconds: float = 0) -> Ended:
+    """Finish whatever is unfinished. Waits up to `wait_seconds` for the lease of a holder that may have died."""
+
+    def begin(journal: Journal | None, seen: Observation) -> Journal:
+        return thaw(_stored(session, journal, seen), seen.time)
+
+    deadline = session.clock.now() + wait_seconds
+    while True:
+        try:
+            return _run(session, begin)
+        except LeaseHeld as error:
+            if session.clock.now() >= deadline:
+                raise
+            session.emit(Event("wait", str(error), session.clock.now()))
+            session.clock.sleep(min(2.0, max(0.1, deadline - session.clock.now())))
+
+
+def abort(session: Session) -> Ended:
+    """Turn an unfinished promotion back. Raises NotNow when there is none."""
+    return _run(session, lambda journal, seen: ask_abort(_stored(session, journal, seen), session.by, seen.time))
+
+
+def _run(session: Session, begin: Callable[[Journal | None, Observation], Journal]) -> Ended:
+    executor = Executor(session.platform, session.clock, session.emit)
+    with executor.leased(session.holder):
+        started = executor.start(begin)
+        operation = started.operation
+        journal, rest = executor.run()
+    ended = [entry for entry in journal.history if entry not in started.history]
+    # an automatic rollback ends after the promotion that it undoes: what the caller asked for has then not come about
+    entry = next((entry for entry in reversed(ended)), None)
+    if operation is not None and entry is not None and entry.id != operation.id:
+        entry = replace(entry, outcome=Outcome.REVERTED)
+    return Ended(journal, entry, rest)
+
+
+def _stored(session: Session, journal: Journal | None, seen: Observation) -> Journal:
+    if journal is not None:
+        return journal
+    live = seen.weights.sole if seen.weights is not None else None
+    specs = {slot: observed.spec or session.base for slot, observed in seen.slots.items() if observed.replicas > 0 or slot is live}
+    return bootstrap(session.environment, seen.weights, specs, session.base.replicas)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:12]

@@ -1,0 +1,232 @@
+"""Does what the plan says: look, decide, do one step, write the journal, go round. All I/O is the platform's.
+
+    executor = Executor(platform, clock, emit)
+    with executor.leased(holder):
+        journal = executor.start(lambda journal, now: start_promotion(journal, spec, policy, by, id, now))
+        journal = executor.run()                  # until nothing is left to do
+
+It may be killed anywhere: `run` on the same journal goes on. An Unavailable platform is tried again, with jitter and an end; an
+unsettled conflict is read anew; a lost lease stops it at once.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from inferstack.promotion.checks import Checks
+from inferstack.promotion.events import Emit, Event
+from inferstack.promotion.journal import BEFORE_COMMIT, Journal
+from inferstack.promotion.lease import Lease
+from inferstack.promotion.plan import SETTLE_POLL_SECONDS, next_step, shares
+from inferstack.promotion.platform import Clock, Conflict, Observation, Platform, PlatformError, SlotFailed, Unavailable
+from inferstack.promotion.steps import (
+    DONE,
+    Check,
+    Render,
+    Rest,
+    Result,
+    Scale,
+    SetFloor,
+    Settle,
+    SetWeights,
+    Step,
+    Verify,
+    Wait,
+    Warm,
+    describe,
+)
+from inferstack.promotion.transition import advance
+
+TRIES = 8
+"""Of a call that is unavailable, over about half a minute."""
+VERIFY_TRIES = 3
+
+_Value = TypeVar("_Value")
+
+
+class Executor:
+    """One process's work on one environment. `emit` is told what happens."""
+
+    def __init__(self, platform: Platform, clock: Clock, emit: Emit) -> None:
+        self._platform = platform
+        self._clock = clock
+        self._emit = emit
+        self._lease: Lease | None = None
+        self._journal: Journal | None = None
+        self._version = ""
+        self._said: tuple[object, ...] = ()
+        self._checks = Checks(platform, self.call, self.sleep, clock.now, emit)
+
+    @property
+    def journal(self) -> Journal | None:
+        """As last read or written."""
+        return self._journal
+
+    @contextlib.contextmanager
+    def leased(self, holder: str) -> Iterator[Lease]:
+        """Hold the lease; freed at the end, also after an exception. Raises LeaseHeld."""
+        self._lease = self.call(lambda: self._platform.acquire_lease(holder))
+        try:
+            yield self._lease
+        finally:
+            self._lease = None
+            with contextlib.suppress(PlatformError):
+                self._platform.release_lease()
+
+    def read(self) -> Journal | None:
+        self._journal, self._version = self.call(self._platform.read_journal)
+        return self._journal
+
+    def start(self, change: Callable[[Journal | None, Observation], Journal]) -> Journal:
+        """Write the journal that `change` makes of the stored one; it is asked again after a conflict."""
+        while True:
+            journal = self.read()
+            observation = self.observe()
+            after = change(journal, observation)
+            if after == journal or self._write(after):
+                assert self._journal is not None
+                return self._journal
+
+    def observe(self) -> Observation:
+        return self.call(self._platform.observe)
+
+    def run(self) -> tuple[Journal, Rest]:
+        """Until the plan rests; the journal then, and why it rests."""
+        troubles = 0
+        while True:
+            journal = self._journal or self.read()
+            if journal is None:
+                raise PlatformError("there is no promotion journal: nothing was ever promoted here")
+            observation = self.observe()
+            step = next_step(journal, observation)
+            self._announce(journal, observation, step)
+            if isinstance(step, Rest):
+                return journal, step
+            try:
+                result = self._perform(step, journal)
+            except (Conflict, Unavailable) as error:  # never repeated blindly: look again, then decide anew
+                troubles += 1
+                if troubles == TRIES:
+                    raise
+                self._emit(Event("retry", f"{error}; looking again", self._clock.now(), journal.phase))
+                self._back_off(troubles)
+                self.read()
+                continue
+            troubles = 0
+            after = advance(journal, step, result, self._clock.now())
+            if after != journal:
+                self._write(after)
+
+    def call(self, function: Callable[[], _Value]) -> _Value:
+        """Call the platform; a call that is unavailable is tried again, then raises Unavailable."""
+        for attempt in range(TRIES):
+            self._keep_lease()
+            try:
+                return function()
+            except Unavailable as error:
+                if attempt == TRIES - 1:
+                    raise
+                self._emit(Event("retry", f"{error}; trying again", self._clock.now()))
+                self._back_off(attempt)
+        raise AssertionError
+
+    def _back_off(self, attempt: int) -> None:
+        self._clock.sleep(min(8.0, 0.2 * 2**attempt) * (0.5 + random.random()))  # noqa: S311 - jitter
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, keeping the lease alive."""
+        until = self._clock.now() + seconds
+        while (left := until - self._clock.now()) > 0:
+            self._clock.sleep(min(left, 5.0))
+            self._keep_lease()
+
+    def _keep_lease(self) -> None:
+        if self._lease is not None and self._clock.now() - self._lease.renewed >= self._lease.seconds / 3:
+            with contextlib.suppress(Unavailable):
+                self._lease = self._platform.renew_lease()
+
+    def _announce(self, journal: Journal, observation: Observation, step: Step) -> None:
+        """Tell what changed; the same wait twice in a row is told once."""
+        operation = journal.operation
+        text = describe(step)
+        said = (journal.phase, text, operation.step if operation else 0)
+        if said != self._said and text:
+            self._said = said
+            kind = "wait" if isinstance(step, Wait) else "step"
+            data = {"target": str(operation.target), "percent": shares(operation)[operation.step]} if operation else {}
+            self._emit(Event(kind, text, observation.time, journal.phase, observation.weights, data))
+
+    def _write(self, journal: Journal) -> bool:
+        try:
+            self._version = self.call(lambda: self._platform.write_journal(journal, self._version))
+        except Conflict:
+            # A write that was answered with an error may have been made all the same: then the stored journal is ours already.
+            self.read()
+            return self._journal == journal
+        self._journal = journal
+        return True
+
+    def _perform(self, step: Step, journal: Journal) -> Result:
+        platform = self._platform
+        self._keep_lease()
+        try:
+            match step:
+                case Render():
+                    platform.render(step.slot, step.spec)
+                case Scale():
+                    platform.scale(step.slot, step.replicas)
+                case SetFloor():
+                    platform.set_floor(step.slot, step.floor)
+                case Warm():
+                    platform.warm(step.slot)
+                case SetWeights():
+                    return self._set_weights(step)
+                case Settle():
+                    return self._settle(step)
+                case Verify():
+                    return self._verify(step)
+                case Check():
+                    assert journal.operation is not None
+                    return self._checks.check(step, journal, journal.operation)
+                case Wait():
+                    self.sleep(step.seconds)
+                case _:
+                    pass
+        except SlotFailed as error:
+            if journal.phase not in BEFORE_COMMIT:
+                raise
+            return Result(False, str(error))
+        return DONE
+
+    def _verify(self, step: Verify | SetWeights) -> Result:
+        slot = step.slot if isinstance(step, Verify) else step.verify
+        reason = ""
+        for attempt in range(VERIFY_TRIES):
+            health = self.call(lambda: self._platform.verify(slot))
+            if health.ok:
+                return DONE
+            reason = f"{slot} does not verify: {health.reason}"
+            if attempt < VERIFY_TRIES - 1:
+                self.sleep(SETTLE_POLL_SECONDS)
+        return Result(False, reason)
+
+    def _set_weights(self, step: SetWeights) -> Result:
+        verified = self._verify(step)
+        if not verified.ok:
+            return verified
+        self._platform.set_weights(step.weights)
+        return DONE
+
+    def _settle(self, step: Settle) -> Result:
+        seen = self.call(lambda: self._platform.probe(step.count))
+
+        def ours(index: int) -> bool:
+            answer = seen[index]
+            return answer.slot is step.slot and (step.generation is None or answer.generation == step.generation)
+
+        hits = [ours(index) for index in range(len(seen))]
+        if len(seen) >= step.count and (all(hits) if step.percent == 100 else any(hits)):
+            return DONE
+        self.sleep(SETTLE_POLL_SECONDS)
+        return Result(False, f"{sum(hits)} of {len(seen)} answers came from {step.slot}")

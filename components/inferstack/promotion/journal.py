@@ -1,0 +1,234 @@
+"""The promotion's memory: which slot is live, what each slot was last made of, and how far a running operation came.
+
+It is written by compare-and-swap only (a ConfigMap's resourceVersion, a file with the same semantics), an intent before its deed and a
+result after it, so that whoever reads it after a kill knows what may have happened.
+
+    text = dump(journal); journal = load(text)    # raises JournalUnreadable for a newer schema
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from inferstack.environment import Gates, SlotName
+from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.weights import Weights
+
+SCHEMA = 1
+"""Raise it when an older program could misread a journal, and say in MIGRATIONS how to read the former one. New optional fields need
+neither."""
+HISTORY_LENGTH = 50
+
+
+class Phase(StrEnum):
+    """How far an operation came. The order is that of a promotion without trouble."""
+
+    IDLE = "idle"
+    KEEP = "keep-warm"
+    PREFLIGHT = "preflight"
+    RENDER = "render"
+    READY = "ready"
+    WARM = "warm-up"
+    PRECHECK = "pre-check"
+    SHIFT = "shift"
+    SETTLE = "settle"
+    POSTCHECK = "post-check"
+    COMMIT = "commit"
+    DRAIN = "drain"
+    RELEASE = "release"
+    REVERT = "revert"
+    REVERT_SETTLE = "revert-settle"
+    REVERT_DRAIN = "revert-drain"
+    CLEAN = "clean-up"
+    FREEZE = "freeze"
+    FROZEN = "frozen"
+
+
+BEFORE_COMMIT = frozenset(
+    (Phase.PREFLIGHT, Phase.RENDER, Phase.READY, Phase.WARM, Phase.PRECHECK, Phase.SHIFT, Phase.SETTLE, Phase.POSTCHECK, Phase.COMMIT)
+)
+"""Phases from which trouble leads back."""
+
+
+class Outcome(StrEnum):
+    """How an operation ended."""
+
+    COMMITTED = "committed"
+    REVERTED = "reverted"
+    REFUSED = "refused"
+    FROZEN = "frozen"
+
+
+Kind = Literal["promote", "rollback"]
+Strategy = Literal["blue_green", "canary", "rolling"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Everything that an operation was started with, so that whoever resumes it decides alike. Times in seconds."""
+
+    strategy: Strategy = "blue_green"
+    steps: tuple[int, ...] = (100,)
+    """Percent of the new slot, rising, ending with 100."""
+    step_seconds: float = 0
+    ready_seconds: float = 600
+    settle_count: int = 20
+    settle_seconds: float = 120
+    """Until traffic must have moved. Slow cloud load balancers were seen to take 18 s for a route and its endpoints."""
+    drain_seconds: float = 60
+    rollback_window_seconds: float = 900
+    floor: int = 1
+    """Fewest replicas of the live slot."""
+    most: int = 1
+    """Most replicas of a slot."""
+    idle_replicas: int = 1
+    """Replicas of the idle slot once the rollback window is over."""
+    gates: Gates = field(default_factory=Gates)
+    allow_drift: bool = False
+    allow_unhealthy_live: bool = False
+    hourly_usd: float | None = None
+    """Price of one replica; None where it is not known."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found."""
+
+    stage: str
+    result: Literal["pass", "fail", "inconclusive"]
+    reasons: tuple[str, ...] = ()
+    time: float = 0
+    figures: dict[str, float | None] = field(default_factory=dict)
+    """What was measured, by `slot.figure`."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A promotion or rollback under way."""
+
+    id: str
+    kind: Kind
+    by: str
+    target: SlotName
+    spec: SlotSpec
+    policy: Policy
+    started: float
+    phase: Phase = Phase.PREFLIGHT
+    since: float = 0
+    """Start of the phase; a deadline counts from here."""
+    step: int = 0
+    needed: int = 1
+    """Replicas that carry the live load; the target gets as many before the switch."""
+    attempts: int = 0
+    """Inconclusive tries of the check of this phase."""
+    shifted: bool = False
+    """Weights may have been moved."""
+    restarts: int | None = None
+    """Process restarts of the target when it first became ready."""
+    baseline: dict[str, Any] | None = None
+    """What the live slot did in the window before the switch (see gates.Baseline)."""
+    verdicts: tuple[Verdict, ...] = ()
+    reason: str = ""
+    """Why it is being reverted."""
+    decided: float = 0
+    """When reverting was decided."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One ended operation."""
+
+    id: str
+    kind: Kind
+    by: str
+    slot: SlotName
+    generation: int
+    version: str
+    summary: str
+    started: float
+    ended: float
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The state of one environment's slots."""
+
+    environment: str
+    active: SlotName
+    weights: Weights
+    """Weights last decided; written before they are applied."""
+    generation: int = 1
+    """Last generation given out."""
+    previous: SlotName | None = None
+    """Slot that a rollback goes to; None when there is none."""
+    specs: dict[SlotName, SlotSpec] = field(default_factory=dict)
+    """Last spec known to be whole in each slot."""
+    operation: Operation | None = None
+    kept_until: float | None = None
+    """End of the rollback window; None when the previous slot was shrunk."""
+    idle_replicas: int = 1
+    """What it is shrunk to then."""
+    history: tuple[Entry, ...] = ()
+
+    @property
+    def phase(self) -> Phase:
+        if self.operation is not None:
+            return self.operation.phase
+        return Phase.KEEP if self.kept_until is not None else Phase.IDLE
+
+
+class JournalUnreadable(Exception):
+    """The stored journal is from a newer version, or damaged; nothing may be changed on its ground."""
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""How to bring a document of a schema to the next one."""
+
+_ADAPTER = TypeAdapter(Journal)
+
+
+def to_document(journal: Journal) -> dict[str, Any]:
+    return {"schema": SCHEMA, **_ADAPTER.dump_python(journal, mode="json")}
+
+
+def dump(journal: Journal) -> str:
+    return json.dumps(to_document(journal), sort_keys=True)
+
+
+def load(text: str, source: str = "the promotion journal") -> Journal:
+    """Read a journal of this or an older schema; raises JournalUnreadable with what to do."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise JournalUnreadable(
+            f"{source} is not JSON ({error}); restore it from a backup, or delete it to begin anew from the live weights"
+        ) from None
+    return from_document(document, source)
+
+
+def from_document(document: Any, source: str = "the promotion journal") -> Journal:
+    """`load` for a parsed document."""
+    schema = document.get("schema") if isinstance(document, Mapping) else None
+    if isinstance(schema, bool) or not isinstance(schema, int):
+        raise JournalUnreadable(f"{source} names no schema; expected a whole number up to {SCHEMA}")
+    if schema > SCHEMA:
+        raise JournalUnreadable(f"{source} has schema {schema}, this version reads up to {SCHEMA}: use the newer inferstack that wrote it")
+    data = {key: value for key, value in document.items() if key != "schema"}
+    while schema < SCHEMA:
+        if schema not in MIGRATIONS:
+            raise JournalUnreadable(f"{source} has schema {schema}, which no released version wrote")
+        data, schema = MIGRATIONS[schema](data), schema + 1
+    try:
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise JournalUnreadable(
+            f"{source}: {where}: {first['msg']} (and {error.error_count() - 1} more); restore it from a backup"
+        ) from None

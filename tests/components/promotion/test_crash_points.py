@@ -1,0 +1,102 @@
+"""Killed before and after every single platform call, a promotion or rollback ends right after one re-run."""
+
+from collections.abc import Callable
+
+import pytest
+
+from inferstack.promotion import commands
+from inferstack.promotion.journal import Outcome, Policy
+from tests.components.promotion.world import BLUE, GREEN, Behaviour, Killed, Process, World, converged, policy, version
+
+NEW = version("int8")
+
+
+def promote(world: World, plan: Policy, holder: str = "alice@host:1") -> commands.Ended:
+    return commands.promote(Process(world, holder).session(), lambda spec: NEW, plan)
+
+
+def rollback(world: World, plan: Policy, holder: str = "alice@host:1") -> commands.Ended:
+    return commands.rollback(Process(world, holder).session(), plan)
+
+
+def fresh(bad: bool) -> World:
+    world = World()
+    if bad:
+        world.behaviours[NEW.version] = Behaviour(errors_live=0.5)
+    return world
+
+
+def promoted(_: bool) -> World:
+    world = World()
+    assert promote(world, policy()).outcome is Outcome.COMMITTED
+    world.calls.clear()
+    return world
+
+
+CASES: list[tuple[str, Callable[[bool], World], Callable[..., commands.Ended], Policy, bool]] = [
+    ("blue-green", fresh, promote, policy(), False),
+    ("canary", fresh, promote, policy(strategy="canary", steps=(10, 50, 100)), False),
+    ("rolling", fresh, promote, policy(strategy="rolling"), False),
+    ("blue-green reverted after the switch", fresh, promote, policy(), True),
+    ("canary reverted at its first step", fresh, promote, policy(strategy="canary", steps=(10, 50, 100)), True),
+    ("rolling reverted", fresh, promote, policy(strategy="rolling"), True),
+    ("rollback", promoted, rollback, policy(), False),
+]
+
+
+@pytest.mark.parametrize(("name", "make", "command", "plan", "bad"), CASES, ids=[case[0] for case in CASES])
+def test_killed_anywhere_one_rerun_converges(
+    name: str, make: Callable[[bool], World], command: Callable[..., commands.Ended], plan: Policy, bad: bool
+) -> None:
+    clean = make(bad)
+    ended = command(clean, plan)
+    assert ended.outcome is (Outcome.REVERTED if bad else Outcome.COMMITTED)
+    assert converged(clean) is None
+    total = len(clean.calls)
+    survived = 0
+    for index in range(total):
+        for when in ("before", "after"):
+            world = make(bad)
+            world.kill_at = (index, when)
+            try:
+                command(world, plan)
+            except Killed:
+                pass
+            else:
+                raise AssertionError(f"call {index} was never made")
+            world.kill_at = None
+            rerun(world, command, plan)
+            problem = converged(world)
+            assert problem is None, f"{name}: killed {when} call {index} ({world.calls[index]}): {problem}"
+            journal = world.stored()
+            assert journal is not None
+            expected = version().version if bad or command is rollback else NEW.version
+            assert journal.specs[journal.active].version == expected, f"{name}: killed {when} call {index} ({world.calls[index]})"
+            survived += 1
+    assert survived == 2 * total
+    print(f"{name}: {survived} of {2 * total} crash points survived")
+
+
+def rerun(world: World, command: Callable[..., commands.Ended], plan: Policy) -> None:
+    """The same command once more; when the killed one had ended already there is nothing to take up."""
+    journal = world.stored()
+    at_rest = journal is not None and journal.operation is None and journal.history
+    finished = at_rest and (command is promote or journal.history[-1].kind == "rollback")  # type: ignore[union-attr]
+    if finished:
+        commands.recover(Process(world, "bob@host:2").session())
+    else:
+        command(world, plan, "bob@host:2")
+
+
+def test_the_lease_of_a_promoter_killed_on_another_machine_ends_by_itself() -> None:
+    world = World()
+    world.kill_at = (20, "after")
+    with pytest.raises(Killed):
+        promote(world, policy())
+    world.kill_at = None
+    world.gone.clear()
+    ended = commands.recover(Process(world, "bob@other:2").session(), wait_seconds=40)
+    assert ended.outcome is Outcome.COMMITTED
+    assert world.weights is not None
+    assert world.weights.sole is GREEN
+    assert BLUE is ended.journal.previous
