@@ -6,8 +6,7 @@ import urllib.request
 from pathlib import Path
 
 try:
-    with Path("/etc/inferstack/runtime.json").open(encoding="utf-8") as file:
-        port = json.load(file).get("listen", {}).get("port", 8000)
+    port = json.loads(Path("/etc/inferstack/runtime.json").read_text(encoding="utf-8"))["listen"]["port"]
     urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2).close()
-except (OSError, ValueError) as error:
+except (OSError, ValueError, KeyError) as error:
     sys.exit(f"not ready: {error}")

@@ -1,0 +1,175 @@
+"""What the workflows call: `python -m inferstack.delivery COMMAND` (scripts/gate and its neighbours).
+
+Exit codes: 0 let pass or done · 2 an input is wrong · 3 refused, with one sentence · 5 a tool or service failed.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from inferstack.delivery import gates, stacks
+from inferstack.delivery.audit import read_audit
+from inferstack.delivery.gates import Refused
+from inferstack.delivery.plans import BadInput
+from inferstack.environment import Environment, InvalidEnvironment, load_environment
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; what is wrong goes to stderr in one line."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except Refused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        return 3
+    except (BadInput, InvalidEnvironment) as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        return 5
+
+
+def _digest(options: argparse.Namespace) -> None:
+    print(gates.by_digest(options.image))
+
+
+def _signature(options: argparse.Namespace) -> None:
+    text = Path(options.verification).read_text(encoding="utf-8").strip()
+    complaint = Path(options.complaint).read_text(encoding="utf-8").strip().splitlines() if options.complaint else []
+    verification = _parse(text, options.verification) if text and options.status == 0 else None
+    gates.signed(options.image, verification, options.status, complaint[-1] if complaint else "")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    gates.plan_clean(_object(options.file))
+
+
+def _cost(options: argparse.Namespace) -> None:
+    gates.within_cost(_object(options.file), options.hourly)
+
+
+def _waivers(options: argparse.Namespace) -> None:
+    gates.waivers_valid(options.environment, _environment(options).waivers, _today())
+
+
+def _scan(options: argparse.Namespace) -> None:
+    waivers = _environment(options).waivers if options.environment else ()
+    for file in options.files:
+        gates.scan_clean(Path(file).stem, _object(file), waivers, _today())
+
+
+def _audit(options: argparse.Namespace) -> int:
+    found, skipped = read_audit(_object(options.file))
+    for line in found:
+        print(line)
+    if found:
+        raise Refused(f"{len(found)} known vulnerabilities in the locked packages, first {found[0]}.")
+    if skipped:
+        print(
+            f"audit: the advisory service knew nothing of {len(skipped)} packages (first {skipped[0]}); they were not audited",
+            file=sys.stderr,
+        )
+        return 5
+    return 0
+
+
+def _sbom(options: argparse.Namespace) -> None:
+    from inferstack.delivery.sbom import bill_of_materials  # the library is an extra that deployments need not have
+
+    Path(options.out).write_text(bill_of_materials(Path(options.archive)), encoding="utf-8")
+
+
+def _stack(options: argparse.Namespace) -> None:
+    print(stacks.stack_name(options.number))
+
+
+def _over(options: argparse.Namespace) -> None:
+    rows = _parse(Path(options.file).read_text(encoding="utf-8"), options.file)
+    if not isinstance(rows, list):
+        raise BadInput(f"{options.file}: expected the list of `pulumi stack ls --json`")
+    print("\n".join(stacks.over(rows, datetime.now(UTC), options.hours, options.closed)), end="\n" if rows else "")
+
+
+def _health(options: argparse.Namespace) -> None:
+    from inferstack.delivery.health import check, describe, judge
+
+    key = os.environ.get("INFERSTACK_KEY", "")
+    if not key:
+        raise BadInput("INFERSTACK_KEY is empty: expected an API key of the environment")
+    limits = _environment(options).promotion.gates
+    health = asyncio.run(check(options.url, key, requests=options.requests, concurrency=options.concurrency))
+    print(describe(health))
+    judge(health, error_ratio=limits.error_ratio, ttft_p95_seconds=limits.ttft_p95_seconds)
+
+
+def _environment(options: argparse.Namespace) -> Environment:
+    return load_environment(Path(options.project) / "stacks", options.environment)
+
+
+def _object(file: str) -> dict[str, Any]:
+    parsed = _parse(Path(file).read_text(encoding="utf-8"), file)
+    if not isinstance(parsed, dict):
+        raise BadInput(f"{file}: expected a JSON object")
+    return parsed
+
+
+def _parse(text: str, file: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{file}: expected JSON: {error}") from None
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inferstack.delivery", description="Gates and helpers of the pipeline.")
+    parser.add_argument("--project", default=".", help="folder with Pulumi.yaml")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        return added
+
+    command("digest", _digest, "Stop an image that is not named by its digest; print the digest.").add_argument("image")
+    signature = command("signature", _signature, "Stop an image that cosign did not verify.")
+    signature.add_argument("image")
+    signature.add_argument("verification", help="output of `cosign verify --output json`")
+    signature.add_argument("--status", type=int, required=True, help="its exit status")
+    signature.add_argument("--complaint", help="file with its error output")
+    command("plan", _plan, "Stop a plan with findings of severity error.").add_argument("file")
+    cost = command("cost", _cost, "Stop a plan that costs more than a ceiling.")
+    cost.add_argument("file")
+    cost.add_argument("--hourly", type=float, required=True, help="US dollars")
+    command("waivers", _waivers, "Stop an environment with an expired waiver.").add_argument("environment")
+    scan = command("scan", _scan, "Stop reports of Trivy with serious hits that can be mended.")
+    scan.add_argument("files", nargs="+")
+    scan.add_argument("--environment", help="whose waivers hold")
+    command("audit", _audit, "Stop known vulnerabilities in pip-audit's JSON.").add_argument("file")
+    sbom = command("sbom", _sbom, "Write the CycloneDX bill of materials of an image archive.")
+    sbom.add_argument("archive")
+    sbom.add_argument("out")
+    command("stack", _stack, "Print the stack name of a pull request.").add_argument("number")
+    over = command("over", _over, "Print the pull-request stacks whose time is over.")
+    over.add_argument("file", help="output of `pulumi stack ls --json`")
+    over.add_argument("--hours", type=float, required=True)
+    over.add_argument("--closed", nargs="*", default=[], help="numbers of closed pull requests")
+    health = command("health", _health, "Stop a deploy whose answers fail or lag; the key comes in INFERSTACK_KEY.")
+    health.add_argument("environment")
+    health.add_argument("url")
+    health.add_argument("--requests", type=int, default=20)
+    health.add_argument("--concurrency", type=int, default=4)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
