@@ -22,6 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 CONFIG_KEY = "inferstack:environment"
+BASE_KEY = "inferstack:base"
+"""Names the environment that a stack's own object is laid over: a slot stack names its environment and says only what differs."""
+SLOT_KEY = "inferstack:slot"
+"""What a promotion changed in a slot (`models`, `engine`, `slots.resources`, …), laid over the environment of that slot's stack."""
 
 
 class _Section(BaseModel):
@@ -106,6 +110,13 @@ class Replicas(_Section):
     max: Positive = Field(1, description="Most replicas; also the bound that cost and quota are checked against.")
 
 
+class QualityTier(_Section):
+    """Replicas of the `quality` models, where an environment serves both tiers."""
+
+    replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
+    resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
+
+
 class Slots(_Section):
     """Both slots: bounds and resources of a replica."""
 
@@ -115,6 +126,9 @@ class Slots(_Section):
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
+    quality: QualityTier | None = Field(
+        None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."
+    )
 
 
 class Engine(_Section):
@@ -464,16 +478,40 @@ def environment_names(stacks: Path) -> list[str]:
     return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in stacks.glob("Pulumi.*.yaml"))
 
 
+def lay_over(base: Any, changes: Any) -> Any:
+    """``base`` with the mappings of ``changes`` merged in at any depth; every other value of ``changes`` replaces that of ``base``."""
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**base, **{key: lay_over(base[key], value) if key in base else value for key, value in changes.items()}}
+
+
 def read_raw(file: Path) -> Any:
-    """The object under ``config: inferstack:environment`` of a stack file; raises InvalidEnvironment."""
+    """The environment object of a stack file, laid over that of the environment it names as its base; raises InvalidEnvironment."""
+    config = _read_config(file)
+    if not any(key in config for key in (CONFIG_KEY, BASE_KEY)):
+        raise InvalidEnvironment(str(file), [Problem(f"config.{CONFIG_KEY}", _MISSING, "an environment object")])
+    return resolve_config(file.parent, config)
+
+
+def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
+    """The environment object of a stack's configuration: base, own object and slot settings laid one over the other."""
+    found = config.get(CONFIG_KEY, {})
+    if (base := config.get(BASE_KEY)) is not None:
+        file = stacks / f"Pulumi.{base}.yaml"
+        outer = _read_config(file) if file.is_file() else {}
+        if CONFIG_KEY not in outer:
+            raise InvalidEnvironment(str(file), [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
+        found = lay_over(outer[CONFIG_KEY], found)
+    return lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found
+
+
+def _read_config(file: Path) -> Mapping[str, Any]:
     try:
         document = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidEnvironment(str(file), [Problem("file", _MISSING, f"valid YAML: {error}")]) from None
     config = document.get("config") if isinstance(document, Mapping) else None
-    if not isinstance(config, Mapping) or CONFIG_KEY not in config:
-        raise InvalidEnvironment(str(file), [Problem(f"config.{CONFIG_KEY}", _MISSING, "an environment object")])
-    return config[CONFIG_KEY]
+    return config if isinstance(config, Mapping) else {}
 
 
 def check_combinations(environment: Environment) -> list[Problem]:
@@ -502,6 +540,10 @@ def _combinations(e: Environment) -> Iterator[Problem]:
         yield Problem("cache.backend", "process", f"cluster, managed, external or none, because platform is {e.platform}")
     if e.platform is Platform.KUBERNETES and e.cache.backend == "managed":
         yield Problem("cache.backend", "managed", "cluster, external or none: an existing cluster has no managed cache")
+    if e.cache.backend == "cluster" and e.cache.high_availability:
+        yield Problem(
+            "cache.high_availability", True, "false, because cache.backend is cluster (one disposable replica); managed has a standby"
+        )
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", _MISSING, "a secret's name, because cache.backend is external")
     if e.platform is not Platform.LOCAL and not e.engine.image:
@@ -534,6 +576,17 @@ def _combinations(e: Environment) -> Iterator[Problem]:
     for index, model in enumerate(e.models):
         if model.name in names[:index]:
             yield Problem(f"models[{index}].name", model.name, "a name that no other model has")
+    if e.platform is Platform.KUBERNETES and not (e.gateway.existing or e.gateway.class_name):
+        yield Problem("gateway.class_name", _MISSING, "a GatewayClass of the cluster, or gateway.existing, because platform is kubernetes")
+    if e.engine.kind in ("vllm", "sglang", "llamacpp", "openai"):
+        for tier in sorted({model.tier for model in e.models}):
+            served = [model.name for model in e.models if model.tier == tier]
+            if len(served) > 1:
+                yield Problem("models", served, f"one model per tier, because an engine image of kind {e.engine.kind} serves one")
+    if e.slots.quality and len({model.tier for model in e.models}) < 2:
+        yield Problem("slots.quality", "set", "nothing: the models are all of one tier, which slots.replicas holds for")
+    if e.slots.quality and e.slots.quality.replicas.min > e.slots.quality.replicas.max:
+        yield Problem("slots.quality.replicas.min", e.slots.quality.replicas.min, "at most slots.quality.replicas.max")
     if e.gateway.existing and e.gateway.class_name:
         yield Problem("gateway.class_name", e.gateway.class_name, "nothing, because gateway.existing names a Gateway")
 

@@ -1,0 +1,86 @@
+"""Show what an environment will consist of, what is wrong with it, and what it will cost; needs no account."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json, project_root
+from inferstack.environment import Layer
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from inferstack.program.plan import Plan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `plan`."""
+    app.command("plan")(plan)
+
+
+def plan(
+    name: EnvironmentName,
+    layer: Annotated[Layer | None, typer.Option("--layer", help="Only this layer; by default the environment's own stacks.")] = None,
+    project: Project = None,
+    as_json: Json = False,
+) -> int:
+    """Run the program of ENV in this process and show resources, findings and cost. Exit code 3: a finding of severity error."""
+    from inferstack.program.plan import plan_environment
+    from inferstack.program.run import ProgramFailed
+
+    try:
+        found = plan_environment(project_root(project), name, layer)
+    except ProgramFailed as error:
+        raise Failure(str(error), path=name) from None
+    if as_json:
+        print_json(found.to_json())
+    else:
+        show(found)
+    wrong = any(finding["severity"] == "error" for finding in found.findings)
+    return int(ExitCode.FINDINGS if wrong else ExitCode.DONE)
+
+
+def show(found: "Plan") -> None:
+    """Print a plan as a tree, its findings and its cost."""
+    out = console()
+    for tree in trees(found):
+        out.print(tree)
+    for finding in found.findings:
+        style = {"error": "bold red", "warning": "yellow"}.get(str(finding["severity"]), "dim")
+        out.print(f"{finding['severity']}: ", style=style, end="")
+        out.print(f"{finding['path']}: {finding['message']} [{finding['rule']}]", markup=False, soft_wrap=True)
+    if found.cost is not None:
+        out.print(cost_line(found.cost), markup=False, soft_wrap=True)
+    count = sum(1 for item in found.resources if not item.type.startswith("inferstack:"))
+    out.print(f"{count} resources, {len(found.findings)} findings, planned in {found.seconds:.1f} s", style="dim")
+
+
+def cost_line(cost: Any) -> str:
+    """One line with the dollars of a plan."""
+    parts = [
+        f"${cost['hourly_usd']:.2f}/h",
+        f"${cost['monthly_usd']:.0f}/month",
+        f"${cost['during_promotion_hourly_usd']:.2f}/h while promoting",
+    ]
+    return ", ".join(parts)
+
+
+def trees(found: "Plan") -> list["Tree"]:
+    """One tree per stack: components with the resources that they make."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    result: list[Tree] = []
+    for stack in dict.fromkeys(item.stack for item in found.resources):
+        root = Tree(Text(stack, style="bold"))
+        nodes: dict[str, Tree] = {}
+        for item in (item for item in found.resources if item.stack == stack):
+            label = Text.assemble((item.type.rpartition(":")[2], "cyan"), " ", _object_name(item.name, item.inputs))
+            nodes[item.name] = nodes.get(item.parent or "", root).add(label)
+        result.append(root)
+    return result
+
+
+def _object_name(name: str, inputs: Any) -> str:
+    metadata = inputs.get("metadata")
+    return str(metadata.get("name", name)) if isinstance(metadata, dict) else name

@@ -1,0 +1,132 @@
+"""The plan of an environment: every stack that it consists of, run in this process, with its findings and its cost.
+
+plan = plan_environment(root, "prod")           # platform stack and both slot stacks
+plan.to_json()["resources"][0]["type"]
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment
+from inferstack.program.run import Run, run_stack
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One resource of the plan."""
+
+    type: str
+    name: str
+    layer: str
+    """`all`, `platform`, or `slot`; with `stack` it says which stack will hold the resource."""
+    stack: str
+    parent: str | None
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an environment will consist of."""
+
+    environment: str
+    resources: tuple[Planned, ...]
+    findings: tuple[Mapping[str, Any], ...]
+    cost: Mapping[str, Any] | None
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `plan --json`."""
+        return {
+            "environment": self.environment,
+            "resources": [
+                {
+                    "type": item.type,
+                    "name": item.name,
+                    "layer": item.layer,
+                    "stack": item.stack,
+                    "parent": item.parent,
+                    "inputs": dict(item.inputs),
+                }
+                for item in self.resources
+            ],
+            "findings": [dict(finding) for finding in self.findings],
+            "cost": dict(self.cost) if self.cost is not None else None,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@dataclass(frozen=True)
+class StackRun:
+    """One stack of an environment and what its program registered."""
+
+    stack: str
+    layer: Layer
+    run: Run
+
+
+def plan_environment(root: Path, name: str, layer: Layer | None = None, *, preview: bool = True) -> Plan:
+    """Plan environment `name` of the project at `root`; `layer` picks one layer, whatever the file says.
+
+    Raises InvalidEnvironment, or run.ProgramFailed when the program itself refuses.
+    """
+    started = time.monotonic()
+    environment = load_environment(root / "stacks", name)
+    resources = [item for stack in run_environment(root, name, environment, layer, preview=preview) for item in _planned(stack)]
+    return Plan(name, tuple(resources), (), None, time.monotonic() - started)
+
+
+def run_environment(root: Path, name: str, environment: Environment, layer: Layer | None = None, *, preview: bool = True) -> list[StackRun]:
+    """Run every stack of an environment, the platform's first; the slots' stacks see its outputs. A local environment has none."""
+    if environment.platform is Platform.LOCAL:
+        return []
+    found: list[StackRun] = []
+    project = yaml.safe_load((root / "Pulumi.yaml").read_text(encoding="utf-8"))["name"]
+    references: dict[str, Mapping[str, Any]] = {}
+    for stack, stack_layer, config in _stacks(root, name, environment, layer):
+        run = run_stack(root, stack, config=config, preview=preview, references=references)
+        references[f"organization/{project}/{stack}"] = run.outputs
+        found.append(StackRun(stack, stack_layer, run))
+    return found
+
+
+def _stacks(root: Path, name: str, environment: Environment, layer: Layer | None) -> list[tuple[str, Layer, dict[str, Any] | None]]:
+    """(stack, layer, configuration) of each stack; None: the configuration of the stack's own file."""
+    if environment.layer is Layer.SLOT:
+        return [(name, Layer.SLOT, None)]
+    found: list[tuple[str, Layer, dict[str, Any] | None]] = []
+    if layer in (None, Layer.PLATFORM) and environment.layer is Layer.PLATFORM:
+        found.append((name, Layer.PLATFORM, None))
+    elif layer in (None, Layer.ALL) and environment.layer is Layer.ALL:
+        return [(name, Layer.ALL, None)]
+    elif layer in (Layer.PLATFORM, Layer.ALL):
+        found.append((name, layer, {BASE_KEY: name, CONFIG_KEY: {"layer": str(layer)}}))
+    if layer in (None, Layer.SLOT):
+        for slot in SlotName:
+            stack = f"{name}-{slot}"
+            own = (root / "stacks" / f"Pulumi.{stack}.yaml").is_file()
+            found.append((stack, Layer.SLOT, None if own else slot_config(name, slot)))
+    return found
+
+
+def slot_config(environment: str, slot: SlotName) -> dict[str, Any]:
+    """Configuration of a slot's stack that says nothing but where it belongs."""
+    return {BASE_KEY: environment, CONFIG_KEY: {"layer": "slot", "slot": str(slot)}}
+
+
+def _planned(stack: StackRun) -> list[Planned]:
+    """The resources of a run, parents before their children, in an order that does not depend on timing."""
+    by_urn = {item.urn: item for item in stack.run.resources}
+
+    def path(urn: str) -> tuple[tuple[str, str], ...]:
+        item = by_urn.get(urn)
+        return (*path(item.parent), (item.name, item.type)) if item else ()
+
+    return [
+        Planned(item.type, item.name, str(stack.layer), stack.stack, stack.run.parent_name(item), item.inputs)
+        for item in sorted(stack.run.resources, key=lambda item: path(item.urn))
+    ]

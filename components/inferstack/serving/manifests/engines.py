@@ -1,0 +1,118 @@
+"""What each kind of engine image is told and asked: arguments, probes, ports, metric names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inferstack.environment import Engine, EngineKind, Model
+
+CONFIG_PATH = "/etc/inferstack/config/runtime.json"
+WEIGHTS_PATH = "/models"
+CACHE_PATH = "/var/cache/inferstack"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Names of the gauges that scaling and gates read, as the engine exposes them; None where it has no such gauge.
+
+    Sources: this kit's catalogue; vLLM docs/usage/metrics.md; SGLang docs/references/production_metrics.md; llama.cpp
+    tools/server/README.md.
+    """
+
+    waiting: str | None
+    running: str | None
+    kv_ratio: str | None
+
+
+@dataclass(frozen=True)
+class EngineProfile:
+    """How an engine image is run. `drains`: it finishes running requests by itself after SIGTERM."""
+
+    command: tuple[str, ...]
+    arguments: Callable[[Engine, Model], list[str]]
+    ready_path: str
+    live_path: str
+    own_metrics_port: int | None
+    """Port of the metrics where it is not the API's."""
+    drains: bool
+    own_identity: bool
+    """It answers with the slot's identity header; for others the route sets it."""
+    metrics: Metrics
+
+
+def profile(kind: EngineKind) -> EngineProfile:
+    """The profile of an engine kind."""
+    return _PROFILES[kind]
+
+
+def model_location(model: Model) -> str:
+    """What an engine image is given as its model: a repository name, or a path under the mounted weights."""
+    scheme, _, rest = model.source.partition("://")
+    if scheme == "hf":
+        return rest
+    if scheme == "file":
+        return "/" + rest.lstrip("/")
+    if scheme in ("gs", "abfss", "s3"):
+        return f"{WEIGHTS_PATH}/{rest.partition('/')[2]}".rstrip("/")
+    return rest
+
+
+def bucket(model: Model) -> str | None:
+    """Bucket or container of a model in object storage; None for other sources."""
+    scheme, _, rest = model.source.partition("://")
+    return rest.partition("/")[0] if scheme in ("gs", "abfss", "s3") else None
+
+
+def _kit(engine: Engine, model: Model) -> list[str]:
+    return ["serve", "--config", CONFIG_PATH]
+
+
+def _vllm(engine: Engine, model: Model) -> list[str]:
+    found = [model_location(model), "--served-model-name", model.name, "--host", "0.0.0.0", "--port", str(engine.port)]
+    found += ["--max-model-len", str(model.context), "--max-num-seqs", str(engine.max_sequences)]
+    found += ["--max-num-batched-tokens", str(max(engine.max_batch_tokens, model.context))]
+    found += ["--tensor-parallel-size", str(engine.tensor_parallel), "--pipeline-parallel-size", str(engine.pipeline_parallel)]
+    dtype = {"none": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(model.quantization)
+    method = {"fp8": "fp8", "nf4": "bitsandbytes", "awq": "awq_marlin", "gptq": "gptq_marlin"}.get(model.quantization)
+    return found + (["--dtype", dtype] if dtype else []) + (["--quantization", method] if method else [])
+
+
+def _sglang(engine: Engine, model: Model) -> list[str]:
+    found = ["--model-path", model_location(model), "--served-model-name", model.name, "--host", "0.0.0.0", "--port", str(engine.port)]
+    found += ["--context-length", str(model.context), "--max-running-requests", str(engine.max_sequences), "--enable-metrics"]
+    dtype = {"none": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(model.quantization)
+    method = {"fp8": "fp8", "awq": "awq", "gptq": "gptq"}.get(model.quantization)
+    return found + (["--dtype", dtype] if dtype else []) + (["--quantization", method] if method else [])
+
+
+def _llamacpp(engine: Engine, model: Model) -> list[str]:
+    where = ["--hf-repo", model_location(model)] if model.source.startswith("hf://") else ["--model", model_location(model)]
+    sizes = ["--ctx-size", str(model.context * engine.max_sequences), "--parallel", str(engine.max_sequences)]
+    threads = ["--threads", str(engine.threads)] if engine.threads else []
+    return [*where, "--alias", model.name, "--host", "0.0.0.0", "--port", str(engine.port), *sizes, "--metrics", *threads]
+
+
+def _none(engine: Engine, model: Model) -> list[str]:
+    return []
+
+
+_KIT = EngineProfile(
+    (), _kit, "/readyz", "/livez", 9090, True, True,
+    Metrics("inferstack_waiting_sequences", "inferstack_running_sequences", "inferstack_kv_cache_used_ratio"),
+)  # fmt: skip
+_PROFILES: dict[str, EngineProfile] = {
+    "native": _KIT,
+    "transformers": _KIT,
+    "vllm": EngineProfile(
+        ("vllm", "serve"), _vllm, "/v1/models", "/health", None, False, False,
+        Metrics("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
+    ),
+    "sglang": EngineProfile(
+        ("python3", "-m", "sglang.launch_server"), _sglang, "/v1/models", "/health", None, False, False,
+        Metrics("sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"),
+    ),
+    "llamacpp": EngineProfile(
+        (), _llamacpp, "/health", "/v1/models", None, False, False,
+        Metrics("llamacpp:requests_deferred", "llamacpp:requests_processing", None),
+    ),
+    "openai": EngineProfile((), _none, "/v1/models", "/health", None, False, False, Metrics(None, None, None)),
+}  # fmt: skip

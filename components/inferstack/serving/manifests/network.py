@@ -1,0 +1,49 @@
+"""Who may talk to a slot's pods, and to whom they may talk; pure."""
+
+from typing import Any
+
+from inferstack.cluster.names import component_labels, metadata, slot_labels, slot_name
+from inferstack.environment import Environment, SlotName
+from inferstack.serving.manifests.config import METRICS_PORT
+from inferstack.serving.manifests.engines import profile
+from inferstack.serving.manifests.groups import ReplicaGroup
+
+_METADATA_SERVERS = ("169.254.169.254/32", "169.254.169.252/32")
+"""Identity of a pod on GKE (the node's metadata server) and on Azure's instances."""
+
+
+def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -> dict[str, Any]:
+    """The slot's NetworkPolicy.
+
+    In: the API from anywhere, because the proxies of a cloud's gateway have no pod to select, and every request needs a key; metrics from
+    the cluster only. Out: names, the cache, HTTPS for weights and key sets, traces, and a cloud's metadata server.
+    """
+    engine = profile(environment.engine.kind)
+    ingress: list[dict[str, Any]] = [{"ports": [_tcp(environment.engine.port)]}]
+    if engine.own_metrics_port:
+        ingress.append({"from": [{"namespaceSelector": {}}], "ports": [_tcp(METRICS_PORT)]})
+    egress: list[dict[str, Any]] = [dns(), {"ports": [_tcp(443)]}]
+    if environment.cache.backend == "cluster":
+        egress.append({"to": [{"podSelector": {"matchLabels": component_labels("cache")}}], "ports": [_tcp(6379)]})
+    if environment.cache.backend in ("managed", "external"):
+        egress.append({"ports": [_tcp(6379), _tcp(6380), _tcp(10000)]})
+    if environment.monitoring.otlp_endpoint:
+        egress.append({"ports": [_tcp(4317), _tcp(4318)]})
+    if environment.platform in ("gke", "aks"):
+        egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in _METADATA_SERVERS], "ports": [_tcp(80), _tcp(988)]})
+    labels = slot_labels(slot, group.name)
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(slot_name(slot, group.name), environment.namespace, labels),
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress},
+    }
+
+
+def dns() -> dict[str, Any]:
+    """The egress rule for name resolution."""
+    return {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+
+
+def _tcp(port: int) -> dict[str, Any]:
+    return {"protocol": "TCP", "port": port}

@@ -1,0 +1,140 @@
+"""Gateway, route and the route's template; pure.
+
+The route always names both slots; only weights move. `spec.rules` belongs to whoever moves weights: it renders them by
+`route_rules(template, weights)` from the template that the environment's update owns, so that a change of a timeout or match reaches the
+route without an update ever moving traffic.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from inferstack.cluster.names import GATEWAY, ROUTE, ROUTE_TEMPLATE, component_labels, metadata, slot_name
+from inferstack.environment import Environment, Platform, SlotName
+from inferstack.serving.manifests.engines import profile
+from inferstack.serving.manifests.groups import replica_groups
+
+TEMPLATE_KEY = "rules.json"
+_CLASSES = {
+    (Platform.GKE, True): "gke-l7-rilb",
+    (Platform.GKE, False): "gke-l7-regional-external-managed",
+    (Platform.AKS, True): "istio",
+    (Platform.AKS, False): "istio",
+}
+"""GatewayClass by platform and whether the gateway is internal."""
+
+
+def route_template(environment: Environment) -> list[dict[str, Any]]:
+    """The route's rules without weights: each backend names its slot (`slot`) and its share of the slot's weight in percent (`share`)."""
+    groups = replica_groups(environment)
+    timeouts = {"request": f"{environment.gateway.timeout_seconds:g}s", "backendRequest": f"{environment.gateway.timeout_seconds:g}s"}
+    rules: list[dict[str, Any]] = []
+    if len(groups) > 1:
+        for group in groups:
+            header = {"type": "Exact", "name": "X-Tier", "value": group.tier}
+            rules.append(
+                {
+                    "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}],
+                    "timeouts": timeouts,
+                    "backendRefs": [_backend(environment, slot, group.name, 100) for slot in SlotName],
+                }
+            )
+    shared = [_backend(environment, slot, group.name, group.share) for slot in SlotName for group in groups]
+    rules.append({"matches": [{"path": {"type": "PathPrefix", "value": "/"}}], "timeouts": timeouts, "backendRefs": shared})
+    return rules
+
+
+def route_rules(template: list[dict[str, Any]], weights: Mapping[str, int]) -> list[dict[str, Any]]:
+    """`spec.rules` for slot weights in percent, for instance `{"blue": 90, "green": 10}`; every backend is named at every weight."""
+    return [
+        rule
+        | {
+            "backendRefs": [
+                {key: value for key, value in backend.items() if key not in ("slot", "share")}
+                | {"weight": weights[backend["slot"]] * backend["share"]}
+                for backend in rule["backendRefs"]
+            ]
+        }
+        for rule in template
+    ]
+
+
+def _backend(environment: Environment, slot: SlotName, group: str, share: int) -> dict[str, Any]:
+    backend: dict[str, Any] = {
+        "group": "",
+        "kind": "Service",
+        "name": slot_name(slot, group),
+        "port": environment.engine.port,
+        "slot": str(slot),
+        "share": share,
+    }
+    if not profile(environment.engine.kind).own_identity:
+        identity = [{"name": "x-inferstack-slot", "value": str(slot)}]
+        backend["filters"] = [{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": identity}}]
+    return backend
+
+
+def route(environment: Environment) -> dict[str, Any]:
+    """The HTTPRoute as it is first made: all weight on the initial slot."""
+    weights = {str(slot): 100 if slot is environment.slots.initial else 0 for slot in SlotName}
+    parent: dict[str, Any] = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": GATEWAY}
+    if environment.gateway.existing:
+        namespace, _, name = environment.gateway.existing.partition("/")
+        parent |= {"name": name, "namespace": namespace}
+    spec: dict[str, Any] = {"parentRefs": [parent], "rules": route_rules(route_template(environment), weights)}
+    if environment.gateway.hostname:
+        spec["hostnames"] = [environment.gateway.hostname]
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": metadata(ROUTE, environment.namespace, component_labels("route")),
+        "spec": spec,
+    }
+
+
+def template_map(environment: Environment) -> dict[str, Any]:
+    """The ConfigMap with the route's template."""
+    content = json.dumps(route_template(environment), indent=2, sort_keys=True) + "\n"
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(ROUTE_TEMPLATE, environment.namespace, component_labels("route")),
+        "data": {TEMPLATE_KEY: content},
+    }
+
+
+def gateway(environment: Environment) -> dict[str, Any] | None:
+    """The Gateway; None where an existing one is named."""
+    wanted = environment.gateway
+    if wanted.existing:
+        return None
+    tls = wanted.tls_secret is not None
+    listener: dict[str, Any] = {
+        "name": "https" if tls else "http",
+        "protocol": "HTTPS" if tls else "HTTP",
+        "port": wanted.port,
+        "allowedRoutes": {"namespaces": {"from": "Same"}},
+    }
+    if wanted.hostname:
+        listener["hostname"] = wanted.hostname
+    if tls:
+        listener["tls"] = {"mode": "Terminate", "certificateRefs": [{"group": "", "kind": "Secret", "name": wanted.tls_secret}]}
+    spec: dict[str, Any] = {
+        "gatewayClassName": wanted.class_name or _CLASSES[environment.platform, wanted.internal],
+        "listeners": [listener],
+    }
+    if environment.platform is Platform.AKS:
+        spec["infrastructure"] = {"annotations": _azure_annotations(wanted.internal)}
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": metadata(GATEWAY, environment.namespace, component_labels("gateway")),
+        "spec": spec,
+    }
+
+
+def _azure_annotations(internal: bool) -> dict[str, str]:
+    """Annotations of the load balancer in front of Istio: a TCP probe, because `GET /` answers 404 and would take every node out."""
+    prefix = "service.beta.kubernetes.io"
+    found = {f"{prefix}/port_80_health-probe_protocol": "tcp", f"{prefix}/port_443_health-probe_protocol": "tcp"}
+    return found | ({f"{prefix}/azure-load-balancer-internal": "true"} if internal else {})
