@@ -1,0 +1,127 @@
+"""Loads a model into the engine that the configuration names.
+
+loaded = load_model(model, engine, weight_cache=None)      # raises ModelLoadError
+loaded.engine.submit(...)
+"""
+
+import importlib.metadata
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+from inferstack_runtime.engines.base import LoadedModel, ModelLoadError
+
+log = logging.getLogger(__name__)
+
+
+class ModelSettings(Protocol):
+    """One entry of `models` of the runtime's configuration."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def digest(self) -> str | None: ...
+    @property
+    def quantization(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+
+
+class EngineSettings(Protocol):
+    """`engine` of the runtime's configuration."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def max_sequences(self) -> int: ...
+    @property
+    def max_batch_tokens(self) -> int: ...
+    @property
+    def max_queue(self) -> int: ...
+    @property
+    def kv_cache_bytes(self) -> int: ...
+
+
+def load_model(model: ModelSettings, engine: EngineSettings, weight_cache: str | Path | None = None) -> LoadedModel:
+    """A model that is ready to serve. Raises `ModelLoadError` with the file, field or setting that is wrong."""
+    if engine.kind != "native":
+        raise ModelLoadError(f"engine.kind: is {engine.kind!r}, this runtime has 'native'")
+    path = find_model(model.source)
+    try:
+        return _load_native(model, engine, path, cache_folder(weight_cache))
+    except MemoryError:
+        raise ModelLoadError(f"{path}: out of memory while loading; lower engine.kv_cache_bytes or use a smaller quantization") from None
+
+
+def cache_folder(weight_cache: str | Path | None) -> Path:
+    """Where packed weights are kept: the setting, `$INFERSTACK_CACHE`, `$XDG_CACHE_HOME/inferstack` or `~/.cache/inferstack`."""
+    if weight_cache is not None:
+        return Path(weight_cache)
+    if explicit := os.environ.get("INFERSTACK_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "inferstack"
+
+
+def find_model(source: str) -> Path:
+    """The file or folder of `package://DISTRIBUTION` or `file://PATH`."""
+    scheme, separator, rest = source.partition("://")
+    if scheme == "package" and separator:
+        return _in_package(rest)
+    if scheme == "file" and separator:
+        path = Path(rest)
+        if not path.exists():
+            raise ModelLoadError(f"{source}: no such file or folder")
+        return path
+    raise ModelLoadError(f"{source!r}: the runtime reads package:// and file:// models; mount others as files")
+
+
+def _in_package(distribution: str) -> Path:
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise ModelLoadError(f"package://{distribution}: the package is not installed") from None
+    models = [file for file in files if file.suffix == ".gguf"]
+    if len(models) != 1:
+        found = ", ".join(str(file) for file in models) or "none"
+        raise ModelLoadError(f"package://{distribution}: expected one .gguf file in the package, found {found}")
+    return Path(str(models[0].locate()))
+
+
+def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
+    from inferstack_runtime.engines.decoder import Decoder
+    from inferstack_runtime.engines.native import NativeEngine
+    from inferstack_runtime.engines.source import open_gguf
+    from inferstack_runtime.kernels import KernelsUnavailable
+    from inferstack_runtime.scheduling.scheduler import Limits
+
+    source = open_gguf(path, cache)
+    if model.digest is not None and model.digest != source.digest:
+        raise ModelLoadError(f"{path}: digest is {source.digest}, the configuration expects {model.digest}")
+    context = min(model.context, source.shape.context)
+    if context < model.context:
+        log.warning("context of %s cut to the %d positions that the model was made for", model.name, context)
+    try:
+        decoder = Decoder(source, model.quantization, context=context, threads=engine.threads or len(os.sched_getaffinity(0)), cache=cache)
+    except KernelsUnavailable as error:
+        raise ModelLoadError(str(error)) from None
+    limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
+    log.info("%s: %s on %s kernels, %d threads", model.name, model.quantization, decoder.variant, decoder.threads)
+    return LoadedModel(
+        name=model.name,
+        engine=NativeEngine(decoder, limits, engine.kv_cache_bytes, source.end_tokens),
+        tokenizer=source.tokenizer,
+        digest=source.digest,
+        quantization=model.quantization,
+        context=context,
+        chat_template=source.chat_template,
+        special_tokens=source.special_tokens,
+        eos_token_ids=source.end_tokens,
+        architecture=source.shape.architecture,
+        weight_bytes=decoder.weight_bytes,
+    )

@@ -1,0 +1,122 @@
+"""The shape of a Llama-shaped decoder, read from a model file, and the tables that follow from it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferstack_runtime.engines.base import ModelLoadError
+
+GGUF_ARCHITECTURES = {"llama": False, "mistral": False, "qwen2": True, "qwen3": True}
+"""Architectures of GGUF files; True: the halves of a head rotate against each other, else neighbours do."""
+
+
+class UnsupportedArchitecture(ModelLoadError):
+    """The native engine does not serve this model; the transformers engine may."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """Sizes in elements. `frequencies` are the rotary angles per position, float64 [head_dim / 2]."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    key_value_heads: int
+    head_dim: int
+    feed_forward: int
+    vocabulary: int
+    context: int
+    window: int
+    """Sliding attention window in positions; 0: none."""
+    epsilon: float
+    rotates_halves: bool
+    frequencies: NDArray[np.float64]
+    rotation_scale: float = 1.0
+
+    def rotation(self, positions: int) -> NDArray[np.float32]:
+        """[positions][2][head_dim]: cosines, then sines signed for `x * cos + partner * sin` with neighbours as partners."""
+        angles = np.arange(positions, dtype=np.float32)[:, None] * self.frequencies.astype(np.float32)
+        table = np.empty((positions, 2, self.head_dim), np.float32)
+        table[:, 0, 0::2] = table[:, 0, 1::2] = np.cos(angles) * self.rotation_scale
+        table[:, 1, 1::2] = np.sin(angles) * self.rotation_scale
+        table[:, 1, 0::2] = -table[:, 1, 1::2]
+        return table
+
+    def check(self, path: Path) -> "DecoderShape":
+        """Itself, if the kernels can run it; raises `UnsupportedArchitecture` with the size that they cannot."""
+        problems = {
+            "hidden size": (self.hidden, self.hidden % 32 == 0, "a multiple of 32"),
+            "feed-forward size": (self.feed_forward, self.feed_forward % 32 == 0, "a multiple of 32"),
+            "head size": (self.head_dim, self.head_dim % 32 == 0 and self.head_dim <= 256, "a multiple of 32 up to 256"),
+            "heads per key-value head": (
+                self.heads / max(self.key_value_heads, 1),
+                self.key_value_heads > 0 and self.heads % self.key_value_heads == 0 and self.heads // self.key_value_heads <= 48,
+                "a whole number up to 48",
+            ),
+        }
+        for name, (value, fits, expected) in problems.items():
+            if not fits:
+                raise UnsupportedArchitecture(f"{path}: {name} is {value:g}, the native engine needs {expected}")
+        return self
+
+
+def shape_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], factors: NDArray[np.float32] | None, path: Path
+) -> DecoderShape:
+    """The shape that GGUF metadata gives; `factors` is the content of `rope_freqs.weight`. Raises `ModelLoadError` naming the field."""
+    architecture = metadata.get("general.architecture")
+    if architecture not in GGUF_ARCHITECTURES:
+        known = ", ".join(GGUF_ARCHITECTURES)
+        raise UnsupportedArchitecture(f"{path}: general.architecture: is {architecture!r}, the native engine serves {known}")
+
+    def number(key: str, default: float | None = None) -> Any:
+        value = metadata.get(f"{architecture}.{key}", default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ModelLoadError(f"{path}: {architecture}.{key}: is {value!r}, expected a number")
+        return value
+
+    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise UnsupportedArchitecture(f"{path}: {architecture}.rope.scaling.type: is {scaling!r}, the native engine serves none and linear")
+    for key in ("expert_count", "attention.logit_softcapping"):
+        if number(key, 0):
+            raise UnsupportedArchitecture(f"{path}: {architecture}.{key}: is set, the native engine does not serve it")
+    hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
+    if not hidden or not heads:
+        raise ModelLoadError(f"{path}: {architecture}.embedding_length and attention.head_count must not be 0")
+    head_dim = int(number("attention.key_length", hidden // heads))
+    if int(number("rope.dimension_count", head_dim)) != head_dim:
+        raise UnsupportedArchitecture(
+            f"{path}: {architecture}.rope.dimension_count: a part of a head rotates, the native engine needs all of it"
+        )
+    frequencies = float(number("rope.freq_base", 10000.0)) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    if scaling == "linear":
+        frequencies /= float(number("rope.scaling.factor", 1.0))
+    if factors is not None:
+        if factors.shape != frequencies.shape:
+            raise ModelLoadError(f"{path}: rope_freqs.weight: has {factors.shape} values, expected {frequencies.shape}")
+        frequencies = frequencies / factors
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None:
+        raise ModelLoadError(f"{path}: token_embd.weight: missing")
+    return DecoderShape(
+        architecture=architecture,
+        layers=int(number("block_count")),
+        hidden=hidden,
+        heads=heads,
+        key_value_heads=int(number("attention.head_count_kv", heads)),
+        head_dim=head_dim,
+        feed_forward=int(number("feed_forward_length")),
+        vocabulary=int(embedding.shape[0]),
+        context=int(number("context_length")),
+        window=int(number("attention.sliding_window", 0)),
+        epsilon=float(number("attention.layer_norm_rms_epsilon")),
+        rotates_halves=GGUF_ARCHITECTURES[architecture],
+        frequencies=frequencies,
+    ).check(path)

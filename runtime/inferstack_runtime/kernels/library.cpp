@@ -1,0 +1,101 @@
+// The C interface of the kernels. Built once per instruction set; `kernels/__init__.py` loads the best one that this CPU runs.
+#include "step.h"
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#else
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+#define ABI_VERSION 1
+
+EXPORT int32_t inferstack_abi_version() { return ABI_VERSION; }
+
+// Best variant of this CPU: 2 AVX-512 with VNNI, 1 AVX2 with FMA and F16C, 0 any.
+EXPORT int32_t inferstack_cpu_level() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+// Sizes of the structures that cross the interface, so that a mismatch is found at load and not by a crash.
+EXPORT void inferstack_sizes(int32_t out[6]) {
+  out[0] = sizeof(Matrix);
+  out[1] = sizeof(Layer);
+  out[2] = sizeof(ModelSpec);
+  out[3] = sizeof(Batch);
+  out[4] = sizeof(SampleSpec);
+  out[5] = sizeof(SampleResult);
+}
+
+EXPORT int64_t inferstack_packed_bytes(int32_t format, int32_t n, int32_t k) { return panels(n) * panel_bytes(format, k); }
+
+// Pack panels [first, last) of a matrix; 0, or 1 for a source or shape that cannot be packed.
+EXPORT int32_t inferstack_pack(int32_t format, int32_t n, int32_t k, int32_t source, const uint8_t* from, int32_t first, int32_t last,
+                               uint8_t* to) {
+  if (format < 0 || format >= FORMATS || k % GROUP || !source_block_bytes(source)) return 1;
+  for (int32_t i = first; i < last; i++) pack_panel(format, n, k, source, from, i, to + panel_bytes(format, k) * i);
+  return 0;
+}
+
+EXPORT void inferstack_unpack(int32_t format, int32_t n, int32_t k, const uint8_t* data, int32_t row, float* out) {
+  unpack_row({data, format, n, k, 0}, row, out);
+}
+
+// Blocks of a GGUF tensor as floats.
+EXPORT int32_t inferstack_unpack_source(int32_t source, const uint8_t* from, int64_t blocks, float* out) {
+  const int bytes = source_block_bytes(source);
+  if (!bytes) return 1;
+  for (int64_t i = 0; i < blocks; i++) unpack_source(source, from + i * bytes, out + i * GROUP);
+  return 0;
+}
+
+// out[rows][n] = x[rows][k] times the transposed matrix, on one thread.
+EXPORT int32_t inferstack_product(int32_t format, int32_t n, int32_t k, const uint8_t* data, const float* x, int32_t rows, float* out) {
+  const Matrix w{data, format, n, k, 0};
+  ActivationBuffers buffers;
+  Buffer<float> unpacked, panel;
+  try {
+    Activations a = buffers.at_least((size_t)rows, k, true);
+    for (int row = 0; row < rows; row++)
+      for (int g = 0; g < k / GROUP; g++)
+        put_group(a, row, g, load<f32x16>(x + (int64_t)row * k + g * GROUP), load<f32x16>(x + (int64_t)row * k + g * GROUP + 16));
+    unpacked.at_least((size_t)k * PANEL);
+    panel.at_least((size_t)rows * PANEL);
+    for (int p = 0; p < panels(n); p++) {
+      panel_product(w, p, a, rows, unpacked.data, panel.data);
+      for (int row = 0; row < rows; row++)
+        for (int c = 0; c < PANEL && p * PANEL + c < n; c++) out[(int64_t)row * n + p * PANEL + c] = panel.data[row * PANEL + c];
+    }
+  } catch (const std::bad_alloc&) {
+    return STEP_NO_MEMORY;
+  }
+  return 0;
+}
+
+// The sampler alone, on logits padded with -inf to a multiple of 16.
+EXPORT void inferstack_sample(const float* logits, int32_t vocabulary, const SampleSpec* spec, SampleResult* result) {
+  Sampler().run(logits, vocabulary, *spec, *result);
+}
+
+struct Handle {
+  Team team;
+  Model model;
+  Handle(const ModelSpec& spec, int threads) : team(threads), model(spec, team) {}
+};
+
+EXPORT void* inferstack_model_new(const ModelSpec* spec, int32_t threads) {
+  try {
+    return new Handle(*spec, threads);
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+EXPORT void inferstack_model_free(void* handle) { delete (Handle*)handle; }
+EXPORT int64_t inferstack_cache_block_bytes(void* handle) { return ((Handle*)handle)->model.cache_block_bytes(); }
+EXPORT int32_t inferstack_step(void* handle, const Batch* batch) { return ((Handle*)handle)->model.step(*batch); }

@@ -1,0 +1,365 @@
+// One forward step of a Llama-shaped decoder over a ragged batch, in one parallel region.
+//
+// Five phases per layer, each shared out over the team: query-key-value with rotation and cache write, attention, output projection,
+// gate and up with SwiGLU, down projection. RMS normalization has no phase of its own: the product that ends a sublayer stores x * weight
+// (quantized per group, which is free of scale) and each panel's sum of squares; the next product multiplies its result by 1 / rms.
+#pragma once
+#include "attention.h"
+#include "sampler.h"
+#include "threads.h"
+
+namespace {
+
+struct Layer {
+  Matrix query, key, value, output, gate, up, down;
+  const float *attention_norm, *feed_forward_norm;
+  const float *query_bias, *key_bias, *value_bias;  // or null
+  const float *query_norm, *key_norm;               // or null
+};
+
+struct ModelSpec {
+  int32_t layers, hidden, heads, key_value_heads, head_dim, feed_forward, vocabulary, window;
+  int32_t cache_type, max_positions;
+  float epsilon;
+  int32_t reserved;
+  Matrix embedding, head;
+  const float* final_norm;
+  const float* rotation;  // [max_positions][2][head_dim]: cosines, and sines with the sign of the partner; pairs are neighbours
+  const Layer* layer;
+};
+
+struct Segment {
+  int32_t sequence;  // row of the block tables
+  int32_t row, rows;
+};
+
+struct Batch {
+  int32_t rows, segments, samples, table_stride;
+  const int32_t *tokens, *positions;
+  const Segment* segment;
+  const int32_t* tables;  // [sequences][table_stride] block numbers
+  uint8_t* cache;
+  const SampleSpec* specs;
+  SampleResult* results;
+};
+
+enum StepStatus : int32_t { STEP_DONE = 0, STEP_INVALID = 1, STEP_NO_MEMORY = 2 };
+
+template <class T>
+struct Buffer {
+  T* data = nullptr;
+  size_t size = 0;
+  ~Buffer() { free(data); }
+  T* at_least(size_t count) {
+    if (count > size) {
+      free(data);
+      size = 0;
+      data = (T*)aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64);
+      if (!data) throw std::bad_alloc();
+      size = count;
+    }
+    return data;
+  }
+};
+
+struct ActivationBuffers {
+  Buffer<float> values, scales, weighted;
+  Buffer<int8_t> quants;
+  Buffer<int32_t> sums;
+  Activations at_least(size_t rows, int k, bool floats) {
+    const size_t groups = rows * (size_t)(k / GROUP);
+    return {floats ? values.at_least(rows * (size_t)k) : nullptr, quants.at_least(rows * (size_t)k), scales.at_least(groups),
+            weighted.at_least(groups), sums.at_least(groups), k};
+  }
+};
+
+INLINE void put_group(const Activations& a, int row, int group, f32x16 low, f32x16 high) {
+  const int64_t at = (int64_t)row * a.k + group * GROUP, index = (int64_t)row * (a.k / GROUP) + group;
+  if (a.values) {
+    store(a.values + at, low);
+    store(a.values + at + 16, high);
+  }
+  quantize_group(low, high, a.quants + at, a.scales + index, a.weighted + index, a.sums + index);
+}
+
+constexpr int HEAD_ROWS = 64;
+
+struct Scratch {
+  Buffer<float> product, second, panel, unpacked, rms;  // products of a head or panel: [rows][head_dim] or [rows][32]
+  Attention attention;
+  Sampler sampler;
+};
+
+class Model {
+ public:
+  Model(const ModelSpec& spec, Team& team)
+      : spec_(spec), layers_(spec.layer, spec.layer + spec.layers), team_(team), scratch_(new Scratch[(size_t)team.size()]) {}
+  ~Model() { delete[] scratch_; }
+
+  int64_t cache_block_bytes() const { return head_bytes(spec_.cache_type, spec_.head_dim) * spec_.key_value_heads * spec_.layers; }
+
+  int step(const Batch& batch) {
+    if (!valid(batch)) return STEP_INVALID;
+    try {
+      reserve(batch);
+    } catch (const std::bad_alloc&) {
+      return STEP_NO_MEMORY;
+    }
+    team_.run([&](int thread) { work(batch, scratch_[thread]); });
+    return STEP_DONE;
+  }
+
+ private:
+  const ModelSpec spec_;
+  const std::vector<Layer> layers_;
+  Team& team_;
+  Scratch* scratch_;
+  Buffer<float> x_, squares_, query_, logits_, head_rms_;
+  ActivationBuffers normed_buffers_, attended_buffers_, hidden_buffers_, head_buffers_;
+  Activations normed_, attended_, hidden_, head_in_;
+  struct Task { int32_t segment, row, rows, head; };
+  std::vector<Task> tasks_;
+
+  bool valid(const Batch& b) const {
+    if (b.rows < 1 || b.segments < 1) return false;
+    for (int s = 0; s < b.segments; s++) {
+      const Segment& g = b.segment[s];
+      if (g.row < 0 || g.rows < 1 || g.row + g.rows > b.rows) return false;
+    }
+    for (int r = 0; r < b.rows; r++)
+      if (b.tokens[r] < 0 || b.tokens[r] >= spec_.vocabulary || b.positions[r] < 0 || b.positions[r] >= spec_.max_positions) return false;
+    for (int i = 0; i < b.samples; i++)
+      if (b.specs[i].row < 0 || b.specs[i].row >= b.rows || b.specs[i].target >= spec_.vocabulary) return false;
+    return true;
+  }
+
+  static bool integers(const Matrix& m) { return takes_integers(m.format); }
+
+  void reserve(const Batch& b) {
+    const auto rows = (size_t)b.rows;
+    bool attention_floats = false, output_floats = false, down_floats = false;
+    for (const Layer& l : layers_) {
+      attention_floats |= !integers(l.query) || !integers(l.key) || !integers(l.value) || !integers(l.gate) || !integers(l.up);
+      output_floats |= !integers(l.output);
+      down_floats |= !integers(l.down);
+    }
+    attention_floats |= !integers(spec_.head);
+    const int attention_width = spec_.heads * spec_.head_dim;
+    x_.at_least(rows * (size_t)spec_.hidden);
+    squares_.at_least(rows * (size_t)(spec_.hidden / GROUP));
+    query_.at_least(rows * (size_t)attention_width);
+    normed_ = normed_buffers_.at_least(rows, spec_.hidden, attention_floats);
+    attended_ = attended_buffers_.at_least(rows, attention_width, output_floats);
+    hidden_ = hidden_buffers_.at_least(rows, spec_.feed_forward, down_floats);
+    const auto head_rows = (size_t)std::min(b.samples, HEAD_ROWS);
+    head_in_ = head_buffers_.at_least(head_rows, spec_.hidden, attention_floats);
+    head_rms_.at_least(head_rows);
+    logits_.at_least(head_rows * (size_t)panels(spec_.vocabulary) * PANEL);
+    int widest = std::max({spec_.hidden, attention_width, spec_.feed_forward});
+    for (int t = 0; t < team_.size(); t++) {
+      Scratch& s = scratch_[t];
+      s.product.at_least(std::max(rows, head_rows) * (size_t)std::max(PANEL, spec_.head_dim));
+      s.second.at_least(rows * (size_t)spec_.head_dim);
+      s.panel.at_least(rows * PANEL);
+      s.unpacked.at_least((size_t)widest * PANEL);
+      s.rms.at_least(rows);
+    }
+    tasks_.clear();
+    const int repeat = spec_.heads / spec_.key_value_heads, tile = std::max(1, MAX_QUERIES / repeat);
+    for (int i = 0; i < b.segments; i++)
+      for (int row = b.segment[i].rows; row > 0; row -= tile)  // the longest contexts first
+        for (int head = 0; head < spec_.key_value_heads; head++) {
+          const int first = std::max(0, row - tile);
+          tasks_.push_back({i, b.segment[i].row + first, row - first, head});
+        }
+  }
+
+  void work(const Batch& b, Scratch& s) {
+    Team::Local local;
+    const int hidden_panels = spec_.hidden / PANEL;
+    team_.share(local, b.rows, [&](int row) { embed(b, row); });
+    for (size_t l = 0; l < layers_.size(); l++) {
+      const Layer& layer = layers_[l];
+      measure(b.rows, s);
+      team_.share(local, spec_.heads + spec_.key_value_heads, [&](int unit) { project(b, layer, (int)l, unit, s); });
+      team_.share(local, (int)tasks_.size(), [&](int unit) { attention(b, (int)l, tasks_[(size_t)unit], s); });
+      team_.share(local, hidden_panels, [&](int panel) {
+        panel_product(layer.output, panel, attended_, b.rows, s.unpacked.data, s.product.data);
+        add(b.rows, panel, layer.feed_forward_norm, s);
+      });
+      measure(b.rows, s);
+      team_.share(local, panels(spec_.feed_forward), [&](int panel) { feed_forward(b.rows, layer, panel, s); });
+      const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
+      team_.share(local, hidden_panels, [&](int panel) {
+        panel_product(layer.down, panel, hidden_, b.rows, s.unpacked.data, s.product.data);
+        add(b.rows, panel, next, s);
+      });
+    }
+    for (int first = 0; first < b.samples; first += HEAD_ROWS) {
+      const int rows = std::min(HEAD_ROWS, b.samples - first), stride = panels(spec_.vocabulary) * PANEL;
+      team_.share(local, rows, [&](int i) { gather(b.specs[first + i].row, i); });
+      team_.share(local, panels(spec_.vocabulary), [&](int panel) {
+        panel_product(spec_.head, panel, head_in_, rows, s.unpacked.data, s.product.data);
+        for (int i = 0; i < rows; i++) {
+          float* out = logits_.data + (int64_t)i * stride + panel * PANEL;
+          const f32x16 rms = splat(head_rms_.data[i]);
+          store(out, load<f32x16>(s.product.data + i * PANEL) * rms);
+          store(out + 16, load<f32x16>(s.product.data + i * PANEL + 16) * rms);
+          for (int c = spec_.vocabulary - panel * PANEL; c < PANEL; c++) out[c] = -INFINITY;
+        }
+      });
+      team_.share(local, rows, [&](int i) {
+        s.sampler.run(logits_.data + (int64_t)i * stride, spec_.vocabulary, b.specs[first + i], b.results[first + i]);
+      });
+    }
+  }
+
+  // Store x * weight of one group for the next product, and the group's sum of squares.
+  INLINE void prepare(int row, int panel, f32x16 low, f32x16 high, const float* weight) {
+    squares_.data[(int64_t)row * (spec_.hidden / GROUP) + panel] = sum(madd(low, low, high * high));
+    put_group(normed_, row, panel, low * load<f32x16>(weight + panel * PANEL), high * load<f32x16>(weight + panel * PANEL + 16));
+  }
+
+  INLINE float inverse_rms(int row) const {
+    const int count = spec_.hidden / GROUP;
+    float total = 0;
+    for (int i = 0; i < count; i++) total += squares_.data[(int64_t)row * count + i];
+    return 1.0f / sqrtf(total / (float)spec_.hidden + spec_.epsilon);
+  }
+
+  void measure(int rows, Scratch& s) const {
+    for (int row = 0; row < rows; row++) s.rms.data[row] = inverse_rms(row);
+  }
+
+  void embed(const Batch& b, int row) {
+    float* x = x_.data + (int64_t)row * spec_.hidden;
+    unpack_row(spec_.embedding, b.tokens[row], x);
+    for (int panel = 0; panel < spec_.hidden / PANEL; panel++)
+      prepare(row, panel, load<f32x16>(x + panel * PANEL), load<f32x16>(x + panel * PANEL + 16), layers_[0].attention_norm);
+  }
+
+  // One query head, or one key and value head, of every row: product, bias, norm, rotation; then to the query buffer or the cache.
+  void project(const Batch& b, const Layer& layer, int l, int unit, Scratch& s) {
+    const int dim = spec_.head_dim, queries = spec_.heads;
+    if (unit < queries) {
+      float* out = head_product(layer.query, layer.query_bias, unit, b.rows, s.product, s);
+      const float factor = LOG2E / sqrtf((float)dim);
+      for (int row = 0; row < b.rows; row++) {
+        float* q = out + (int64_t)row * dim;
+        rotate(q, layer.query_norm, b.positions[row]);
+        float* to = query_.data + ((int64_t)row * queries + unit) * dim;
+        for (int i = 0; i < dim; i += 16) store(to + i, load<f32x16>(q + i) * splat(factor));
+      }
+      return;
+    }
+    const int head = unit - queries;
+    float* keys = head_product(layer.key, layer.key_bias, head, b.rows, s.product, s);
+    float* values = head_product(layer.value, layer.value_bias, head, b.rows, s.second, s);
+    for (int i = 0; i < b.segments; i++)
+      for (int row = b.segment[i].row; row < b.segment[i].row + b.segment[i].rows; row++) {
+        rotate(keys + (int64_t)row * dim, layer.key_norm, b.positions[row]);
+        const int position = b.positions[row];
+        uint8_t* at = cache_head(b, b.segment[i].sequence, position / BLOCK, l, head);
+        const float *k = keys + (int64_t)row * dim, *v = values + (int64_t)row * dim;
+        if (spec_.cache_type == CACHE_BF16) Cache<CACHE_BF16>::put(at, dim, position % BLOCK, k, v);
+        else if (spec_.cache_type == CACHE_INT8) Cache<CACHE_INT8>::put(at, dim, position % BLOCK, k, v);
+        else Cache<CACHE_F32>::put(at, dim, position % BLOCK, k, v);
+      }
+  }
+
+  // [rows][head_dim] of head `index`, normalized by rms, with bias.
+  float* head_product(const Matrix& w, const float* bias, int index, int rows, Buffer<float>& buffer, Scratch& s) {
+    const int dim = spec_.head_dim, parts = dim / PANEL;
+    float* out = buffer.data;
+    float* panel = s.panel.data;
+    for (int part = 0; part < parts; part++) {
+      panel_product(w, index * parts + part, normed_, rows, s.unpacked.data, panel);
+      for (int row = 0; row < rows; row++)
+        for (int half = 0; half < PANEL; half += 16) {
+          f32x16 v = load<f32x16>(panel + row * PANEL + half) * splat(s.rms.data[row]);
+          if (bias) v += load<f32x16>(bias + index * dim + part * PANEL + half);
+          store(out + (int64_t)row * dim + part * PANEL + half, v);
+        }
+    }
+    return out;
+  }
+
+  INLINE void rotate(float* head, const float* norm, int position) const {
+    const int dim = spec_.head_dim;
+    const float* table = spec_.rotation + (int64_t)position * 2 * dim;
+    if (norm) {
+      f32x16 squares = splat(0.0f);
+      for (int i = 0; i < dim; i += 16) squares = madd(load<f32x16>(head + i), load<f32x16>(head + i), squares);
+      const f32x16 factor = splat(1.0f / sqrtf(sum(squares) / (float)dim + spec_.epsilon));
+      for (int i = 0; i < dim; i += 16) store(head + i, load<f32x16>(head + i) * factor * load<f32x16>(norm + i));
+    }
+    const i32x16 partner = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
+    for (int i = 0; i < dim; i += 16) {
+      const f32x16 v = load<f32x16>(head + i);
+      store(head + i, madd(__builtin_shuffle(v, partner), load<f32x16>(table + dim + i), v * load<f32x16>(table + i)));
+    }
+  }
+
+  uint8_t* cache_head(const Batch& b, int sequence, int block, int layer, int head) const {
+    const int64_t number = b.tables[(int64_t)sequence * b.table_stride + block];
+    return b.cache + ((number * spec_.layers + layer) * spec_.key_value_heads + head) * head_bytes(spec_.cache_type, spec_.head_dim);
+  }
+
+  void attention(const Batch& b, int layer, const Task& task, Scratch& s) {
+    const int dim = spec_.head_dim, repeat = spec_.heads / spec_.key_value_heads, count = task.rows * repeat;
+    const float* queries[MAX_QUERIES];
+    int positions[MAX_QUERIES];
+    for (int i = 0; i < count; i++) {
+      const int row = task.row + i / repeat;
+      queries[i] = query_.data + ((int64_t)row * spec_.heads + task.head * repeat + i % repeat) * dim;
+      positions[i] = b.positions[row];
+    }
+    const int sequence = b.segment[task.segment].sequence;
+    const auto head_of = [&](int block) { return cache_head(b, sequence, block, layer, task.head); };
+    if (spec_.cache_type == CACHE_BF16) attend<CACHE_BF16>(s.attention, head_of, dim, spec_.window, count, queries, positions);
+    else if (spec_.cache_type == CACHE_INT8) attend<CACHE_INT8>(s.attention, head_of, dim, spec_.window, count, queries, positions);
+    else attend<CACHE_F32>(s.attention, head_of, dim, spec_.window, count, queries, positions);
+    for (int i = 0; i < count; i++)
+      for (int part = 0; part < dim / GROUP; part++) {
+        const float* out = s.attention.output + i * dim + part * GROUP;
+        put_group(attended_, task.row + i / repeat, (task.head * repeat + i % repeat) * (dim / GROUP) + part, load<f32x16>(out),
+                  load<f32x16>(out + 16));
+      }
+  }
+
+  void add(int rows, int panel, const float* next_norm, Scratch& s) {
+    for (int row = 0; row < rows; row++) {
+      float* x = x_.data + (int64_t)row * spec_.hidden + panel * PANEL;
+      const float* y = s.product.data + row * PANEL;
+      const f32x16 low = load<f32x16>(x) + load<f32x16>(y), high = load<f32x16>(x + 16) + load<f32x16>(y + 16);
+      store(x, low);
+      store(x + 16, high);
+      prepare(row, panel, low, high, next_norm);
+    }
+  }
+
+  void feed_forward(int rows, const Layer& layer, int panel, Scratch& s) {
+    panel_product(layer.gate, panel, normed_, rows, s.unpacked.data, s.product.data);
+    panel_product(layer.up, panel, normed_, rows, s.unpacked.data, s.panel.data);
+    for (int row = 0; row < rows; row++) {
+      const f32x16 rms = splat(s.rms.data[row]);
+      f32x16 out[2];
+      for (int half = 0; half < 2; half++)
+        out[half] = silu(load<f32x16>(s.product.data + row * PANEL + 16 * half) * rms) *
+                    (load<f32x16>(s.panel.data + row * PANEL + 16 * half) * rms);
+      put_group(hidden_, row, panel, out[0], out[1]);
+    }
+  }
+
+  void gather(int row, int to) {
+    const int k = spec_.hidden, groups = k / GROUP;
+    if (normed_.values) memcpy(head_in_.values + (int64_t)to * k, normed_.values + (int64_t)row * k, sizeof(float) * (size_t)k);
+    memcpy(head_in_.quants + (int64_t)to * k, normed_.quants + (int64_t)row * k, (size_t)k);
+    memcpy(head_in_.scales + (int64_t)to * groups, normed_.scales + (int64_t)row * groups, sizeof(float) * (size_t)groups);
+    memcpy(head_in_.weighted + (int64_t)to * groups, normed_.weighted + (int64_t)row * groups, sizeof(float) * (size_t)groups);
+    memcpy(head_in_.sums + (int64_t)to * groups, normed_.sums + (int64_t)row * groups, sizeof(int32_t) * (size_t)groups);
+    head_rms_.data[to] = inverse_rms(row);
+  }
+};
+
+}  // namespace

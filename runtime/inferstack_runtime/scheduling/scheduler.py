@@ -1,0 +1,169 @@
+"""Which sequences the next step computes, and how much of each.
+
+Every running sequence decodes first; what is left of the step's token budget goes to prompts in chunks. While others decode, a chunk is
+sized by the measured cost of a prompt token so that a step stays within the inter-token target. When the KV cache runs out, the newest
+sequence of the least urgent priority gives its blocks up and is computed again later.
+"""
+
+from dataclasses import dataclass
+
+from inferstack_runtime.kernels import BLOCK_POSITIONS
+from inferstack_runtime.scheduling.blocks import BlockPool, chain, tenant_root
+from inferstack_runtime.scheduling.queue import WaitingQueue
+from inferstack_runtime.scheduling.sequence import Sequence, Share, rows_of
+
+MIN_CHUNK = 32
+"""Prompt tokens that a step takes at least, however slow the machine, so that prompts always make progress."""
+_SMOOTHING = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the scheduler. `inter_token_seconds` is the step time that prompt chunks are sized for while others decode."""
+
+    max_sequences: int
+    max_batch_tokens: int
+    max_queue: int
+    context: int
+    inter_token_seconds: float = 0.05
+
+
+class Scheduler:
+    """Holds the waiting and the running sequences. One thread only."""
+
+    def __init__(self, limits: Limits, pool: BlockPool) -> None:
+        self.limits, self.pool = limits, pool
+        self.waiting = WaitingQueue()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.prefix_hit_tokens = 0
+        self._slots = list(range(limits.max_sequences - 1, -1, -1))
+        self._seconds_per_prompt_token = 0.0
+        self._decode_seconds = 0.0
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.push(sequence)
+
+    def schedule(self) -> list[Share]:
+        """The shares of the next step; their blocks are taken. Empty when there is nothing to do."""
+        shares: list[Share] = []
+        budget = self.limits.max_batch_tokens
+        for sequence in sorted(self.running, key=_urgency):
+            if sequence.pending == 1 and sequence.slot >= 0 and budget > 0 and self._make_room(sequence, 1):
+                shares.append(Share(sequence, 1))
+                budget -= 1
+        budget = min(budget, self._chunk_budget(decoding=bool(shares)))
+        for sequence in sorted(self.running, key=_urgency):
+            if sequence.slot >= 0 and sequence.pending > 1 and budget > 0:
+                budget -= self._prefill(sequence, budget, shares)
+        while budget > 0 and self._slots and (head := self.waiting.peek()) is not None:
+            if not self._admit(head):
+                break
+            budget -= self._prefill(head, budget, shares)
+        return [share for share in shares if share.sequence.slot >= 0]
+
+    def advance(self, share: Share) -> None:
+        """Note that a share was computed; makes its full blocks findable."""
+        sequence = share.sequence
+        sequence.computed += share.rows
+        self.waiting.charge(sequence.request.tenant, share.rows)
+        while (sequence.published + 1) * BLOCK_POSITIONS <= sequence.computed:
+            start = sequence.published * BLOCK_POSITIONS
+            part = tuple(sequence.tokens[start : start + BLOCK_POSITIONS])
+            sequence.parent = chain(sequence.parent, part)
+            self.pool.publish(sequence.blocks[sequence.published], sequence.parent, part)
+            sequence.published += 1
+
+    def finish(self, sequence: Sequence, *, reusable: bool = True) -> None:
+        """Take a sequence out, running or waiting. Not `reusable`: what it wrote is not to be found by others."""
+        if sequence.slot < 0:
+            self.waiting.remove(sequence)
+            return
+        self.running.remove(sequence)
+        self._release(sequence)
+        if not reusable:
+            self.pool.clear()
+        if not self.running and not len(self.waiting):
+            self.waiting.forget_idle(set())
+
+    def measured(self, shares: list[Share], seconds: float) -> None:
+        """Learn from a step's time what a prompt token costs."""
+        prompt_tokens = rows_of([share for share in shares if share.rows > 1])
+        if prompt_tokens == 0:
+            self._decode_seconds += _SMOOTHING * (seconds - self._decode_seconds)
+        elif prompt_tokens >= MIN_CHUNK:
+            cost = max(seconds - (self._decode_seconds if len(shares) > 1 else 0.0), 0.0) / prompt_tokens
+            self._seconds_per_prompt_token += _SMOOTHING * (cost - self._seconds_per_prompt_token)
+
+    def committed_blocks(self) -> int:
+        """Blocks that all accepted requests may come to need."""
+        return sum(self.blocks_for(s.prompt_length + s.request.max_tokens) for s in (*self.running, *self.waiting))
+
+    def blocks_for(self, tokens: int) -> int:
+        """Blocks for a sequence of so many tokens; the last token's position is never computed."""
+        return -(-min(tokens, self.limits.context) // BLOCK_POSITIONS)
+
+    def _chunk_budget(self, *, decoding: bool) -> int:
+        if not decoding or self._seconds_per_prompt_token <= 0:
+            return self.limits.max_batch_tokens
+        spare = self.limits.inter_token_seconds - self._decode_seconds
+        return max(MIN_CHUNK, int(spare / self._seconds_per_prompt_token) // MIN_CHUNK * MIN_CHUNK)
+
+    def _prefill(self, sequence: Sequence, budget: int, shares: list[Share]) -> int:
+        rows = min(budget, sequence.pending)
+        if not self._make_room(sequence, rows):
+            return 0
+        shares.append(Share(sequence, rows))
+        return rows
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Move a waiting sequence into a slot, with the prefix that is already computed; False when its prompt does not fit now."""
+        root = tenant_root(sequence.request.tenant)
+        reuse = [] if sequence.request.sampling.prompt_logprobs else self.pool.find(root, sequence.tokens[:-1])
+        needed = self.blocks_for(len(sequence.tokens)) - len(reuse)
+        if needed > self.pool.available and self.running:
+            self.pool.release(reuse)
+            return False
+        self.waiting.remove(sequence)
+        sequence.slot = self._slots.pop()
+        sequence.blocks = reuse
+        sequence.computed = len(reuse) * BLOCK_POSITIONS
+        sequence.published, sequence.parent = len(reuse), root
+        for i in range(len(reuse)):
+            sequence.parent = chain(sequence.parent, tuple(sequence.tokens[i * BLOCK_POSITIONS : (i + 1) * BLOCK_POSITIONS]))
+        if not sequence.generated:
+            sequence.cached_prompt_tokens = sequence.computed
+        self.prefix_hit_tokens += sequence.computed
+        self.running.append(sequence)
+        return True
+
+    def _make_room(self, sequence: Sequence, rows: int) -> bool:
+        """Blocks for the next `rows` positions, by preemption of less urgent sequences if it must be."""
+        needed = -(-(sequence.computed + rows) // BLOCK_POSITIONS)
+        while len(sequence.blocks) < needed:
+            block = self.pool.take()
+            if block is not None:
+                sequence.blocks.append(block)
+                continue
+            victim = max(self.running, key=_urgency)
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.computed = sequence.published = 0
+        self.waiting.push(sequence, front=True)
+        self.preemptions += 1
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+        self._slots.append(sequence.slot)
+        sequence.slot = -1
+
+
+def _urgency(sequence: Sequence) -> tuple[int, int]:
+    return sequence.request.priority, sequence.arrival

@@ -1,0 +1,132 @@
+"""The native engine on the bundled model."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from inferstack_runtime.engines.base import GenerationRequest, LoadedModel, QueueFull, Sampling, StepOutput
+
+GREEDY = Sampling(temperature=0)
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+
+
+Load = Callable[..., LoadedModel]
+Run = Callable[..., dict[str, list[StepOutput]]]
+
+
+def tokens_of(outputs: list[StepOutput]) -> list[int]:
+    return [token for output in outputs for token in output.tokens]
+
+
+def prompt(loaded: LoadedModel, text: str) -> list[int]:
+    return loaded.tokenizer.encode(CHAT.format(text))
+
+
+def test_it_answers(loaded: LoadedModel, run_all: Run) -> None:
+    outputs = run_all(loaded, [GenerationRequest("a", prompt(loaded, "What is the capital of France?"), 20, GREEDY)])["a"]
+    assert loaded.tokenizer.decode(tokens_of(outputs)) == "The capital of France is Paris."
+    assert outputs[-1].finish_reason == "stop"
+
+
+def test_a_seed_gives_the_same_answer_whatever_the_batch_around_it(loaded: LoadedModel, run_all: Run) -> None:
+    sampling = Sampling(temperature=0.9, top_p=0.95, seed=11, ignore_eos=True)
+    ids = prompt(loaded, "Tell me a story about a fox.")
+    alone = tokens_of(run_all(loaded, [GenerationRequest("a", ids, 24, sampling)])["a"])
+    others = [
+        GenerationRequest(f"o{i}", prompt(loaded, "Count " * (7 * i + 1)), 12 + i, Sampling(seed=i, top_k=40 * (i % 2))) for i in range(6)
+    ]
+    crowd = tokens_of(run_all(loaded, [*others, GenerationRequest("a", ids, 24, sampling, tenant="other")])["a"])
+    assert crowd == alone
+    assert tokens_of(run_all(loaded, [GenerationRequest("b", ids, 24, Sampling(temperature=0.9, top_p=0.95, seed=12))])["b"]) != alone
+
+
+def test_a_follow_up_turn_does_not_compute_its_history_again(loaded: LoadedModel, run_all: Run) -> None:
+    first = prompt(loaded, "Explain what a compiler does, in five sentences, for a child of ten years.")
+    answer = tokens_of(run_all(loaded, [GenerationRequest("a", first, 80, Sampling(temperature=0, ignore_eos=True))])["a"])
+    second = [*first, *answer, *loaded.tokenizer.encode("<|im_end|>\n" + CHAT.format("Shorter."))]
+    outputs = run_all(loaded, [GenerationRequest("b", second, 8, GREEDY)])["b"]
+    history = len(first) + len(answer) - 1
+    assert outputs[0].cached_prompt_tokens >= history - history % 32
+    fresh = run_all(loaded, [GenerationRequest("c", second, 8, GREEDY, tenant="stranger")])["c"]
+    assert fresh[0].cached_prompt_tokens == 0
+    assert tokens_of(fresh) == tokens_of(outputs)
+
+
+def test_a_request_can_be_aborted_while_it_runs_and_while_it_waits(load: Load) -> None:
+    loaded = load(max_sequences=1)
+    ids = prompt(loaded, "Hello")
+    loaded.engine.submit(GenerationRequest("runs", ids, 400, Sampling(temperature=0, ignore_eos=True)))
+    loaded.engine.submit(GenerationRequest("waits", ids, 400, GREEDY))
+    loaded.engine.step()
+    loaded.engine.abort("waits")
+    loaded.engine.abort("runs")
+    loaded.engine.abort("nobody")
+    reasons = {output.request_id: output.finish_reason for output in loaded.engine.step()}
+    assert reasons == {"runs": "abort", "waits": "abort"}
+    stats = loaded.engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_bytes_used) == (0, 0, 0)
+
+
+def test_the_queue_is_bounded(load: Load) -> None:
+    loaded = load(max_sequences=2, max_queue=3)
+    ids = prompt(loaded, "Hello")
+    for i in range(5):
+        loaded.engine.submit(GenerationRequest(f"q{i}", ids, 4, GREEDY))
+    with pytest.raises(QueueFull) as full:
+        loaded.engine.submit(GenerationRequest("q5", ids, 4, GREEDY))
+    assert full.value.retry_after_seconds >= 1
+    run = 0
+    while loaded.engine.stats().running + loaded.engine.stats().waiting:
+        run += len([output for output in loaded.engine.step() if output.finish_reason])
+    assert run == 5
+
+
+def test_a_small_cache_preempts_and_still_answers_alike(load: Load, loaded: LoadedModel, run_all: Run) -> None:
+    small = load(kv_cache_bytes=8 * 737_280, max_sequences=4)
+    requests = [
+        GenerationRequest(f"p{i}", prompt(small, f"Tell me about the number {i}."), 70, Sampling(temperature=0, ignore_eos=True))
+        for i in range(4)
+    ]
+    squeezed = run_all(small, requests)
+    assert small.engine.stats().preemptions > 0
+    roomy = run_all(loaded, requests)
+    for request in requests:
+        assert tokens_of(squeezed[request.request_id]) == tokens_of(roomy[request.request_id])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": []}, "empty"),
+        ({"prompt": [1] * 600}, "600 tokens, the context of 512"),
+        ({"prompt": [1, 49152]}, "outside the vocabulary of 49152"),
+        ({"prompt": [-1]}, "outside the vocabulary"),
+        ({"sampling": Sampling(logit_bias={99999: 1.0})}, "logit_bias"),
+        ({"sampling": Sampling(temperature=float("nan"))}, "temperature"),
+        ({"sampling": Sampling(logprobs=21)}, "0 to 20"),
+    ],
+)
+def test_a_request_that_can_never_run_is_refused_with_its_reason(loaded: LoadedModel, changes: dict, message: str) -> None:
+    fields = {"request_id": "bad", "prompt": [1, 2], "max_tokens": 4} | changes
+    with pytest.raises(ValueError, match=message):
+        loaded.engine.submit(GenerationRequest(**fields))
+
+
+def test_submitting_from_another_thread_wakes_a_waiting_step(loaded: LoadedModel) -> None:
+    request = GenerationRequest("late", prompt(loaded, "Hi"), 1, GREEDY)
+    timer = threading.Timer(0.05, loaded.engine.submit, [request])
+    timer.start()
+    outputs = loaded.engine.step(timeout=10)
+    timer.join()
+    assert [output.request_id for output in outputs] == ["late"]
+
+
+def test_neither_torch_nor_transformers_is_imported() -> None:
+    code = (
+        "import sys, inferstack_runtime.engines.native, inferstack_runtime.engines.registry, inferstack_runtime.engines.source;"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
