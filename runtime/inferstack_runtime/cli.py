@@ -1,1 +1,37 @@
-def main() -> None: ...
+"""The command `inferstack-runtime`.
+
+inferstack-runtime serve --config FILE.json
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+_STARTED = time.monotonic()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 orderly, 2 bad configuration or usage, 5 cannot load or bind."""
+    parser = argparse.ArgumentParser(prog="inferstack-runtime", description="OpenAI-compatible inference server.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve the models of a configuration file")
+    serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
+    options = parser.parse_args(arguments)
+    sys.exit(_serve(options.config))
+
+
+def _serve(path: Path) -> int:
+    from inferstack_runtime.config import InvalidConfig, load_config
+
+    try:
+        config = load_config(path)
+        from inferstack_runtime import logs, server
+
+        logs.set_up()
+        return server.run(config, started=_STARTED)
+    except InvalidConfig as error:
+        print(json.dumps({"level": "error", "message": str(error)}), file=sys.stderr, flush=True)
+        return 2

@@ -78,6 +78,8 @@ class StepOutput:
     finish_reason: FinishReason | None = None
     error: str | None = None
     cached_prompt_tokens: int = 0
+    queue_seconds: float | None = None
+    """Sent once, with the first token: time from `submit` to the first step that worked on the request."""
 
 
 @dataclass(frozen=True, slots=True)

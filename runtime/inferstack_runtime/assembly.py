@@ -1,0 +1,38 @@
+"""Puts the parts of a process together from its configuration."""
+
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from inferstack_runtime.access.authenticate import Authenticator
+from inferstack_runtime.access.keys import InvalidKeys, KeyFile
+from inferstack_runtime.api.service import Service
+from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
+from inferstack_runtime.engines.base import LoadedModel
+from inferstack_runtime.lifecycle.models import Loader, Models, Progress
+from inferstack_runtime.metrics import Metrics
+
+
+def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
+    """A service that is not loaded yet; raises InvalidConfig when a file that the configuration names cannot be used."""
+    metrics = Metrics()
+    keys = None
+    if config.access.keys_file is not None:
+        try:
+            keys = KeyFile(Path(config.access.keys_file), config.access.tiers)
+        except (OSError, InvalidKeys) as error:
+            raise InvalidConfig(f"access.keys_file: {error}") from None
+    models = Models(config.models, loader or engine_loader(config), metrics)
+    return Service(config, models, Authenticator(keys, tuple(config.access.tiers)), metrics, time.time)
+
+
+def engine_loader(config: RuntimeConfig) -> Loader:
+    """Loads models with the engines of this package."""
+
+    def load(model: ModelConfig, report: Progress) -> LoadedModel:
+        registry: Any = import_module("inferstack_runtime.engines.registry")
+        loaded: LoadedModel = registry.load_model(model, config.engine, config.weight_cache, report)
+        return loaded
+
+    return load

@@ -1,0 +1,198 @@
+"""Models of one process: which are loaded, who uses them, and how one comes in and goes out."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from inferstack_runtime import metrics as catalogue
+from inferstack_runtime.config import ModelConfig
+from inferstack_runtime.engines.base import EngineStats, LoadedModel, ModelLoadError, StepOutput
+from inferstack_runtime.lifecycle.engine_loop import EngineLoop
+from inferstack_runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    from inferstack_runtime.api.templates import ChatTemplate
+
+State = Literal["unloaded", "loading", "ready", "unloading", "failed"]
+Progress = Callable[[str, float], None]
+Loader = Callable[[ModelConfig, Progress], LoadedModel]
+"""Loads a model in a worker thread; reports (phase, share done); raises ModelLoadError."""
+
+
+class Unavailable(Exception):
+    """The model cannot answer now; the message says why, `retry_after_seconds` when to ask again."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass
+class Served:
+    """One configured model and what is known of it."""
+
+    config: ModelConfig
+    state: State = "unloaded"
+    phase: str = ""
+    progress: float = 0.0
+    error: str | None = None
+    model: LoadedModel | None = None
+    engine: EngineLoop | None = None
+    template: "ChatTemplate | None" = None
+    users: int = 0
+    last_used: float = 0.0
+    load_seconds: float | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    last_stats: EngineStats = field(default_factory=EngineStats)
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The model; only while `state` is ready or unloading."""
+        if self.model is None:
+            raise Unavailable(f"the model {self.name!r} is {self.state}")
+        return self.model
+
+    @property
+    def loop(self) -> EngineLoop:
+        if self.engine is None:
+            raise Unavailable(f"the model {self.name!r} is {self.state}")
+        return self.engine
+
+
+class Models:
+    """The models of a process. Everything here belongs to the event loop; only loading itself runs in a thread."""
+
+    def __init__(self, configs: Sequence[ModelConfig], loader: Loader, metrics: Metrics) -> None:
+        self._loader = loader
+        self._metrics = metrics
+        self._served = {config.name: Served(config) for config in configs}
+        self._loading: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        return self._served
+
+    def find(self, name: str) -> Served | None:
+        return self._served.get(name)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the first model, which is the one that identifies the process; empty before it is loaded."""
+        first = next(iter(self._served.values()), None)
+        if first is None:
+            return ""
+        return first.model.digest if first.model else (first.config.digest or "")
+
+    @contextmanager
+    def use(self, served: Served) -> Iterator[Served]:
+        """Keep a ready model loaded while it answers."""
+        if served.state != "ready" or served.loop.failure is not None:
+            raise Unavailable(f"the model {served.name!r} is {served.state if served.state != 'ready' else 'broken'}")
+        served.users += 1
+        try:
+            yield served
+        finally:
+            served.users -= 1
+            served.last_used = time.monotonic()
+            served.changed.set()
+
+    async def load(self, name: str) -> Served:
+        """Load a model unless it is; equal concurrent calls share one load. Raises ModelLoadError."""
+        served = self._served[name]
+        if served.state == "ready":
+            return served
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(served))
+            task.add_done_callback(lambda _: self._loading.pop(name, None))
+        await asyncio.shield(task)
+        return served
+
+    async def _load(self, served: Served) -> None:
+        served.state, served.error, served.progress, served.phase = "loading", None, 0.0, "starting"
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+
+        def report(phase: str, share: float) -> None:
+            loop.call_soon_threadsafe(self._report, served, phase, share)
+
+        def work() -> "tuple[LoadedModel, ChatTemplate | None]":
+            from inferstack_runtime.api.templates import compile_template  # jinja2 is slow to import and not needed to listen
+
+            model = self._loader(served.config, report)
+            return model, compile_template(model.chat_template, model.special_tokens)
+
+        try:
+            model, template = await asyncio.to_thread(work)
+        except BaseException as error:
+            served.state, served.error = "failed", str(error)
+            self._metrics[catalogue.MODEL_LOADS].labels(served.name, "failed").inc()
+            if isinstance(error, ModelLoadError) or not isinstance(error, Exception):
+                raise
+            raise ModelLoadError(f"{served.name}: {type(error).__name__}: {error}") from error
+        served.template = template
+        served.engine = EngineLoop(model.engine, served.name, loop, self._observer(served, model))
+        served.model = model
+        served.engine.start()
+        served.load_seconds = time.perf_counter() - started
+        served.state, served.progress, served.phase, served.last_used = "ready", 1.0, "ready", time.monotonic()
+        served.changed.set()
+        self._metrics[catalogue.MODEL_LOADS].labels(served.name, "ok").inc()
+        self._metrics[catalogue.MODEL_LOAD_SECONDS].labels(served.name).observe(served.load_seconds)
+        self._metrics[catalogue.WEIGHT_BYTES].labels(served.name).set(model.weight_bytes)
+        self._count_loaded()
+
+    def _report(self, served: Served, phase: str, share: float) -> None:
+        served.phase, served.progress = phase, max(0.0, min(1.0, share))
+        served.changed.set()
+
+    async def close(self) -> None:
+        """Free every model; what is open ends with an error."""
+        for served in self._served.values():
+            if served.engine is not None:
+                await served.engine.close()
+                served.engine = served.model = None
+                served.state = "unloaded"
+        self._count_loaded()
+
+    def _count_loaded(self) -> None:
+        self._metrics[catalogue.MODELS_LOADED].set(sum(served.state == "ready" for served in self._served.values()))
+
+    def _observer(self, served: Served, model: LoadedModel) -> Callable[[Sequence[StepOutput]], None]:
+        batch = self._metrics[catalogue.BATCH_SIZE].labels(served.name)
+
+        def observe(outputs: Sequence[StepOutput]) -> None:
+            batch.observe(len(outputs))
+
+        return observe
+
+    def refresh_metrics(self) -> None:
+        """Bring the engines' own figures into the metrics; called before a scrape."""
+        for served in self._served.values():
+            if served.model is None:
+                continue
+            stats, last, name = served.model.engine.stats(), served.last_stats, served.name
+            served.last_stats = stats
+            for metric, value in (
+                (catalogue.RUNNING, stats.running),
+                (catalogue.WAITING, stats.waiting),
+                (catalogue.KV_USED, stats.kv_bytes_used),
+                (catalogue.KV_SIZE, stats.kv_bytes_total),
+                (catalogue.KV_RATIO, stats.kv_bytes_used / stats.kv_bytes_total if stats.kv_bytes_total else 0.0),
+            ):
+                self._metrics[metric].labels(name).set(value)
+            for metric, grown in (
+                (catalogue.PREFIX_HIT_TOKENS, stats.prefix_hit_tokens - last.prefix_hit_tokens),
+                (catalogue.PREEMPTIONS, stats.preemptions - last.preemptions),
+                (catalogue.STEPS, stats.steps - last.steps),
+                (catalogue.STEP_HOST_SECONDS, stats.step_host_seconds - last.step_host_seconds),
+                (catalogue.STEP_COMPUTE_SECONDS, stats.step_compute_seconds - last.step_compute_seconds),
+            ):
+                self._metrics[metric].labels(name).inc(max(0.0, grown))

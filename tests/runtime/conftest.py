@@ -1,0 +1,145 @@
+"""The service over the fake engine: in the test's own event loop, or as a real process."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_engine import FakeEngine, fake_model
+
+from inferstack_runtime.access.keys import hash_key
+from inferstack_runtime.api.app import App
+from inferstack_runtime.assembly import assemble
+from inferstack_runtime.config import parse_config
+
+SECRET = "00112233445566778899aabbccddeeff"
+
+
+def write_keys(path: Path, **keys: dict) -> Path:
+    """A key file: `write_keys(path, alice={"tenant": "a"})` knows the key `alice`."""
+    entries = [
+        {"id": f"id-{key}", "hash": hash_key(SECRET, key), "tenant": key, "tier": "default", "scopes": ["inference"], **fields}
+        for key, fields in keys.items()
+    ]
+    path.write_text(json.dumps({"secret": SECRET, "keys": entries}))
+    return path
+
+
+class Running:
+    """A service in this process: `client` speaks to it, `engine` is what it generates with."""
+
+    def __init__(self, service, engine, app):
+        self.service, self.engine, self.app = service, engine, app
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://runtime")
+
+    async def post(self, path, body, **headers):
+        return await self.client.post(path, json=body, headers=headers)
+
+
+@asynccontextmanager
+async def running(engine=None, template=None, context=2048, **config):
+    """A warm service; keyword arguments are sections of the configuration."""
+    engine = engine or FakeEngine()
+    raw = {"models": [{"name": "fake", "source": "package://fake", "context": context}], **config}
+    options = {} if template is None else {"template": template}
+    service = assemble(parse_config(raw), lambda model, report: fake_model(model.name, engine, model.context, **options))
+    app = App(service)
+    for served in service.models.served.values():
+        if not served.config.lazy:
+            await service.models.load(served.name)
+    service.set_ready()
+    run = Running(service, engine, app)
+    try:
+        yield run
+    finally:
+        await run.client.aclose()
+        await service.close()
+
+
+@pytest.fixture
+async def runtime():
+    async with running() as run:
+        yield run
+
+
+class Process:
+    """A real runtime process over the fake engine."""
+
+    def __init__(self, process):
+        self.process = process
+        self.events: list[dict] = []
+        self.errors: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._error_reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._error_reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    def _read_errors(self):
+        for line in self.process.stderr:
+            self.errors.append(line)
+
+    def event(self, name, seconds=20):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            for event in self.events:
+                if event["event"] == name:
+                    return event
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise AssertionError(f"no {name!r} event; exit code {self.process.poll()}, stderr: {''.join(self.errors)[-2000:]}")
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.event('listening')['port']}"
+
+    @property
+    def metrics_url(self):
+        return f"http://127.0.0.1:{self.event('listening')['metrics_port']}/metrics"
+
+    def wait(self, seconds=20):
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        self._error_reader.join(5)
+        return code
+
+
+@contextmanager
+def process(folder: Path, *arguments: str, program=None, **config):
+    """Start a runtime process; keyword arguments are sections of its configuration."""
+    raw = {"models": [{"name": "fake", "source": "package://fake"}], "drain": {"seconds": 10}, **config}
+    file = folder / "runtime.json"
+    file.write_text(json.dumps(raw))
+    command = program or [sys.executable, str(Path(__file__).parent / "fake_engine.py")]
+    child = subprocess.Popen([*command, "--config", str(file), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = Process(child)
+    try:
+        yield run
+    finally:
+        if child.poll() is None:
+            child.kill()
+        run.wait()
+        child.stdout.close()
+        child.stderr.close()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`with start(…) as process:`"""
+
+    def starter(*arguments, **config):
+        return process(tmp_path, *arguments, **config)
+
+    return starter
