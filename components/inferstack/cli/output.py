@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from inferstack.environment import Environment, InvalidEnvironment, load_environment
+from inferstack.local.errors import LocalError
 
 
 class ExitCode(IntEnum):
@@ -105,6 +106,9 @@ def to_failure(error: BaseException) -> Failure | None:
         path = error.problems[0].path if len(error.problems) == 1 else None
         advice = "`inferstack environment explain KEY` shows what a key may hold"
         return Failure(str(error), path=path, next_step=advice, details={"source": error.source, "problems": problems})
+    if isinstance(error, LocalError):
+        code = ExitCode(error.exit_code)
+        return Failure(error.message, code=code, path=error.path, next_step=error.next_step, details={"reason": error.code})
     if isinstance(error, typer.TyperException):  # a wrong argument or option
         return Failure(error.format_message() or str(error), next_step="`inferstack COMMAND --help` shows the arguments")
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):

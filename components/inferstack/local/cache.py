@@ -11,7 +11,7 @@ from inferstack.local.slots import quantity
 
 def wanted(settings: Cache) -> bool:
     """Whether the environment has a shared cache on this machine."""
-    return settings.backend in ("process", "cluster")
+    return settings.backend == "process"
 
 
 def write_config(layout: Layout, settings: Cache, port: int) -> str:

@@ -16,7 +16,7 @@ from inferstack.environment import SlotName
 ROUTE_CONFIG = "inferstack"
 HEALTH_INTERVAL_SECONDS = 1
 UPSTREAM_IDLE_SECONDS = 3
-"""Idle connections to a slot are closed sooner than the slot itself would (5 s), so that no request meets a closing one."""
+"""Idle connections to a slot are closed sooner than its server would (75 s; uvicorn 5 s), so that no request meets a closing one."""
 MOST_CONNECTIONS = 65_536
 """Envoy's own ceiling of 1024 requests per cluster is below what a slot's bounded queue decides on."""
 _TYPE = "type.googleapis.com/envoy"

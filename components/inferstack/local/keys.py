@@ -30,8 +30,8 @@ def ensure_keys(layout: Layout, tier: str) -> None:
 
 
 def hash_key(secret: str, key: str) -> str:
-    """Hex HMAC-SHA256 of `key` under the server secret, as the runtime compares it."""
-    return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+    """Hex HMAC-SHA256 of `key` under the server secret (hex), as the runtime compares it."""
+    return hmac.new(bytes.fromhex(secret), key.encode(), hashlib.sha256).hexdigest()
 
 
 def read_key(layout: Layout, *, admin: bool = False) -> str:

@@ -7,7 +7,7 @@ record no longer carries TOKEN (a `down` came between), nothing is started. Uses
 of this package, because it runs before any of it is imported.
 """
 
-# ruff: noqa: PTH105, PTH110, PTH123
+# ruff: noqa: PTH105, PTH110, PTH120, PTH123
 # (pathlib would be most of the start time of so small a program)
 
 import fcntl
@@ -40,6 +40,9 @@ def identity(pid: int) -> str | None:
 
 def main(arguments: list[str]) -> None:
     record, token, *command = arguments
+    os.setsid()  # an own session: no terminal, and Ctrl-C in one does not reach it
+    os.chdir(os.path.dirname(os.path.dirname(record)))  # the environment's folder
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # whatever the caller of `up` left open, a held lock for instance
     with open(f"{record}.lock", "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

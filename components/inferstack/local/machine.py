@@ -52,9 +52,16 @@ class LocalMachine:
     @classmethod
     def open(cls, root: Path, name: str) -> "LocalMachine":
         """The environment as it was last brought up; raises NotRunning when it was not, InvalidEnvironment when its file is wrong."""
+        machine = cls.at(root, name)
+        machine._must_be_up()
+        return machine
+
+    @classmethod
+    def at(cls, root: Path, name: str) -> "LocalMachine":
+        """The environment as it was last brought up, be it down now; raises NotRunning when it never was."""
         layout = Layout(root, name)
         state = read_json(layout.state)
-        if state is None or state["desired"] != "up":
+        if state is None:
             raise NotRunning(name)
         return cls(layout, load_environment(root / "stacks", name), Ports.from_json(state["ports"]))
 

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -71,22 +70,22 @@ def start_part(layout: Layout, name: str, command: Sequence[str], environment: M
     with _record_lock(record):
         write_json(record, {"name": name, "token": part.token, "command": list(command), "pid": None, "identity": None})
     with layout.log(name).open("ab") as log:
-        child = subprocess.Popen(
+        child = os.posix_spawn(
+            sys.executable,
             [sys.executable, "-I", "-S", launch.__file__, str(record), part.token, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=layout.directory,
-            env={**(os.environ if environment is None else environment), TOKEN_VARIABLE: part.token},
+            {**(os.environ if environment is None else environment), TOKEN_VARIABLE: part.token},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+            ],
         )
-    _CHILDREN[child.pid] = child
     deadline = time.monotonic() + LAUNCH_SECONDS
     while time.monotonic() < deadline:
         started = _read(record)
         if started is not None and started.token == part.token and started.pid is not None:
             return started
-        if child.poll() is not None:
+        if _reap(child):
             raise LocalError("part_failed", f"{name} did not start:\n{last_lines(layout, name)}", path=str(layout.log(name)))
         time.sleep(_POLL_SECONDS)
     raise LocalError("part_failed", f"{name} did not start within {LAUNCH_SECONDS:.0f} s", path=str(layout.log(name)))
@@ -134,14 +133,12 @@ def last_lines(layout: Layout, name: str, count: int = 8) -> str:
     return "\n".join(f"    {line}" for line in lines) or "    (its log is empty)"
 
 
-_CHILDREN: dict[int, "subprocess.Popen[bytes]"] = {}
-"""Children of this very process, kept so that their exit is collected and they are not taken for running."""
-
-
-def _reap(pid: int) -> None:
-    child = _CHILDREN.get(pid)
-    if child is not None and child.poll() is not None:
-        del _CHILDREN[pid]
+def _reap(pid: int) -> bool:
+    """Collect the exit of a child of this very process, so that it is not taken for running; True when there was one to collect."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False
 
 
 def _record(layout: Layout, name: str) -> Path:

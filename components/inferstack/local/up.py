@@ -95,7 +95,7 @@ def load_local(root: Path, name: str) -> Environment:
         raise InvalidEnvironment(
             source, [Problem("platform", str(environment.platform), "local: other platforms come up with `pulumi up`")]
         )
-    if environment.cache.backend in ("managed", "external"):
+    if environment.cache.backend not in ("process", "none"):
         raise InvalidEnvironment(
             source, [Problem("cache.backend", environment.cache.backend, "process or none, because platform is local")]
         )

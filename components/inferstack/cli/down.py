@@ -1,0 +1,40 @@
+"""Take a local environment down."""
+
+from typing import Annotated
+
+import typer
+
+from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, project_root
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `down`."""
+    app.command("down")(down)
+
+
+def down(
+    name: EnvironmentName,
+    project: Project = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option("--drain-seconds", min=0, help="Longest wait for running streams; by default drain.seconds.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Stop everything that `up` started for this environment and nothing else. Keys, logs and weights stay."""
+    from inferstack.local.down import down as stop
+    from inferstack.local.progress import Event
+
+    out = console()
+
+    def show(event: Event) -> None:
+        if not as_json and event.status in ("done", "failed"):
+            detail = f"  {event.detail}" if event.detail else ""
+            out.print(f"{event.phase:<12} {event.seconds:6.1f} s{detail}", markup=False, soft_wrap=True)
+        elif not as_json and event.phase == "slots":
+            out.print("waiting for running streams to end", style="dim")
+
+    stopped = stop(project_root(project), name, show, drain_seconds=drain_seconds)
+    if as_json:
+        print_json({"environment": name, "stopped": stopped})
+    else:
+        out.print(f"environment {name} is down" + ("" if stopped else ": nothing was running"), markup=False)
