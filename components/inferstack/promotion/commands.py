@@ -6,8 +6,10 @@ Each takes the lease first; who does not get it (LeaseHeld) has touched nothing.
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from inferstack.environment import Environment
+from inferstack.promotion.drift import find_drift
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.executor import Executor
 from inferstack.promotion.journal import Entry, Journal, Outcome, Policy
@@ -146,3 +148,40 @@ def _stored(session: Session, journal: Journal | None, seen: Observation) -> Jou
 
 def _new_id() -> str:
     return uuid.uuid4().hex[:12]
+
+
+def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Policy) -> dict[str, Any]:
+    """What a promotion would do, without taking the lease or changing anything. Raises NotNow, PlatformError, JournalUnreadable."""
+    executor = Executor(session.platform, session.clock, session.emit)
+    stored, seen = executor.read(), executor.observe()
+    journal = _stored(session, stored, seen)
+    live = seen.slots[journal.active]
+    base = journal.specs.get(journal.active, session.base)
+    spec = change(replace(base, replicas=session.base.replicas))
+    replicas = max(live.replicas, policy.floor)
+    return {
+        "environment": session.environment,
+        "strategy": policy.strategy,
+        "steps": list(policy.steps),
+        "live_slot": str(journal.active),
+        "target_slot": str(journal.active.other),
+        "live": base.summary,
+        "new": spec.summary,
+        "changed": spec.version != base.version,
+        "generation": journal.generation + 1,
+        "replicas": replicas,
+        "overlap": overlap(policy, replicas),
+        "drift": list(find_drift(journal, seen)),
+        "unfinished": None if journal.operation is None else str(journal.operation.phase),
+    }
+
+
+def overlap(policy: Policy, replicas: int) -> str:
+    """What both slots beside each other cost until the old one is shrunk, in words."""
+    extra = 1 if policy.strategy == "rolling" else replicas
+    checks = len(policy.steps) * max(policy.step_seconds, policy.gates.window_seconds)
+    hours = (checks + policy.drain_seconds + (0 if policy.strategy == "rolling" else policy.rollback_window_seconds)) / 3600
+    how = f"{extra} more replicas for about {hours * 60:.0f} min once they are ready"
+    if policy.hourly_usd is None:
+        return f"{how}; the price of a replica is not known here"
+    return f"{how}: {extra * policy.hourly_usd * hours:.2f} $ ({extra * policy.hourly_usd:.2f} $/h)"

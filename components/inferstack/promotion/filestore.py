@@ -54,7 +54,8 @@ class FileStore:
             if version != expected_version:
                 raise Conflict(f"{self.journal} has version {version or 'none'}, expected {expected_version or 'none'}")
             after = str(int(version or 0) + 1)
-            self._write(self.journal, {"version": after, "journal": to_document(journal)})
+            summary = {"phase": journal.phase, "active_slot": journal.active, "previous_slot": journal.previous}  # for readers of the file
+            self._write(self.journal, {"version": after, **summary, "journal": to_document(journal)})
             return after
 
     def read_lease(self) -> Lease | None:

@@ -28,7 +28,6 @@ class Phase(StrEnum):
     """How far an operation came. The order is that of a promotion without trouble."""
 
     IDLE = "idle"
-    KEEP = "keep-warm"
     PREFLIGHT = "preflight"
     RENDER = "render"
     READY = "ready"
@@ -178,9 +177,8 @@ class Journal:
 
     @property
     def phase(self) -> Phase:
-        if self.operation is not None:
-            return self.operation.phase
-        return Phase.KEEP if self.kept_until is not None else Phase.IDLE
+        """Of the operation under way; idle when there is none."""
+        return self.operation.phase if self.operation is not None else Phase.IDLE
 
 
 class JournalUnreadable(Exception):

@@ -109,6 +109,7 @@ class World:
         self.served: dict[str, float] = {}
         """Live requests by version."""
         self.violations: list[str] = []
+        self._read: tuple[str, Journal | None] = ("", None)
 
     # ---- time and traffic
 
@@ -176,7 +177,9 @@ class World:
         }
 
     def stored(self) -> Journal | None:
-        return load(self.journal) if self.journal else None
+        if self.journal and self._read[0] != self.journal:
+            self._read = (self.journal, load(self.journal))
+        return self._read[1] if self.journal else None
 
     # ---- what must hold whatever happens
 

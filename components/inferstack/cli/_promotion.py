@@ -1,0 +1,147 @@
+"""What the promotion commands share: the session on an environment's platform, errors, and how an ended operation is told."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from inferstack.cli._progress import Progress
+from inferstack.cli.output import ExitCode, Failure, console, read_environment
+from inferstack.environment import Environment, Platform
+from inferstack.platforms.holder import holder_name, person
+from inferstack.promotion.commands import Ended, Session
+from inferstack.promotion.journal import Entry, Journal, JournalUnreadable, Outcome
+from inferstack.promotion.lease import LeaseHeld, LeaseLost
+from inferstack.promotion.platform import PlatformError
+from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.transition import NotNow
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An environment with its platform at hand."""
+
+    root: Path
+    name: str
+    environment: Environment
+    platform: Any
+    """Implements promotion's Platform and Clock."""
+
+    def session(self, progress: Progress) -> Session:
+        base = SlotSpec.from_environment(self.environment)
+        return Session(self.name, self.platform, self.platform, progress, holder_name(), person(), base)
+
+
+def open_environment(name: str, project: Path | None) -> Opened:
+    """The environment and its platform; raises Failure or InvalidEnvironment."""
+    root, environment = read_environment(name, project)
+    with orderly(name):
+        if environment.platform is Platform.LOCAL:
+            from inferstack.local.machine import LocalMachine
+            from inferstack.platforms.local import LocalPlatform
+
+            return Opened(root, name, environment, LocalPlatform(LocalMachine.open(root, name)))
+    raise Failure(f"{name} runs on {environment.platform}, which cannot be promoted from here yet")
+
+
+@contextmanager
+def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
+    """Faults as failures with exit code and next step; SIGINT and SIGTERM leave a state that can be resumed, and say how."""
+    from inferstack.local.errors import LocalError
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = f" in phase {progress.phase}, weights {progress.weights}" if progress and progress.phase else ""
+        raise Failure(
+            f"interrupted{where}; nothing is lost: the journal says how far it came",
+            code=ExitCode.INTERRUPTED,
+            next_step=f"`inferstack recover {name}` goes on, `inferstack abort {name}` turns back",
+        ) from None
+    except LeaseHeld as error:
+        raise Failure(
+            f"{name}: {error}. Nothing was changed.",
+            code=ExitCode.PLATFORM,
+            next_step=f"wait for it; if that promoter died, `inferstack recover {name}` takes over",
+            details={"holder": error.lease.holder, "since": error.lease.acquired},
+        ) from None
+    except NotNow as error:
+        raise Failure(f"{name}: {error}", code=ExitCode.INPUT, next_step=f"inferstack status {name}") from None
+    except LocalError as error:
+        raise Failure(error.message, code=ExitCode(error.exit_code), path=error.path, next_step=error.next_step) from None
+    except (PlatformError, LeaseLost, JournalUnreadable) as error:
+        raise Failure(
+            f"{name}: {error}",
+            code=ExitCode.PLATFORM,
+            next_step=f"`inferstack recover {name}` goes on from the journal once that is mended",
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
+    """Say how it ended and return the exit code."""
+    outcome, entry, journal = ended.outcome, ended.entry, ended.journal
+    progress.finish(name, ended)
+    code = {
+        None: ExitCode.DONE,
+        Outcome.COMMITTED: ExitCode.DONE,
+        Outcome.REVERTED: ExitCode.REVERTED,
+        Outcome.REFUSED: ExitCode.INPUT,
+        Outcome.FROZEN: ExitCode.PLATFORM,
+    }[outcome]
+    if as_json:
+        return int(code)
+    reason = entry.reason if entry is not None else ended.rest.reason
+    if code is not ExitCode.DONE:
+        advice = (
+            f"`inferstack history {name}` shows it again"
+            if outcome is not Outcome.FROZEN
+            else f"`inferstack recover {name}` once it is mended"
+        )
+        raise Failure(f"{outcome}: {reason}", code=code, next_step=advice)
+    if entry is not None:
+        console().print(f"{entry.slot} serves {entry.summary} (generation {entry.generation})", style="bold green", markup=False)
+    if journal.kept_until is not None and journal.previous is not None:
+        left = max(0.0, journal.kept_until - progress.now())
+        console().print(
+            f"{journal.previous} stays warm for {left:.0f} s: `inferstack rollback {name}` needs no start until then; "
+            f"`inferstack recover {name}` shrinks it afterwards",
+            markup=False,
+        )
+    return int(code)
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One ended operation, for --json."""
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "by": entry.by,
+        "slot": entry.slot,
+        "generation": entry.generation,
+        "summary": entry.summary,
+        "started": entry.started,
+        "seconds": entry.ended - entry.started,
+        "outcome": entry.outcome,
+        "reason": entry.reason,
+    }
+
+
+def state_json(name: str, journal: Journal) -> dict[str, Any]:
+    """Where the environment stands, in status' words."""
+    return {
+        "environment": name,
+        "active_slot": journal.active,
+        "previous_slot": journal.previous,
+        "phase": journal.phase,
+        "generation": journal.generation,
+        "weights": {"blue": journal.weights.blue, "green": journal.weights.green},
+    }

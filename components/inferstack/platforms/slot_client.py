@@ -1,0 +1,183 @@
+"""Talks to one replica of a slot directly, past the gateway: short generations, a synthetic load, compared answers, its metrics.
+
+The synthetic prompts carry a number that was never used before, so that no response cache answers in the engine's place.
+"""
+
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from inferstack.environment import SlotName
+from inferstack.platforms.prometheus_text import counters
+from inferstack.promotion.measure import Counters, Histogram
+from inferstack.promotion.platform import Exercise, Health, Seen
+
+VERIFY_SECONDS = 10.0
+"""A healthy replica ends a one-token generation within this, whatever it is busy with."""
+REQUEST_SECONDS = 60.0
+WIDTH = 4
+"""Synthetic requests at a time."""
+TOKENS = 8
+"""Of a synthetic answer."""
+TEXTS = (
+    "The capital of France is Paris, and the capital of Italy is Rome. Rivers run from the mountains to the sea.",
+    "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return a * b\n",
+    "Water boils at one hundred degrees and freezes at zero. In winter the days are short and the nights are long.",
+    "Once upon a time there was a little girl who lived in a village near the forest with her mother and her father.",
+    "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen.",
+)
+"""Fixed texts whose next tokens two slots are compared on. Plain and predictable, so that a sound model of any format is sure of many."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One synthetic answer as its sender saw it, seconds."""
+
+    error: str = ""
+    ttft: float | None = None
+    gaps: tuple[float, ...] = ()
+
+
+class SlotClient:
+    """One replica: its HTTP API at `client` (base URL set), its metrics at `metrics_url`."""
+
+    def __init__(self, client: httpx.Client, metrics_url: str, models: Sequence[str], key: str | None) -> None:
+        self._client = client
+        self._metrics_url = metrics_url
+        self._models = tuple(models)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def readiness(self) -> dict[str, Any]:
+        """The body of /readyz with `ready` set by its status; `reason` says why when nobody answers."""
+        try:
+            answer = self._client.get("/readyz", timeout=2.0)
+        except httpx.HTTPError as error:
+            return {"ready": False, "reason": f"no answer: {error}"}
+        try:
+            body = answer.json()
+        except ValueError:
+            body = {}
+        return {**(body if isinstance(body, dict) else {}), "ready": answer.status_code == 200}
+
+    def verify(self) -> Health:
+        """Ready, and every model answers one token."""
+        ready = self.readiness()
+        if not ready["ready"]:
+            return Health(False, str(ready.get("reason") or "not ready"))
+        for model in self._models:
+            timing = self.generate(model, 1, VERIFY_SECONDS)
+            if timing.error:
+                return Health(False, f"{model}: {timing.error}")
+        return Health(True)
+
+    def generate(self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS) -> Timing:
+        """One streamed completion on a prompt of its own."""
+        body = {"model": model, "prompt": f"{uuid.uuid4().hex[:8]} {TEXTS[0]}", "max_tokens": tokens, "temperature": 0, "stream": True}
+        started, times, finished = time.perf_counter(), [], False
+        try:
+            with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=seconds) as answer:
+                if answer.status_code != 200:
+                    return Timing(f"HTTP {answer.status_code} {answer.read()[:200].decode(errors='replace')}")
+                for line in answer.iter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line.removeprefix("data:").strip()
+                    if data == "[DONE]":
+                        finished = True
+                        break
+                    event = json.loads(data)
+                    if "error" in event:
+                        return Timing(f"error inside the stream: {event['error']}")
+                    if any(choice.get("finish_reason") == "error" for choice in event.get("choices", ())):
+                        return Timing("the answer ended with an error")
+                    if any(choice.get("text") for choice in event.get("choices", ())):
+                        times.append(time.perf_counter())
+                    if time.perf_counter() - started > seconds:
+                        return Timing(f"not finished after {seconds:.0f} s")
+        except (httpx.HTTPError, ValueError) as error:
+            return Timing(f"{type(error).__name__}: {error}")
+        if not finished:
+            return Timing("the stream was cut off")
+        if not times:
+            return Timing(ttft=time.perf_counter() - started)
+        return Timing(ttft=times[0] - started, gaps=tuple(later - earlier for earlier, later in itertools.pairwise(times)))
+
+    def top_tokens(self, model: str, text: str) -> list[str] | None:
+        """The most likely next token after each position of `text`; None where the engine gives no log-probabilities."""
+        body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        try:
+            answer = self._client.post("/v1/completions", json=body, headers=self._headers, timeout=REQUEST_SECONDS)
+            answer.raise_for_status()
+            top = answer.json()["choices"][0]["logprobs"]["top_logprobs"]
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
+            return None
+        if not isinstance(top, list):
+            return None
+        return [max(options, key=lambda token: float(options[token])) if isinstance(options, dict) and options else "" for options in top]
+
+    def counters(self) -> Counters | None:
+        """Its cumulative figures; None when its metrics do not answer."""
+        try:
+            answer = self._client.get(self._metrics_url, timeout=5.0)
+            answer.raise_for_status()
+        except httpx.HTTPError:
+            return None
+        return counters(answer.text)
+
+
+def exercise(clients: Sequence[SlotClient], models: Sequence[str], n: int) -> Exercise:
+    """`n` synthetic requests over the replicas and models in turn, WIDTH at a time."""
+    if not clients or n <= 0:
+        return Exercise(n, n, "no replica to send to") if n > 0 else Exercise(0, 0)
+    targets = list(itertools.islice(itertools.cycle(itertools.product(clients, models)), n))
+    started = time.perf_counter()
+    with ThreadPoolExecutor(WIDTH) as pool:
+        timings = list(pool.map(lambda target: target[0].generate(target[1]), targets))
+    failures = [timing.error for timing in timings if timing.error]
+    return Exercise(
+        sent=n,
+        failures=len(failures),
+        first_failure=failures[0] if failures else "",
+        seconds=time.perf_counter() - started,
+        ttft=Histogram.of(timing.ttft for timing in timings if timing.ttft is not None),
+        inter_token=Histogram.of(gap for timing in timings for gap in timing.gaps),
+    )
+
+
+def agree(one: SlotClient, other: SlotClient, models: Sequence[str]) -> tuple[float, int] | None:
+    """Share of positions of TEXTS where both name the same next token, and the number of positions; None when one gives none."""
+    same = positions = 0
+    for model, text in itertools.product(models, TEXTS):
+        mine, theirs = one.top_tokens(model, text), other.top_tokens(model, text)
+        if mine is None or theirs is None or len(mine) != len(theirs):
+            return None
+        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a or b]
+        same += sum(a == b for a, b in pairs)
+        positions += len(pairs)
+    return (same / positions, positions) if positions else None
+
+
+def seen_through(client: httpx.Client, n: int, key: str | None) -> tuple[Seen, ...]:
+    """Who answers `n` requests through the gateway, every other one on a connection of its own."""
+    answers = []
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for index in range(n):
+        extra = {"Connection": "close"} if index % 2 else {}
+        try:
+            answer = client.get("/v1/models", headers={**headers, **extra}, timeout=10.0)
+        except httpx.HTTPError as error:
+            answers.append(Seen(None, error=f"{type(error).__name__}: {error}"))
+            continue
+        slot, generation = answer.headers.get("x-inferstack-slot"), answer.headers.get("x-inferstack-generation")
+        if slot not in tuple(SlotName):
+            answers.append(Seen(None, error=f"HTTP {answer.status_code} without a slot's identity"))
+        else:
+            answers.append(Seen(SlotName(slot), int(generation) if generation and generation.isdigit() else None))
+    return tuple(answers)
