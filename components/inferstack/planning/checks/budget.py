@@ -1,0 +1,82 @@
+"""Does it stay within the budget, at rest, during a promotion and at most."""
+
+from collections.abc import Iterator
+
+from inferstack.environment import Environment, Platform
+from inferstack.planning.cost import Cost, cost, replica_cap
+from inferstack.planning.findings import Finding
+
+
+def ceilings(e: Environment) -> Iterator[Finding]:
+    """Hourly and monthly ceilings hold for the least that the environment can cost; above it the scaler is capped."""
+    if e.platform not in (Platform.GKE, Platform.AKS):
+        return
+    figures = cost(e)
+    yield from _hourly(e, figures)
+    ceiling = e.budget.monthly_usd
+    if ceiling is not None and figures.monthly_usd is not None and figures.monthly_usd > ceiling:
+        message = f"at least load a month costs {figures.monthly_usd:,.0f} $, and the ceiling is {ceiling:,.0f} $."
+        yield Finding(
+            "budget-monthly",
+            "error",
+            "budget.monthly_usd",
+            message,
+            f"{_cheaper(e)}, or raise budget.monthly_usd to {figures.monthly_usd:.0f}.",
+        )
+
+
+def _hourly(e: Environment, figures: Cost) -> Iterator[Finding]:
+    ceiling, least, both, most = e.budget.hourly_usd, figures.hourly_usd, figures.during_promotion_hourly_usd, figures.at_most_hourly_usd
+    if ceiling is None or least is None or both is None or most is None:
+        return
+    if least > ceiling:
+        message = f"at least load an hour costs {least:.2f} $, and the ceiling is {ceiling:.2f} $."
+        yield Finding("budget-hourly", "error", "budget.hourly_usd", message, f"{_cheaper(e)}, or raise budget.hourly_usd to {both:.2f}.")
+    elif both > ceiling:
+        message = f"with both slots, during a promotion, an hour costs {both:.2f} $, and the ceiling is {ceiling:.2f} $."
+        fix = f"raise budget.hourly_usd to {both:.2f}, or {_cheaper(e)}."
+        yield Finding("budget-promotion", "error", "budget.hourly_usd", message, fix)
+    elif most > ceiling:
+        cap = replica_cap(e)
+        message = f"all pools at their most cost {most:.2f} $ an hour, above the ceiling of {ceiling:.2f} $: replicas are capped at {cap}."
+        fix = f"lower gpu.max_nodes or slots.replicas.max to what the ceiling pays for, or raise budget.hourly_usd to {most:.2f}."
+        yield Finding("budget-caps-replicas", "info", "budget.hourly_usd", message, fix)
+
+
+def _cheaper(e: Environment) -> str:
+    ways = []
+    if e.gpu and e.gpu.min_nodes:
+        ways.append("lower gpu.min_nodes")
+    if e.slots.replicas.min > 1:
+        ways.append("lower slots.replicas.min")
+    if e.gpu and e.gpu.capacity == "on_demand":
+        ways.append("use capacity spot with an on_demand_floor")
+    return " or ".join(ways) if ways else "use a smaller machine type"
+
+
+def known(e: Environment) -> Iterator[Finding]:
+    """Every price is known; else the cost is not."""
+    for line in cost(e).lines:
+        if line.price is None and line.at_most:
+            path = "gpu.machine_type" if line.name.startswith("gpu") else "cloud.system_machine_type"
+            message = f"price unknown: no source gives {line.what} in {e.region}; the cost stays open."
+            fix = "plan with a region or machine type of the price table, or add the price with its source to planning/data."
+            yield Finding("price-unknown", "warning", path, message, fix)
+
+
+def ceiling_set(e: Environment) -> Iterator[Finding]:
+    """A cloud environment says what it may cost."""
+    if e.platform in (Platform.GKE, Platform.AKS) and e.budget.hourly_usd is None and e.budget.monthly_usd is None:
+        message = "no ceiling is set: nothing stops a plan from becoming expensive."
+        yield Finding("budget-unset", "warning", "budget", message, "set budget.hourly_usd or budget.monthly_usd.")
+
+
+def idle_pool(e: Environment) -> Iterator[Finding]:
+    """Outside production GPU nodes may go to zero."""
+    if e.gpu and e.gpu.min_nodes and not e.production and e.slots.replicas.min == 0:
+        message = f"replicas may go to zero, and {e.gpu.min_nodes} GPU nodes stay."
+        yield Finding("idle-nodes", "warning", "gpu.min_nodes", message, "set gpu.min_nodes to 0.")
+
+
+CHECKS = (ceiling_set, idle_pool)
+ON_HARDWARE = (ceilings, known)

@@ -1,0 +1,212 @@
+"""Can it be bought there: accelerator, region, zones, machine type, capacity, partition."""
+
+from collections.abc import Iterator
+
+from inferstack.environment import Environment, GpuPool, Platform
+from inferstack.planning import catalogue, fit, placement
+from inferstack.planning.findings import Finding
+
+
+def accelerator(e: Environment) -> Iterator[Finding]:
+    """The GPU is one of the catalogue, and the platform sells it."""
+    if e.gpu is None:
+        return
+    name, path = e.gpu.accelerator, "gpu.accelerator"
+    sold = catalogue.accelerators(e.platform.value)
+    if catalogue.gpu(name) is None:
+        meant = catalogue.gpu_meant(name)
+        fix = f"use `{meant}`." if meant else f"use one of {', '.join(sold)}."
+        yield Finding("accelerator-unknown", "error", path, f"`{name}` is no GPU of the catalogue.", fix)
+    elif name not in sold:
+        better = _similar(name, sold)
+        message = f"no machine type of {e.platform} carries `{name}`."
+        yield Finding("accelerator-not-sold", "error", path, message, f"use `{better}`, or one of {', '.join(sold)}.")
+
+
+def _similar(name: str, sold: list[str]) -> str:
+    """The GPU of the platform with the nearest memory that is not (a twentieth or more) less, else the largest."""
+    wanted = catalogue.gpus()[name].memory * 0.95
+    kinds = [catalogue.gpus()[other] for other in sold]
+    enough = [kind for kind in kinds if kind.memory >= wanted]
+    return min(enough, key=lambda k: k.memory).name if enough else max(kinds, key=lambda k: k.memory).name
+
+
+def region(e: Environment) -> Iterator[Finding]:
+    """The region exists, and has the accelerator."""
+    known = catalogue.zones(e.platform.value)
+    if not e.region or not known:
+        return
+    if e.region not in known:
+        meant = catalogue.nearest(e.region, known)
+        fix = f"use `{meant}`." if meant else f"use one of {', '.join(sorted(known))}."
+        yield Finding("region-unknown", "error", "region", f"{e.platform} has no region `{e.region}`.", fix)
+        return
+    if e.gpu is None or e.gpu.accelerator not in catalogue.accelerators(e.platform.value):
+        return
+    having = catalogue.accelerator_zones(e.platform.value, e.gpu.accelerator)
+    if e.region not in having:
+        near = sorted(having, key=lambda r: (r.partition("-")[0] != e.region.partition("-")[0] if e.region else True, r))
+        here = [a for a in catalogue.accelerators(e.platform.value) if e.region in catalogue.accelerator_zones(e.platform.value, a)]
+        instead = f", or gpu.accelerator: {here[0]}, which {e.region} has" if here else ""
+        message = f"{e.region} has no `{e.gpu.accelerator}`."
+        yield Finding("region-without-accelerator", "error", "region", message, f"use region {' or '.join(near[:3])}{instead}.")
+
+
+def zones(e: Environment) -> Iterator[Finding]:
+    """Every zone is one of the region, and has the accelerator."""
+    if e.gpu is None or not e.region or e.region not in catalogue.zones(e.platform.value):
+        return
+    of_region = catalogue.zones(e.platform.value)[e.region]
+    offering = catalogue.accelerator_zones(e.platform.value, e.gpu.accelerator).get(e.region)
+    for i, zone in enumerate(e.gpu.zones):
+        if zone not in of_region:
+            message = f"`{zone}` is no zone of {e.region}."
+            yield Finding("zone-unknown", "error", f"gpu.zones[{i}]", message, f"use {', '.join(offering or of_region)}.")
+        elif offering and zone not in offering:
+            message = f"`{zone}` has no `{e.gpu.accelerator}`."
+            yield Finding("zone-without-accelerator", "error", f"gpu.zones[{i}]", message, f"use {', '.join(offering)}.")
+
+
+def machine(e: Environment) -> Iterator[Finding]:
+    """The machine type is sold, carries the accelerator, has enough of it, and is sold in this region and capacity."""
+    gpu, platform = e.gpu, e.platform.value
+    if gpu is None or not gpu.machine_type or not catalogue.machines(platform):
+        return
+    path, name = "gpu.machine_type", gpu.machine_type
+    moved = catalogue.retired(platform, name)
+    if moved:
+        message = f"`{name}` was retired on {moved.since}; the plan counts `{moved.use}` in its place."
+        gpus = catalogue.machines(platform)[moved.use].accelerator
+        yield Finding("machine-retired", "error", path, message, f"use `{moved.use}` with gpu.accelerator: {gpus}.")
+        return
+    kind = catalogue.machines(platform).get(name)
+    if kind is None:
+        carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
+        meant = catalogue.nearest(name, carriers) or catalogue.nearest(name, catalogue.machines(platform))
+        fix = f"use `{meant}`." if meant else f"use one of {', '.join(carriers) or ', '.join(catalogue.machines(platform))}."
+        yield Finding("machine-unknown", "error", path, f"`{name}` is no machine type of the catalogue for {platform}.", fix)
+    elif kind.accelerator != gpu.accelerator:
+        carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
+        carries = f"carries {kind.accelerator}" if kind.accelerator else "carries no GPU"
+        fix = f"use {' or '.join(carriers[:3])}, or leave machine_type out." if carriers else "leave machine_type out."
+        yield Finding("machine-without-accelerator", "error", path, f"`{name}` {carries}, not `{gpu.accelerator}`.", fix)
+    else:
+        yield from _count(e, kind)
+
+
+def _count(e: Environment, kind: catalogue.Machine) -> Iterator[Finding]:
+    per_pod = placement.gpus_per_pod(e)
+    if per_pod > max(kind.counts):
+        larger = _carriers(e, per_pod)
+        fix = f"use machine_type {larger[0]}" if larger else "split over nodes with engine.pipeline_parallel"
+        message = f"a replica needs {per_pod} GPUs on one node and `{kind.name}` has at most {max(kind.counts)}."
+        yield Finding("machine-too-few-gpus", "error", "gpu.count", message, f"{fix}, or lower gpu.count.")
+
+
+def _carriers(e: Environment, count: int) -> list[str]:
+    assert e.gpu is not None
+    return [m.name for m in catalogue.machines(e.platform.value).values() if m.accelerator == e.gpu.accelerator and max(m.counts) >= count]
+
+
+def count(e: Environment) -> Iterator[Finding]:
+    """Some machine type carries as many GPUs as one pod needs."""
+    gpu = e.gpu
+    if gpu is None or gpu.machine_type or gpu.accelerator not in catalogue.accelerators(e.platform.value):
+        return
+    if not catalogue.machines(e.platform.value):
+        return
+    per_pod = placement.gpus_per_pod(e)
+    if not _carriers(e, per_pod):
+        most = max(max(m.counts) for m in catalogue.machines(e.platform.value).values() if m.accelerator == gpu.accelerator)
+        message = f"a replica needs {per_pod} x `{gpu.accelerator}` on one node; machine types of {e.platform} have at most {most}."
+        yield Finding("machine-too-few-gpus", "error", "gpu.count", message, f"set gpu.count to {most} or use a GPU with more memory.")
+
+
+def capacity(e: Environment) -> Iterator[Finding]:
+    """The machine type is sold in the way that the pool buys it."""
+    gpu = e.gpu
+    if gpu is None or e.platform not in (Platform.GKE, Platform.AKS):
+        return
+    if e.platform is Platform.AKS and gpu.capacity == "flex_start":
+        message = "AKS has no flex-start capacity."
+        yield Finding("capacity-not-offered", "error", "gpu.capacity", message, "use on_demand, spot or reservation.")
+        return
+    kind = catalogue.machines(e.platform.value).get(gpu.machine_type or "") or _only_kind(e, gpu)
+    if kind and gpu.capacity not in kind.capacity:
+        message = f"`{kind.name}` is sold as {' or '.join(kind.capacity)} only, not {gpu.capacity}."
+        others = [m for m in _carriers(e, 1) if gpu.capacity in catalogue.machines(e.platform.value)[m].capacity]
+        instead = f", or machine_type {others[0]}" if others else ""
+        yield Finding("capacity-not-offered", "error", "gpu.capacity", message, f"use capacity {kind.capacity[0]}{instead}.")
+
+
+def _only_kind(e: Environment, gpu: GpuPool) -> catalogue.Machine | None:
+    """Where nothing that carries the GPUs is sold this way: one that does, to say how it is sold."""
+    if gpu.machine_type or placement.gpu_machine(e):
+        return None
+    names = _carriers(e, placement.gpus_per_pod(e))
+    return catalogue.machines(e.platform.value)[names[0]] if names else None
+
+
+def partition(e: Environment) -> Iterator[Finding]:
+    """A MIG profile is one of the GPU, and is not shared by time as well."""
+    gpu = e.gpu
+    kind = catalogue.gpu(gpu.accelerator) if gpu else None
+    if gpu is None or kind is None or not gpu.partition:
+        return
+    if not kind.mig:
+        able = ", ".join(k.name for k in catalogue.gpus().values() if k.mig)
+        message = f"`{kind.name}` cannot be partitioned."
+        yield Finding("partition-unknown", "error", "gpu.partition", message, f"leave partition out (use gpu.sharing), or use {able}.")
+    elif gpu.partition not in kind.mig:
+        meant = catalogue.nearest(gpu.partition, kind.mig)
+        message = f"`{gpu.partition}` is no profile of `{kind.name}`."
+        yield Finding("partition-unknown", "error", "gpu.partition", message, f"use `{meant or kind.mig[0]}` of {', '.join(kind.mig)}.")
+    elif placement.gpus_per_pod(e) > 1:
+        message = "a model cannot be split over MIG slices."
+        yield Finding("partition-split", "error", "gpu.partition", message, "leave partition out, or set gpu.count to 1.")
+    if gpu.sharing:
+        message = "a partitioned GPU is shared by time as well."
+        yield Finding("partition-and-sharing", "warning", "gpu.sharing", message, "set one of gpu.partition and gpu.sharing.")
+
+
+def system_machine(e: Environment) -> Iterator[Finding]:
+    """The machine type of the system pool is sold."""
+    platform, name = e.platform.value, e.cloud.system_machine_type
+    if not name or not catalogue.machines(platform) or name in catalogue.machines(platform):
+        return
+    moved = catalogue.retired(platform, name)
+    cpu = [m.name for m in catalogue.machines(platform).values() if not m.accelerator]
+    meant = moved.use if moved else catalogue.nearest(name, cpu) or catalogue.system_machine(platform)
+    message = f"`{name}` was retired on {moved.since}." if moved else f"`{name}` is no machine type of the catalogue for {platform}."
+    rule = "machine-retired" if moved else "machine-unknown"
+    yield Finding(rule, "error", "cloud.system_machine_type", message, f"use `{meant}`.")
+
+
+def node_holds_replica(e: Environment) -> Iterator[Finding]:
+    """The requests of a replica fit on an empty node; else its pods never start."""
+    kinds = []
+    if placement.gpu_models(e):
+        kinds.append(("gpu.machine_type", placement.gpu_machine(e)))
+    if placement.cpu_models(e) and e.platform in (Platform.GKE, Platform.AKS):
+        kinds.append(("cloud.system_machine_type", placement.system_machine(e)))
+    for path, kind in kinds:
+        if kind is None or placement.holds_replica(e, kind):
+            continue
+        cores, memory = placement.allocatable(kind)
+        wanted = e.slots.resources
+        message = (
+            f"a replica requests {wanted.cpu} CPU and {wanted.memory}; `{kind.name}` has {cores:.2f} CPU and {fit.gib(memory)} for pods."
+        )
+        larger = sorted(
+            (
+                m
+                for m in catalogue.machines(e.platform.value).values()
+                if m.accelerator == kind.accelerator and placement.holds_replica(e, m)
+            ),
+            key=lambda m: (m.vcpus, m.memory),
+        )
+        fix = f"set {path} to {larger[0].name}, or lower slots.resources." if larger else "lower slots.resources."
+        yield Finding("replica-larger-than-node", "error", "slots.resources", message, fix)
+
+
+CHECKS = (accelerator, region, zones, machine, count, capacity, partition, system_machine, node_holds_replica)

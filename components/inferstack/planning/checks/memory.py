@@ -1,0 +1,168 @@
+"""Does it fit: on each GPU, and in the memory of a CPU replica."""
+
+from collections.abc import Iterator, Sequence
+
+from inferstack.environment import Environment
+from inferstack.planning import catalogue, fit, placement
+from inferstack.planning.findings import Finding
+
+
+def gpu_served(e: Environment) -> list[fit.Served]:
+    """The models on the GPU, as far as the catalogue knows them."""
+    return [s for _, model in placement.gpu_models(e) if (s := placement.served(model))]
+
+
+def gpu_memory(e: Environment) -> int | None:
+    """Memory of the GPU, slice or share that one process gets."""
+    kind = catalogue.gpu(e.gpu.accelerator) if e.gpu else None
+    if e.gpu is None or kind is None:
+        return None
+    if e.gpu.partition and e.gpu.partition in kind.mig:
+        return fit.partition_memory(kind, e.gpu.partition)
+    return kind.memory // max(1, e.gpu.sharing)
+
+
+def environment_fit(e: Environment) -> fit.Fit | None:
+    """The fit of the environment's GPU models; None without GPU or where a model is not in the catalogue."""
+    models, memory = gpu_served(e), gpu_memory(e)
+    if not models or memory is None or len(models) < len(placement.gpu_models(e)):
+        return None
+    return _fit(e, models, memory)
+
+
+def _fit(e: Environment, models: Sequence[fit.Served], memory: int, tensor: int | None = None) -> fit.Fit:
+    return fit.gpu_fit(
+        models,
+        memory,
+        tensor_parallel=tensor or e.engine.tensor_parallel,
+        pipeline_parallel=e.engine.pipeline_parallel,
+        sequences=e.engine.max_sequences,
+        batch_tokens=e.engine.max_batch_tokens,
+    )
+
+
+def gpu_fits(e: Environment) -> Iterator[Finding]:
+    """Weights, activations and the cache of one full sequence fit on each GPU."""
+    result = environment_fit(e)
+    if result is None or e.gpu is None:
+        return
+    first, model = placement.gpu_models(e)[0]
+    where = f"{e.gpu.count} x " if e.gpu.count > 1 else ""
+    name = f"{where}{e.gpu.accelerator}{f' ({e.gpu.partition})' if e.gpu.partition else ''}"
+    numbers = (
+        f"{model.name} in {model.quantization} needs {fit.gib(result.weights)} of weights and "
+        f"{fit.gib(result.activations + result.outside)} to work in; of each GPU of {name}, {fit.gib(result.budget)} can be used"
+    )
+    if result.room <= 0:
+        message = f"{numbers}: {fit.gib(-result.room)} too little."
+        yield Finding("model-too-large", "error", f"models[{first}].quantization", message, _instead(e))
+    elif result.full_sequences < 1:
+        longest = result.largest_context()
+        message = f"{numbers}: the rest holds {longest} tokens, not one sequence of {result.context}."
+        fix = f"set context to at most {longest}; or {_instead(e)}"
+        yield Finding("context-too-long", "error", f"models[{first}].context", message, fix)
+    elif result.full_sequences < result.sequences:
+        message = (
+            f"{result.full_sequences} of {result.sequences} sequences can have the whole context of {result.context} at once; "
+            f"all of them {result.largest_context(result.sequences)} tokens each."
+        )
+        yield Finding(
+            "cache-shared", "info", "engine.max_sequences", message, "nothing, if most sequences are shorter; else lower one of the two."
+        )
+
+
+def _instead(e: Environment) -> str:
+    """Smallest changes that make it fit: a smaller format, more GPUs, another GPU."""
+    assert e.gpu is not None
+    models, memory, kind = gpu_served(e), gpu_memory(e), catalogue.gpus()[e.gpu.accelerator]
+    assert memory is not None
+    ways = []
+    for form in sorted(catalogue.formats().values(), key=lambda f: -f.linear_bits):
+        smaller = [fit.Served(m.architecture, form.name, m.context) for m in models]
+        able = e.engine.kind in form.engines and kind.capability >= form.capability
+        if able and form.name != models[0].quantization and _fit(e, smaller, memory).full_sequences >= 1:
+            ways.append(f"quantization {form.name}")
+            break
+    if e.engine.kind == "vllm":
+        for count in (2, 4, 8):
+            splits = all(m.architecture.heads % count == 0 for m in models)
+            if count > e.engine.tensor_parallel and splits and _fit(e, models, memory, count).full_sequences >= 1:
+                ways.append(f"gpu.count and engine.tensor_parallel {count}")
+                break
+    sold = (catalogue.gpus()[name] for name in catalogue.accelerators(e.platform.value))
+    here = [
+        k
+        for k in sold
+        if not e.region or e.region in catalogue.accelerator_zones(e.platform.value, k.name) or not catalogue.zones(e.platform.value)
+    ]
+    form = catalogue.formats()[models[0].quantization]
+    enough = [k for k in here if k.capability >= form.capability and _fit(e, models, k.memory).full_sequences >= 1]
+    if enough:
+        best = min(enough, key=lambda k: k.memory)
+        if best.name != e.gpu.accelerator or e.gpu.partition or e.gpu.sharing:
+            ways.append(f"gpu.accelerator {best.name}")
+    return f"use {', or '.join(ways)}." if ways else "serve a smaller model: no format or GPU of the catalogue is enough."
+
+
+def cpu_fits(e: Environment) -> Iterator[Finding]:
+    """Weights, cache and process fit in the memory of a CPU replica."""
+    models = [s for _, model in placement.cpu_models(e) if (s := placement.served(model))]
+    if not models:
+        return
+    bound = int(placement.quantity(e.engine.kv_cache))
+    yield from _cache_bound(e, models, bound)
+    needed = fit.host_bytes(models, bound)
+    limit = placement.quantity(e.slots.resources.memory)
+    if needed > limit:
+        message = (
+            f"a replica needs {fit.gib(needed)} (weights and process {fit.gib(needed - bound)}, cache {fit.gib(bound)}) "
+            f"and gets {fit.gib(limit)}."
+        )
+        gigabytes = -(-needed // catalogue.GIB)
+        fix = f"set slots.resources.memory to {gigabytes}Gi, lower engine.kv_cache, or serve a smaller format."
+        yield Finding("memory-too-small", "error", "slots.resources.memory", message, fix)
+
+
+def gpu_cache_bound(e: Environment) -> Iterator[Finding]:
+    """The bound of this kit's own engines on a GPU lies between one sequence and the room that there is."""
+    result = environment_fit(e)
+    if result is None or e.engine.kind not in ("native", "transformers") or result.room <= 0:
+        return
+    bound = int(placement.quantity(e.engine.kv_cache))
+    yield from _cache_bound(e, gpu_served(e), bound)
+    if bound > result.room:
+        message = f"kv_cache {fit.gib(bound)} is more than the {fit.gib(result.room)} that are left on each GPU."
+        mebibytes = result.room // catalogue.MIB
+        yield Finding("cache-too-large", "error", "engine.kv_cache", message, f"set engine.kv_cache to at most {mebibytes}Mi.")
+
+
+def _cache_bound(e: Environment, models: Sequence[fit.Served], bound: int) -> Iterator[Finding]:
+    """One sequence of the whole context fits in the bound of the cache."""
+    if e.engine.kind not in ("native", "transformers"):
+        return
+    for model in models:
+        one = fit.cache_bytes_per_token(model.architecture) * model.context
+        if one > bound:
+            longest = bound // fit.cache_bytes_per_token(model.architecture)
+            message = (
+                f"one sequence of {model.context} tokens of {model.architecture.name} needs {fit.gib(one)} of cache, "
+                f"and kv_cache is {fit.gib(bound)}."
+            )
+            fix = f"set engine.kv_cache to at least {-(-one // catalogue.MIB)}Mi, or context to at most {longest}."
+            yield Finding("cache-too-small", "error", "engine.kv_cache", message, fix)
+
+
+def disk_fits(e: Environment) -> Iterator[Finding]:
+    """Weights that a replica downloads fit in its ephemeral storage; buckets are mounted, packages are in the image."""
+    models = [s for model in e.models if model.source.startswith("hf://") and (s := placement.served(model))]
+    if not models or e.platform.value == "local":
+        return
+    needed = sum(fit.weight_bytes(m.architecture, m.quantization, m.source) for m in models)
+    limit = placement.quantity(e.slots.resources.ephemeral_storage)
+    if needed > limit:
+        message = f"weights of {fit.gib(needed)} are fetched into ephemeral storage of {fit.gib(limit)}."
+        fix = f"set slots.resources.ephemeral_storage to {-(-int(needed * 1.1) // catalogue.GIB)}Gi."
+        yield Finding("storage-too-small", "error", "slots.resources.ephemeral_storage", message, fix)
+
+
+CHECKS = (gpu_fits, cpu_fits, gpu_cache_bound, disk_fits)

@@ -1,0 +1,168 @@
+"""Do the replicas have room: scaler and bounds, both slots during a promotion, quota, spot."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from inferstack.environment import Environment, Platform
+from inferstack.planning import placement
+from inferstack.planning.findings import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """How a promotion gets its room on the GPU pool; nodes of the whole pool, floor included.
+
+    `surge`: both slots stand in full. `stepped`: the idle slot grows as the live one shrinks, step by step.
+    `none`: not even one replica more than the live slot's least fits.
+    """
+
+    kind: Literal["surge", "stepped", "none"]
+    live: int
+    both: int
+    available: int
+
+
+def headroom(e: Environment) -> Headroom | None:
+    """The room for a promotion at least load; None without a GPU pool that can be planned."""
+    machine = placement.gpu_machine(e)
+    if e.gpu is None or machine is None:
+        return None
+    available = e.gpu.max_nodes + e.gpu.on_demand_floor
+    if e.gpu.quota is not None:
+        available = min(available, e.gpu.quota // placement.gpus_per_node(e, machine))
+    rest, both, _ = placement.replicas_at_once(e)
+    live, doubled = placement.gpu_nodes(e, machine, max(1, rest)), placement.gpu_nodes(e, machine, both)
+    one_more = placement.gpu_nodes(e, machine, max(1, rest) + 1)
+    kind: Literal["surge", "stepped", "none"] = "surge" if doubled <= available else "stepped" if one_more <= available else "none"
+    return Headroom(kind, live, doubled, available)
+
+
+def scaler(e: Environment) -> Iterator[Finding]:
+    """One owner of the number of replicas: a scaler with a range, or a fixed number."""
+    low, high = e.slots.replicas.min, e.slots.replicas.max
+    if e.platform is Platform.LOCAL:
+        return
+    if e.scaling.renderer == "none" and low < high:
+        message = f"replicas may be {low} to {high}, but scaling.renderer is none: they stay at {low}."
+        yield Finding(
+            "replicas-without-scaler", "error", "scaling.renderer", message, f"use hpa or keda, or set slots.replicas.max to {max(1, low)}."
+        )
+    if e.scaling.renderer != "none" and low == high:
+        message = f"{e.scaling.renderer} is to scale replicas whose number is fixed at {low}: both would own it."
+        yield Finding(
+            "scaler-and-fixed-replicas", "warning", "scaling.renderer", message, "use renderer none, or raise slots.replicas.max."
+        )
+    if e.scaling.renderer == "hpa" and low == 0:
+        message = "an HPA on CPU, memory or pod metrics cannot start from zero replicas."
+        yield Finding(
+            "zero-without-signal",
+            "error",
+            "slots.replicas.min",
+            message,
+            "set slots.replicas.min to 1, or use scaling.renderer keda with policy queue.",
+        )
+    if e.scaling.renderer == "keda" and low == 0 and e.scaling.policy == "cpu":
+        message = "KEDA cannot start from zero replicas by their CPU use."
+        yield Finding("zero-without-signal", "error", "scaling.policy", message, "use policy queue, or set slots.replicas.min to 1.")
+
+
+def signal(e: Environment) -> Iterator[Finding]:
+    """The scaler follows something that says when a GPU replica is full, and can reach its target."""
+    if e.scaling.renderer == "none":
+        return
+    if placement.gpu_models(e) and e.scaling.policy == "cpu":
+        message = "CPU and memory say little of a GPU replica's load: engines preallocate and wait for the GPU."
+        yield Finding("signal-blind", "warning", "scaling.policy", message, "use policy queue (waiting requests and KV use).")
+    if e.scaling.policy == "queue" and e.scaling.queue_target > e.engine.max_queue:
+        message = f"queue_target {e.scaling.queue_target:g} is above max_queue {e.engine.max_queue}: the scaler would never fire."
+        yield Finding(
+            "target-unreachable",
+            "error",
+            "scaling.queue_target",
+            message,
+            f"set scaling.queue_target below {e.engine.max_queue}, for instance 4.",
+        )
+
+
+def pool_holds_slot(e: Environment) -> Iterator[Finding]:
+    """The GPU pool is large enough for the live slot at its most."""
+    machine = placement.gpu_machine(e)
+    if e.gpu is None or machine is None:
+        return
+    needed = placement.gpu_nodes(e, machine, e.slots.replicas.max)
+    available = e.gpu.max_nodes + e.gpu.on_demand_floor
+    if needed > available:
+        message = f"{e.slots.replicas.max} replicas need {needed} nodes of {machine.name}, and the pool has at most {available}."
+        fix = f"set gpu.max_nodes to {needed - e.gpu.on_demand_floor}, or lower slots.replicas.max."
+        yield Finding("pool-too-small", "error", "gpu.max_nodes", message, fix)
+
+
+def promotion_room(e: Environment) -> Iterator[Finding]:
+    """Both slots fit during a promotion, or it can go step by step."""
+    room = headroom(e)
+    if room is None or e.gpu is None or room.kind == "surge":
+        return
+    extra = e.gpu.max_nodes + room.both - room.available
+    raise_it = f"set gpu.max_nodes to {extra}" + (
+        " and raise the quota" if e.gpu.quota is not None and room.available < e.gpu.max_nodes else ""
+    )
+    if room.kind == "none":
+        message = (
+            f"a promotion needs a replica beside the live slot: {room.live + 1} nodes or more, and there are at most {room.available}."
+        )
+        yield Finding("promotion-no-room", "error", "gpu.max_nodes", message, f"{raise_it}.")
+    elif e.promotion.strategy != "rolling" and len(e.promotion.steps) == 1:
+        message = (
+            f"both slots need {room.both} nodes during a promotion and there are at most {room.available}; all weight moves in one step."
+        )
+        fix = f"{raise_it}, or move in steps while replicas move with it: promotion.strategy canary, steps [25, 50, 75, 100]."
+        yield Finding("promotion-no-surge", "error", "promotion.steps", message, fix)
+    else:
+        message = f"both slots need {room.both} nodes and there are at most {room.available}: replicas move with the weight, step by step."
+        yield Finding("promotion-stepped", "info", "promotion.steps", message, f"nothing, or {raise_it} for both slots in full.")
+
+
+def quota(e: Environment) -> Iterator[Finding]:
+    """The pool at its most stays within the account's quota."""
+    machine = placement.gpu_machine(e)
+    if e.gpu is None or machine is None:
+        return
+    per_node = placement.gpus_per_node(e, machine)
+    most = (e.gpu.max_nodes + e.gpu.on_demand_floor) * per_node
+    if e.gpu.quota is None:
+        message = f"the pool may grow to {most} x {e.gpu.accelerator} and the quota of {e.region} is not known."
+        yield Finding(
+            "quota-unknown",
+            "info",
+            "gpu.quota",
+            message,
+            "look it up in the cloud's console and set gpu.quota, so that the plan checks it.",
+        )
+    elif most > e.gpu.quota:
+        message = f"the pool may grow to {most} x {e.gpu.accelerator}, and the quota is {e.gpu.quota}."
+        fix = f"ask for a quota of {most}, or set gpu.max_nodes to {max(0, e.gpu.quota // per_node - e.gpu.on_demand_floor)}."
+        yield Finding("quota-exceeded", "error", "gpu.quota", message, fix)
+
+
+def spot(e: Environment) -> Iterator[Finding]:
+    """A spot pool has an on-demand floor wherever a replica must always stand."""
+    if e.gpu is None:
+        return
+    if e.gpu.capacity != "spot" and e.gpu.on_demand_floor:
+        message = f"on_demand_floor stands beside a spot pool, and capacity is {e.gpu.capacity}."
+        yield Finding("floor-without-spot", "error", "gpu.on_demand_floor", message, "leave it out, or set gpu.capacity to spot.")
+    if e.gpu.capacity == "spot" and not e.gpu.on_demand_floor:
+        must = e.production or e.slots.replicas.min > 0
+        message = "all GPU nodes are spot: a stock-out or an eviction takes the last replica."
+        yield Finding(
+            "spot-without-floor",
+            "error" if must else "warning",
+            "gpu.on_demand_floor",
+            message,
+            "set gpu.on_demand_floor to 1, or capacity to on_demand.",
+        )
+
+
+CHECKS = (scaler, signal, spot)
+ON_HARDWARE = (pool_holds_slot, promotion_room, quota)

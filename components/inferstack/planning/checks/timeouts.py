@@ -1,0 +1,88 @@
+"""The timeout chain: every layer waits for the one below it, so that no answer is cut.
+
+preStop + drain < grace <= what the autoscaler and a spot notice allow;  drain <= gateway timeout;  longest answer <= gateway timeout
+"""
+
+from collections.abc import Iterator
+
+from inferstack.environment import Environment, Platform
+from inferstack.planning import catalogue, fit
+from inferstack.planning.checks.memory import environment_fit, gpu_served
+from inferstack.planning.findings import Finding
+
+AUTOSCALER_GRACE_SECONDS = 600
+"""Cluster autoscaler's max-graceful-termination-sec: what it waits for a pod before it removes a node (default on GKE and AKS)."""
+SPOT_NOTICE_SECONDS = {Platform.GKE: 15, Platform.AKS: 30}
+"""What pods get of a spot notice. GKE: 15 of 30 s (docs/concepts/spot-vms); AKS: 30 s (scheduled events, Preempt)."""
+DECODE_EFFICIENCY = 0.6
+"""Share of a GPU's memory bandwidth that decoding reaches; 0.77 was measured on an A100 for one sequence (vLLM 0.23, Llama-3.1-8B)."""
+
+
+def grace(e: Environment) -> Iterator[Finding]:
+    """Grace is no longer than the autoscaler waits."""
+    if e.platform is Platform.LOCAL or e.drain.grace_seconds <= AUTOSCALER_GRACE_SECONDS:
+        return
+    message = (
+        f"grace of {e.drain.grace_seconds:g} s is longer than the {AUTOSCALER_GRACE_SECONDS} s "
+        "that the cluster autoscaler waits before it removes a node."
+    )
+    fix = f"set drain.grace_seconds to at most {AUTOSCALER_GRACE_SECONDS}, and drain.seconds below it."
+    yield Finding("grace-beyond-autoscaler", "error", "drain.grace_seconds", message, fix)
+
+
+def gateway(e: Environment) -> Iterator[Finding]:
+    """The gateway waits at least as long as a leaving replica and as the longest answer."""
+    timeout = e.gateway.timeout_seconds
+    if timeout < e.drain.seconds:
+        message = f"the gateway cuts a request after {timeout:g} s, and a leaving replica would go on for {e.drain.seconds:g} s."
+        fix = f"set gateway.timeout_seconds to at least {e.drain.seconds:g}, or lower drain.seconds."
+        yield Finding("gateway-below-drain", "error", "gateway.timeout_seconds", message, fix)
+        return
+    longest = longest_answer_seconds(e)
+    if longest is not None and timeout < longest:
+        message = (
+            f"the gateway cuts a request after {timeout:g} s; an answer over the whole context takes about {longest:.0f} s on this GPU."
+        )
+        fix = f"set gateway.timeout_seconds to {_rounded(longest)}, or lower context."
+        yield Finding("gateway-below-answer", "error", "gateway.timeout_seconds", message, fix)
+    elif longest is not None and e.drain.seconds < longest <= AUTOSCALER_GRACE_SECONDS:
+        message = f"drain leaves running streams {e.drain.seconds:g} s; an answer over the whole context takes about {longest:.0f} s."
+        fix = (
+            f"set drain.seconds to {_rounded(longest)} and drain.grace_seconds above it, or accept that clients repeat the longest answers."
+        )
+        yield Finding("drain-below-answer", "info", "drain.seconds", message, fix)
+
+
+def _rounded(seconds: float) -> int:
+    return int(-(-seconds // 30) * 30)
+
+
+def longest_answer_seconds(e: Environment) -> float | None:
+    """Time of an answer that fills the context, all slots of the batch busy; None without GPU figures.
+
+    Decoding reads the weights once per step and every sequence's cache: bytes / (bandwidth x DECODE_EFFICIENCY) per token,
+    the cache at half its final length on average, and no more of it than fits.
+    """
+    result, models = environment_fit(e), gpu_served(e)
+    if result is None or e.gpu is None or result.room <= 0:
+        return None
+    kind = catalogue.gpus()[e.gpu.accelerator]
+    context = max(model.context for model in models)
+    tokens = min(result.cache_tokens, context * e.engine.max_sequences) / 2
+    heaviest = max(fit.weight_bytes(m.architecture, m.quantization, m.source) for m in models)
+    shards = e.engine.tensor_parallel * e.engine.pipeline_parallel
+    step = (heaviest / shards + tokens * result.cache_per_token) / (kind.bandwidth * DECODE_EFFICIENCY)
+    return context * step * e.engine.pipeline_parallel
+
+
+def spot_notice(e: Environment) -> Iterator[Finding]:
+    """On spot nodes, what does not end within the notice is lost."""
+    notice = SPOT_NOTICE_SECONDS.get(e.platform)
+    if e.gpu is None or e.gpu.capacity != "spot" or notice is None or e.drain.grace_seconds <= notice:
+        return
+    message = f"a spot node of {e.platform} gives pods {notice} s, and grace is {e.drain.grace_seconds:g} s: longer streams are cut."
+    fix = "let clients repeat them, keep an on_demand_floor, or use capacity on_demand."
+    yield Finding("spot-notice", "warning", "drain.grace_seconds", message, fix)
+
+
+CHECKS = (grace, gateway, spot_notice)

@@ -1,0 +1,150 @@
+"""What an environment costs: per hour, per month, during a promotion, at most, and per million tokens."""
+
+from dataclasses import dataclass, replace
+
+from inferstack.environment import Environment, Platform
+from inferstack.planning import catalogue, placement, prices
+from inferstack.planning.prices import HOURS_PER_MONTH, Price
+
+
+@dataclass(frozen=True, slots=True)
+class CostLine:
+    """One thing that is bought: how many at rest, during a promotion and at most, and the price of one per hour."""
+
+    name: str
+    what: str
+    at_rest: int
+    during_promotion: int
+    at_most: int
+    price: Price | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """USD; None where a price is unknown. At rest is the least load: `slots.replicas.min` of the live slot.
+
+    `not_counted` names what the figures leave out.
+    """
+
+    hourly_usd: float | None
+    monthly_usd: float | None
+    during_promotion_hourly_usd: float | None
+    at_most_hourly_usd: float | None
+    usd_per_million_tokens: float | None
+    lines: tuple[CostLine, ...]
+    not_counted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """A published measurement: output tokens per second of one replica at full load."""
+
+    tokens_per_second: float
+    engine: str
+    source: str
+    date: str
+
+
+def cost(environment: Environment) -> Cost:
+    """The cost of an environment, from the dated price tables."""
+    lines = _lines(environment)
+    hourly = _total(lines, "at_rest")
+    return Cost(
+        hourly,
+        None if hourly is None else hourly * HOURS_PER_MONTH,
+        _total(lines, "during_promotion"),
+        _total(lines, "at_most"),
+        _per_million_tokens(environment),
+        lines,
+        _not_counted(environment),
+    )
+
+
+def throughput(environment: Environment) -> Throughput | None:
+    """The measurement for the environment's one GPU model, its weights and its GPUs; None when nobody published one."""
+    gpu = environment.gpu
+    models = placement.gpu_models(environment)
+    if gpu is None or len(models) != 1:
+        return None
+    architecture = catalogue.architecture(models[0][1])
+    if architecture is None:
+        return None
+    for row in catalogue.read("throughput.yaml")["measurements"]:
+        same = (architecture.name, models[0][1].quantization, gpu.accelerator, gpu.count)
+        if (row["model"], row["quantization"], row["accelerator"], row["gpus"]) == same:
+            return Throughput(row["tokens_per_second"], row["engine"], row["source"], str(row["date"]))
+    return None
+
+
+def replica_cap(environment: Environment) -> int | None:
+    """Most replicas of one slot that the hourly ceiling allows outside a promotion; None without ceiling or price."""
+    ceiling = environment.budget.hourly_usd
+    if ceiling is None:
+        return None
+    allowed = None
+    for replicas in range(environment.slots.replicas.max + 1):
+        hourly = _total(_lines(_with_replicas(environment, replicas)), "at_rest")
+        if hourly is None:
+            return None
+        if hourly <= ceiling:
+            allowed = replicas
+    return allowed
+
+
+def _with_replicas(environment: Environment, replicas: int) -> Environment:
+    bounds = environment.slots.replicas.model_copy(update={"min": replicas, "max": max(replicas, environment.slots.replicas.max)})
+    return environment.model_copy(update={"slots": environment.slots.model_copy(update={"replicas": bounds})})
+
+
+def _lines(environment: Environment) -> tuple[CostLine, ...]:
+    platform = environment.platform.value
+    if environment.platform not in (Platform.GKE, Platform.AKS):
+        return ()
+    lines = [CostLine("cluster", "control plane", 1, 1, 1, prices.cluster_price(platform))]
+    for pool in placement.pools(environment):
+        price = (
+            prices.machine_price(platform, pool.machine, environment.region or "", pool.capacity, pool.gpus_per_node)
+            if pool.machine
+            else None
+        )
+        what = f"{pool.machine or 'unknown machine'}, {pool.capacity}"
+        lines.append(CostLine(pool.name, what, pool.at_rest, pool.during_promotion, pool.at_most, price))
+    if environment.layer.value == "slot":  # the nodes and the cluster are the platform stack's
+        lines = [replace(line, at_rest=0, during_promotion=0, at_most=0) for line in lines]
+    return tuple(lines)
+
+
+def _total(lines: tuple[CostLine, ...], column: str) -> float | None:
+    total = 0.0
+    for line in lines:
+        count: int = getattr(line, column)
+        if count == 0:
+            continue
+        if line.price is None:
+            return None
+        total += count * line.price.hourly_usd
+    return round(total, 6)
+
+
+def _per_million_tokens(environment: Environment) -> float | None:
+    measured = throughput(environment)
+    if measured is None:
+        return None
+    replicas = max(1, environment.slots.replicas.min)
+    hourly = _total(_lines(_with_replicas(environment, replicas)), "at_rest")
+    if not hourly:
+        return None
+    return round(hourly / (replicas * measured.tokens_per_second * 3600) * 1e6, 6)
+
+
+def _not_counted(environment: Environment) -> tuple[str, ...]:
+    if environment.platform is Platform.LOCAL:
+        return ("this machine",)
+    if environment.platform is Platform.KUBERNETES:
+        return ("the nodes of the existing cluster",)
+    out = ["disks", "network traffic and load balancers", "logs and metrics"]
+    if environment.cache.backend == "managed":
+        out.append("the managed cache")
+    if environment.gpu and environment.gpu.capacity in ("reservation", "flex_start"):
+        out.append(f"the discount of {environment.gpu.capacity} against on demand")
+    return tuple(out)

@@ -1,0 +1,72 @@
+"""What a plan has to say: findings, and the waivers that accept them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal
+
+from inferstack.environment import InvalidEnvironment, Waiver
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a plan found: `message` says what is wrong where, `fix` what to change."""
+
+    rule: str
+    severity: Severity
+    path: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.path}: {self.message} Fix: {self.fix} [{self.rule}]"
+
+
+def from_invalid(error: InvalidEnvironment) -> list[Finding]:
+    """The problems of an environment that cannot be parsed, as findings of the rule `environment`."""
+    findings = []
+    for problem in error.problems:
+        fix = f"use `{problem.nearest}`." if problem.nearest else f"give {problem.expected}."
+        findings.append(Finding("environment", "error", problem.path, f"{problem}.", fix))
+    return findings
+
+
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then by path and rule; duplicates once."""
+    return sorted(set(findings), key=lambda f: (SEVERITIES.index(f.severity), f.path, f.rule, f.message))
+
+
+def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[Finding]:
+    """Turn accepted findings into notes; a waiver that has expired, or that names no finding, is a finding itself."""
+    kept: list[Finding] = []
+    used: set[int] = set()
+    for finding in findings:
+        match = next((i for i, w in enumerate(waivers) if _covers(w, finding) and not _expired(w, today)), None)
+        if match is None or finding.severity == "info":
+            kept.append(finding)
+            continue
+        used.add(match)
+        waiver = waivers[match]
+        accepted = f"{finding.message} Accepted by {waiver.owner} until {waiver.expires}: {waiver.reason}"
+        kept.append(replace(finding, severity="info", message=accepted))
+    for i, waiver in enumerate(waivers):
+        path = f"waivers[{i}]"
+        if _expired(waiver, today):
+            message = f"the waiver of {waiver.rule} for {waiver.path} expired on {waiver.expires} (owner {waiver.owner})."
+            kept.append(
+                Finding("waiver-expired", "error", path, message, "mend what it accepted and remove it, or renew it with its owner.")
+            )
+    return kept
+
+
+def _covers(waiver: Waiver, finding: Finding) -> bool:
+    if waiver.rule != finding.rule:
+        return False
+    return waiver.path == "*" or finding.path == waiver.path or finding.path.startswith((f"{waiver.path}.", f"{waiver.path}["))
+
+
+def _expired(waiver: Waiver, today: date) -> bool:
+    return date.fromisoformat(waiver.expires) < today

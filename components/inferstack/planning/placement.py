@@ -1,0 +1,202 @@
+"""Where an environment's replicas run: machine type, pools, and how many nodes at rest, during a promotion and at most.
+
+The Pulumi program takes its machine types from here too, so that what is planned is what is bought.
+"""
+
+import math
+from dataclasses import dataclass
+
+from inferstack.environment import Environment, Model, Platform
+from inferstack.planning import catalogue, fit, prices
+from inferstack.planning.catalogue import GIB, MIB, Machine
+
+_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 1024, "Mi": MIB, "Gi": GIB, "Ti": 1024 * GIB, "": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One node pool: its machine, and its nodes at rest (least load), during a promotion, and at most."""
+
+    name: str
+    machine: str | None
+    gpus_per_node: int
+    capacity: str
+    at_rest: int
+    during_promotion: int
+    at_most: int
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity as a number: cores, or bytes.
+
+    >>> quantity("500m"), quantity("2Gi")
+    (0.5, 2147483648.0)
+    """
+    digits = text.rstrip("mkMGTi")
+    return float(digits) * _UNITS[text[len(digits) :]]
+
+
+def gpu_models(environment: Environment) -> list[tuple[int, Model]]:
+    """Models (with their position) that run on GPUs: those of the quality tier when there is one, else all."""
+    if environment.gpu is None:
+        return []
+    models = list(enumerate(environment.models))
+    quality = [(i, m) for i, m in models if m.tier == "quality"]
+    return quality or models
+
+
+def cpu_models(environment: Environment) -> list[tuple[int, Model]]:
+    """Models that run without a GPU."""
+    on_gpu = {i for i, _ in gpu_models(environment)}
+    return [(i, m) for i, m in enumerate(environment.models) if i not in on_gpu]
+
+
+def served(model: Model) -> fit.Served | None:
+    """The model with its architecture; None when the catalogue does not know it."""
+    architecture = catalogue.architecture(model)
+    return fit.Served(architecture, model.quantization, model.context, model.source) if architecture else None
+
+
+def gpus_per_pod(environment: Environment) -> int:
+    """GPUs of one pod: those of a replica, spread over its pipeline stages."""
+    gpu = environment.gpu
+    return max(1, gpu.count // environment.engine.pipeline_parallel) if gpu else 0
+
+
+def gpus_per_node(environment: Environment, machine: Machine) -> int:
+    """GPUs of one node of the pool; a machine that GPUs are attached to gets the fewest that hold a pod."""
+    wanted = gpus_per_pod(environment)
+    if machine.attaches:
+        return next((n for n in machine.counts if n >= wanted), machine.counts[-1])
+    return machine.gpus
+
+
+def pods_per_node(environment: Environment, machine: Machine) -> int:
+    """Replicas (or stages of one) that a GPU node holds."""
+    gpu = environment.gpu
+    assert gpu is not None
+    units = gpus_per_node(environment, machine)
+    kind = catalogue.gpu(gpu.accelerator)
+    if gpu.sharing:
+        units *= gpu.sharing
+    elif gpu.partition and kind and gpu.partition in kind.mig:
+        units *= fit.partitions_per_gpu(kind, gpu.partition)
+    return max(1, units // gpus_per_pod(environment))
+
+
+def allocatable(machine: Machine) -> tuple[float, float]:
+    """Cores and bytes of a node that pods can have: GKE's published reservations, which AKS's resemble.
+
+    cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes: 6 % of the first core, 1 % of the next, 0.5 % of the next two,
+    0.25 % of the rest; 25 % of the first 4 GiB, 20 % of the next 4, 10 % of the next 8, 6 % up to 128, 2 % above, and 100 MiB.
+    """
+    cores = 0.0
+    for i in range(machine.vcpus):
+        cores += 0.06 if i == 0 else 0.01 if i == 1 else 0.005 if i < 4 else 0.0025
+    left, reserved = float(machine.memory), 100 * MIB
+    for step, share in ((4 * GIB, 0.25), (4 * GIB, 0.20), (8 * GIB, 0.10), (112 * GIB, 0.06), (math.inf, 0.02)):
+        part = min(left, step)
+        reserved += int(part * share)
+        left -= part
+    return machine.vcpus - cores, machine.memory - reserved
+
+
+def holds_replica(environment: Environment, machine: Machine) -> bool:
+    """Do the requests of one replica fit on an empty node?"""
+    cores, memory = allocatable(machine)
+    wanted = environment.slots.resources
+    return quantity(wanted.cpu) <= cores and quantity(wanted.memory) <= memory
+
+
+def gpu_machine(environment: Environment) -> Machine | None:
+    """The machine type of the GPU pool: the one named, else the cheapest of the region that carries the GPUs and holds a replica.
+
+    None where there is no GPU pool to buy, or where the named type, or any, does not carry the accelerator.
+    """
+    gpu, platform = environment.gpu, environment.platform.value
+    if gpu is None or not catalogue.machines(platform):
+        return None
+    if gpu.machine_type:
+        moved = catalogue.retired(platform, gpu.machine_type)
+        named = catalogue.machines(platform).get(moved.use if moved else gpu.machine_type)
+        return named if named and (moved or named.accelerator == gpu.accelerator) else None
+    carriers = [
+        m
+        for m in catalogue.machines(platform).values()
+        if m.accelerator == gpu.accelerator and max(m.counts) >= gpus_per_pod(environment) and gpu.capacity in m.capacity
+    ]
+    fitting = [m for m in carriers if holds_replica(environment, m)] or carriers
+    return min(fitting, key=lambda m: (_price_per_replica(environment, m), m.vcpus, m.memory), default=None)
+
+
+def _price_per_replica(environment: Environment, machine: Machine) -> float:
+    gpu = environment.gpu
+    assert gpu is not None
+    count = gpus_per_node(environment, machine)
+    price = prices.machine_price(machine.platform, machine.name, environment.region or "", gpu.capacity, count)
+    return price.hourly_usd / pods_per_node(environment, machine) if price else math.inf
+
+
+def gpu_nodes(environment: Environment, machine: Machine, replicas: int) -> int:
+    """Nodes that this many replicas, of both slots together, need."""
+    if replicas <= 0:
+        return 0
+    stages = environment.engine.pipeline_parallel
+    return max(stages, math.ceil(replicas * stages / pods_per_node(environment, machine)))
+
+
+def system_machine(environment: Environment) -> Machine | None:
+    """The machine type of the nodes for everything but models."""
+    platform = environment.platform.value
+    name = environment.cloud.system_machine_type or catalogue.system_machine(platform)
+    return catalogue.machines(platform).get(name) if name else None
+
+
+def replicas_at_once(environment: Environment) -> tuple[int, int, int]:
+    """Replicas of both slots together: at rest, during a promotion at least load, and in a promotion at full load.
+
+    A promotion scales the idle slot to the live one before it moves weight, so it doubles the live slot; at least one replica each.
+    """
+    low, high = environment.slots.replicas.min, environment.slots.replicas.max
+    return low, 2 * max(1, low), 2 * high
+
+
+def pools(environment: Environment) -> tuple[Pool, ...]:
+    """The node pools that the environment buys; none on a machine or cluster that is there already."""
+    if environment.platform not in (Platform.GKE, Platform.AKS):
+        return ()
+    return (_system_pool(environment), *_gpu_pools(environment))
+
+
+def _system_pool(environment: Environment) -> Pool:
+    machine = system_machine(environment)
+    name = environment.cloud.system_machine_type or catalogue.system_machine(environment.platform.value)
+    bounds = environment.cloud.system_nodes
+    counts = []
+    for replicas in replicas_at_once(environment):
+        needed = 0
+        if machine and cpu_models(environment):
+            cores, memory = allocatable(machine)
+            resources = environment.slots.resources
+            per_node = max(1, min(int(cores // quantity(resources.cpu)), int(memory // quantity(resources.memory))))
+            needed = math.ceil(replicas / per_node)
+        counts.append(min(max(bounds.min, needed), bounds.max))
+    return Pool("system", name, 0, "on_demand", counts[0], counts[1], bounds.max)
+
+
+def _gpu_pools(environment: Environment) -> tuple[Pool, ...]:
+    gpu = environment.gpu
+    if gpu is None:
+        return ()
+    machine = gpu_machine(environment)
+    if machine is None:
+        return (Pool("gpu", gpu.machine_type, gpu.count, gpu.capacity, gpu.min_nodes, gpu.min_nodes, gpu.max_nodes),)
+    floor = gpu.on_demand_floor
+    rest, promotion, _ = (
+        min(gpu.max_nodes, max(gpu.min_nodes, gpu_nodes(environment, machine, n) - floor)) for n in replicas_at_once(environment)
+    )
+    per_node = gpus_per_node(environment, machine)
+    main = Pool("gpu", machine.name, per_node, gpu.capacity, rest, promotion, gpu.max_nodes)
+    if not floor:
+        return (main,)
+    return (main, Pool("gpu-floor", machine.name, per_node, "on_demand", floor, floor, floor))

@@ -1,0 +1,131 @@
+from typing import Any
+
+import pytest
+
+from inferstack.environment import Environment, parse_environment
+from inferstack.planning import cost, gpu_machine, headroom, pools, prices, replica_cap, throughput
+
+from .fixtures import base, changed
+
+
+def environment(name: str, change: dict[str, Any] | None = None) -> Environment:
+    return parse_environment(changed(base(name), change or {}))
+
+
+def price(platform: str, machine: str, region: str, capacity: str = "on_demand", gpus: int = 0) -> float:
+    found = prices.machine_price(platform, machine, region, capacity, gpus)
+    assert found is not None
+    return found.hourly_usd
+
+
+def test_an_hour_is_the_cluster_its_system_pool_and_the_gpu_nodes() -> None:
+    figures = cost(environment("gke"))
+    one = price("gke", "g2-standard-4", "us-central1", gpus=1)
+    system = price("gke", "e2-standard-4", "us-central1")
+    assert figures.hourly_usd == pytest.approx(0.10 + system + one)
+    assert figures.during_promotion_hourly_usd == pytest.approx(0.10 + system + 2 * one)
+    assert figures.at_most_hourly_usd == pytest.approx(0.10 + 3 * system + 4 * one)
+    assert figures.monthly_usd == pytest.approx(730 * (figures.hourly_usd or 0))
+
+
+def test_every_line_names_the_source_and_date_of_its_price() -> None:
+    for line in cost(environment("aks")).lines:
+        assert line.price is not None
+        assert line.price.source
+        assert line.price.date.startswith("202")
+
+
+def test_spot_is_counted_at_spot_prices_and_its_floor_on_demand() -> None:
+    figures = cost(environment("gke", {"gpu": {"capacity": "spot", "on_demand_floor": 1}, "slots": {"replicas": {"min": 2}}}))
+    by_name = {line.name: line for line in figures.lines}
+    assert (by_name["gpu"].at_rest, by_name["gpu-floor"].at_rest) == (1, 1)
+    spot, floor = by_name["gpu"].price, by_name["gpu-floor"].price
+    assert spot is not None
+    assert floor is not None
+    assert spot.hourly_usd < floor.hourly_usd
+
+
+def test_an_unknown_price_leaves_the_cost_open() -> None:
+    figures = cost(environment("aks", {"region": "westeurope", "gpu": {"capacity": "spot", "on_demand_floor": 1}}))
+    assert figures.during_promotion_hourly_usd is None
+    assert figures.at_most_hourly_usd is None
+
+
+def test_nothing_is_bought_where_the_machines_are_there_already() -> None:
+    for name in ("local", "kubernetes"):
+        figures = cost(environment(name))
+        assert (figures.hourly_usd, figures.monthly_usd, figures.during_promotion_hourly_usd) == (0, 0, 0)
+        assert figures.not_counted
+
+
+def test_a_slot_stack_buys_no_nodes() -> None:
+    assert cost(environment("gke", {"layer": "slot", "slot": "blue"})).hourly_usd == 0
+
+
+def test_a_million_tokens_cost_what_a_measured_replica_gives() -> None:
+    change = {
+        "region": "us-central1",
+        "gpu": {"accelerator": "nvidia-h100-80gb", "max_nodes": 4},
+        "models~": [{"name": "llama-3.1-8b-instruct", "source": "gs://w/x", "quantization": "fp8"}],
+    }
+    e = environment("gke", change)
+    measured = throughput(e)
+    assert measured is not None
+    hourly = cost(e).hourly_usd
+    assert hourly is not None
+    assert cost(e).usd_per_million_tokens == pytest.approx(hourly / (measured.tokens_per_second * 3600) * 1e6)
+
+
+def test_without_a_measurement_there_is_no_price_per_token() -> None:
+    assert cost(environment("gke-production")).usd_per_million_tokens is None
+
+
+def test_the_budget_caps_replicas() -> None:
+    one = price("gke", "g2-standard-4", "us-central1", gpus=1)
+    base_cost = 0.10 + price("gke", "e2-standard-4", "us-central1")
+    assert replica_cap(environment("gke", {"slots": {"replicas": {"max": 4}}, "budget~": {"hourly_usd": base_cost + 2.5 * one}})) == 2
+    assert replica_cap(environment("gke", {"budget~": {"hourly_usd": 0.05}})) is None
+    assert replica_cap(environment("gke", {"budget~": {}})) is None
+
+
+def test_the_cheapest_machine_that_holds_a_replica_is_taken() -> None:
+    small = gpu_machine(environment("gke"))
+    large = gpu_machine(environment("gke", {"slots": {"resources": {"cpu": "6"}}}))
+    assert small is not None
+    assert large is not None
+    assert (small.name, large.name) == ("g2-standard-4", "g2-standard-8")
+
+
+def test_a_retired_machine_type_is_planned_as_its_successor() -> None:
+    machine = gpu_machine(environment("aks", {"gpu": {"machine_type": "Standard_NC24s_v3"}}))
+    assert machine is not None
+    assert machine.name == "Standard_NC24ads_A100_v4"
+
+
+def test_replicas_share_a_node_with_more_gpus() -> None:
+    change = {"gpu": {"machine_type": "g2-standard-48", "max_nodes": 2}, "slots": {"replicas": {"min": 3, "max": 4}}}
+    gpu = next(pool for pool in pools(environment("gke", change)) if pool.name == "gpu")
+    assert (gpu.gpus_per_node, gpu.at_rest, gpu.during_promotion, gpu.at_most) == (4, 1, 2, 2)
+
+
+def test_a_pipeline_takes_a_node_per_stage() -> None:
+    change = {
+        "engine": {"tensor_parallel": 8, "pipeline_parallel": 2},
+        "gpu": {"accelerator": "nvidia-a100-80gb", "count": 16, "max_nodes": 8},
+        "models~": [{"name": "llama-3.3-70b-instruct", "source": "abfss://w/x", "quantization": "bf16"}],
+    }
+    gpu = next(pool for pool in pools(environment("aks", change)) if pool.name == "gpu")
+    assert (gpu.machine, gpu.gpus_per_node, gpu.at_rest, gpu.during_promotion) == ("Standard_ND96amsr_A100_v4", 8, 2, 4)
+
+
+@pytest.mark.parametrize(("max_nodes", "kind"), [(6, "surge"), (5, "stepped"), (4, "stepped"), (3, "none")])
+def test_a_promotion_surges_steps_or_has_no_room(max_nodes: int, kind: str) -> None:
+    room = headroom(environment("gke", {"gpu": {"max_nodes": max_nodes, "quota": 100}, "slots": {"replicas": {"min": 3, "max": 3}}}))
+    assert room is not None
+    assert room.kind == kind
+
+
+def test_the_quota_bounds_a_promotion_too() -> None:
+    room = headroom(environment("gke", {"gpu": {"max_nodes": 8, "quota": 1}}))
+    assert room is not None
+    assert room.kind == "none"
