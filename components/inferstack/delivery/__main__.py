@@ -14,8 +14,10 @@ from typing import Any
 
 from inferstack.delivery import gates, stacks
 from inferstack.delivery.audit import read_audit
+from inferstack.delivery.comment import render_comment
 from inferstack.delivery.gates import Refused
 from inferstack.delivery.plans import BadInput
+from inferstack.delivery.trial import run_contained, write_trial
 from inferstack.environment import Environment, InvalidEnvironment, load_environment
 
 
@@ -83,6 +85,26 @@ def _sbom(options: argparse.Namespace) -> None:
     from inferstack.delivery.sbom import bill_of_materials  # the library is an extra that deployments need not have
 
     Path(options.out).write_text(bill_of_materials(Path(options.archive)), encoding="utf-8")
+
+
+def _comment(options: argparse.Namespace) -> None:
+    body = render_comment(
+        _object(options.plan),
+        base=_object(options.base) if options.base else None,
+        scans={Path(file).stem: _object(file) for file in options.scan},
+        backtest=_object(options.backtest) if options.backtest else None,
+        backtest_base=_object(options.backtest_base) if options.backtest_base else None,
+    )
+    print(body, end="")
+
+
+def _trial(options: argparse.Namespace) -> None:
+    port, key = write_trial(Path(options.folder))
+    print(port, key)
+
+
+def _contained(options: argparse.Namespace) -> None:
+    run_contained(options.tag, options.root, options.folder)
 
 
 def _stack(options: argparse.Namespace) -> None:
@@ -158,6 +180,16 @@ def _parser() -> argparse.ArgumentParser:
     sbom = command("sbom", _sbom, "Write the CycloneDX bill of materials of an image archive.")
     sbom.add_argument("archive")
     sbom.add_argument("out")
+    comment = command("comment", _comment, "Print the comment on a pull request, from plans and reports.")
+    comment.add_argument("plan", help="output of `inferstack plan ENV --json`")
+    comment.add_argument("--base", help="the same before the change")
+    comment.add_argument("--scan", action="append", default=[], help="JSON report of Trivy; its file name says what was scanned")
+    comment.add_argument("--backtest", help="output of `inferstack scaling backtest --json`")
+    comment.add_argument("--backtest-base", help="the same before the change")
+    command("trial", _trial, "Write a configuration for one run of an image; print port and key.").add_argument("folder")
+    contained = command("contained", _contained, "Run an unpacked image without a container engine.")
+    for argument in ("tag", "root", "folder"):
+        contained.add_argument(argument)
     command("stack", _stack, "Print the stack name of a pull request.").add_argument("number")
     over = command("over", _over, "Print the pull-request stacks whose time is over.")
     over.add_argument("file", help="output of `pulumi stack ls --json`")
