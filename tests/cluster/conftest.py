@@ -1,0 +1,40 @@
+"""One Kubernetes for all tests of this lane: started before the first, ended after the last unless it ran before."""
+
+from collections.abc import Iterator
+
+import pytest
+from machine import build, client, lifecycle
+from machine.layout import Machine, default_folder, load
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Machine]:
+    """A running machine in the best mode that there is here. Skips, with the reason, where there is none."""
+    ran_before = load(default_folder())
+    try:
+        machine = lifecycle.up(say=lambda text: print(f"cluster: {text}"))
+    except (lifecycle.CannotStart, build.CannotBuild) as error:
+        pytest.skip(f"no Kubernetes on this machine: {error}")
+    yield machine
+    if not ran_before:
+        lifecycle.down(machine.folder)
+
+
+@pytest.fixture(scope="session")
+def pods(cluster: Machine) -> Machine:
+    """A machine with real pods. Skips where nodes and pods only exist in the API server."""
+    if cluster.mode != "pods":
+        _, reason = lifecycle.best_mode(install=False, say=print)
+        pytest.skip(f"no real pods on this machine: {reason or f'it was started in mode {cluster.mode}'}")
+    return cluster
+
+
+@pytest.fixture
+def namespace(cluster: Machine, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test, where only pods of the Pod Security Standard `restricted` are admitted."""
+    name = f"t-{abs(hash(request.node.nodeid)) % 16**8:08x}"
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
+    client.apply(cluster, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}])
+    client.wait("service account", 30, lambda: client.get(cluster, f"/api/v1/namespaces/{name}/serviceaccounts/default")[0] == 200)
+    yield name
+    client.kubectl(cluster, "delete", "namespace", name, "--wait=false")

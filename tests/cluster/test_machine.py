@@ -1,0 +1,127 @@
+"""A machine comes up, is found again, survives the loss of its programs, and leaves nothing behind however it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine import client, enclosure, lifecycle, processes
+from machine.layout import CONTEXT, Machine
+
+pytestmark = pytest.mark.cluster
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "waits", "namespace": "default"},
+    "spec": {
+        "containers": [{"name": "pause", "image": "localhost/pause:1", "imagePullPolicy": "Never"}],
+        "terminationGracePeriodSeconds": 1,
+    },
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """The folder of a second machine beside the one that the other tests use."""
+    where = Path(f"/tmp/inferstack-test-{os.getpid()}")
+    yield where
+    lifecycle.down(where)
+
+
+@pytest.fixture
+def second(folder: Path, pods: Machine) -> Machine:
+    return lifecycle.up("pods", folder, print)
+
+
+def test_two_machines_run_beside_each_other_and_the_end_of_one_leaves_the_other_and_nothing_else(pods: Machine, folder: Path) -> None:
+    before = _traces(folder)
+    second = lifecycle.up("pods", folder, print)
+    client.apply(second, [POD])
+    client.wait("pod", 60, lambda: _phase(second) == "Running")
+    assert client.kubectl(pods, "get", "pods", "--namespace=default", "--output=name").stdout == ""
+    assert lifecycle.down(folder)
+    assert _traces(folder) == before
+    assert client.ready(pods)
+    assert not lifecycle.down(folder)
+
+
+def test_nothing_is_left_when_its_programs_were_killed_before(pods: Machine, folder: Path) -> None:
+    before = _traces(folder)
+    second = lifecycle.up("pods", folder, print)
+    client.apply(second, [POD])
+    client.wait("pod", 60, lambda: _phase(second) == "Running")
+    for name in ("containerd", "kubelet", "kube-apiserver", "etcd", "relay"):
+        os.kill(processes.inner_pid(processes.named(folder, name)), signal.SIGKILL)
+    assert lifecycle.down(folder)
+    assert _traces(folder) == before
+
+
+def test_nothing_is_left_when_up_was_killed_half_way(pods: Machine, folder: Path) -> None:
+    before = _traces(folder)
+    environment = os.environ | {"INFERSTACK_MACHINE": str(folder), "PYTHONPATH": str(Path(__file__).parent)}
+    starting = subprocess.Popen([sys.executable, "-m", "machine", "up", "--pods"], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        client.wait("half way", 60, lambda: (folder / "processes" / "kubelet.json").exists())
+    finally:
+        starting.kill()
+        starting.wait()
+    assert lifecycle.down(folder)
+    assert _traces(folder) == before
+
+
+def test_when_the_holder_of_the_namespaces_is_killed_everything_in_them_ends(second: Machine) -> None:
+    inside = [processes.inner_pid(r) for r in processes.remembered(second.folder) if r.name != "enclosure"]
+    assert len(inside) > 8
+    holder = processes.named(second.folder, "enclosure")
+    os.kill(holder.pid, signal.SIGKILL)
+    client.wait("end of every program", 10, lambda: not any(processes._start_time(pid) for pid in inside))
+
+
+def test_up_finds_the_machine_that_runs(cluster: Machine) -> None:
+    assert lifecycle.up(folder=cluster.folder) == cluster
+
+
+def test_kubectl_of_the_tests_names_its_context(cluster: Machine) -> None:
+    assert client.kubectl(cluster, "config", "current-context").stdout.strip() == CONTEXT
+    config = client.kubectl(cluster, "config", "view", "--minify").stdout
+    assert f"server: https://127.0.0.1:{cluster.ports.api}" in config
+
+
+def test_listeners_outside_of_the_namespaces_are_on_loopback(cluster: Machine) -> None:
+    listening = subprocess.run(["ss", "-Hltn"], capture_output=True, text=True, check=True).stdout
+    for port in (cluster.ports.api, cluster.ports.gateway):
+        addresses = re.findall(rf"\s(\S+):{port}\s", listening)
+        assert addresses in ([], ["127.0.0.1"]), listening
+    assert re.search(rf"127\.0\.0\.1:{cluster.ports.api}\s", listening)
+
+
+def _phase(m: Machine) -> str:
+    phase: str = client.read(m, "/api/v1/namespaces/default/pods/waits")["status"]["phase"]
+    return phase
+
+
+def _traces(folder: Path) -> dict[str, object]:
+    """Everything on this machine that a cluster could leave behind."""
+
+    def output(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    switches = [Path("/proc/sys") / one for one in enclosure._SWITCHES]
+    return {
+        "processes": [one for one in output("ps", "-eo", "args").splitlines() if str(folder) in one],
+        "mounts": [one for one in Path("/proc/mounts").read_text().splitlines() if re.search(rf"{folder}|/cni|containerd|kubelet", one)],
+        "links": sorted(re.findall(r"^\d+: ([^:@]+)", output("ip", "link"), re.MULTILINE)),
+        "routes": output("ip", "route"),
+        "rules": re.sub(r"\[\d+:\d+\]|^#.*$", "", output("iptables-save"), flags=re.MULTILINE),
+        "namespaces": output("ip", "netns"),
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").rglob(folder.name)],
+        "switches": [path.read_text() for path in switches if path.exists()],
+        "folders": [
+            path for path in (folder, Path("/run/containerd/s"), Path("/var/lib/cni"), Path("/var/log/containers")) if path.exists()
+        ],
+        "sockets": [one for one in output("ss", "-Hxl").splitlines() if str(folder) in one],
+    }
