@@ -29,7 +29,7 @@ class ServingNamespace(pulumi.ComponentResource):
     def __init__(self, name: str, args: ServingNamespaceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         environment = parse_environment(args["settings"], f"ServingNamespace {name}")
         check_roles(f"ServingNamespace {name}", args.get("customize"), ROLES)
-        super().__init__("inferstack:index:ServingNamespace", name, {**args}, opts)
+        super().__init__("inferstack:index:ServingNamespace", name, {key: value for key, value in args.items() if key != "settings"}, opts)
         changes = args.get("customize", {})
         wanted = {
             "namespace": objects.namespace(environment),

@@ -32,7 +32,7 @@ class RedisCache(pulumi.ComponentResource):
     def __init__(self, name: str, args: RedisCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         environment = parse_environment(args["settings"], f"RedisCache {name}")
         check_roles(f"RedisCache {name}", args.get("customize"), ROLES)
-        super().__init__("inferstack:index:RedisCache", name, {**args}, opts)
+        super().__init__("inferstack:index:RedisCache", name, {key: value for key, value in args.items() if key != "settings"}, opts)
         changes = args.get("customize", {})
         options = pulumi.ResourceOptions(parent=self)
         self.resources = {

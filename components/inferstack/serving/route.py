@@ -43,7 +43,7 @@ class InferenceRoute(pulumi.ComponentResource):
     def __init__(self, name: str, args: InferenceRouteArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         environment = parse_environment(args["settings"], f"InferenceRoute {name}")
         check_roles(f"InferenceRoute {name}", args.get("customize"), ROLES)
-        super().__init__("inferstack:index:InferenceRoute", name, {**args}, opts)
+        super().__init__("inferstack:index:InferenceRoute", name, {key: value for key, value in args.items() if key != "settings"}, opts)
         changes = args.get("customize", {})
 
         def one(role: str, manifest: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> pulumi.CustomResource:

@@ -58,7 +58,7 @@ class InferenceSlot(pulumi.ComponentResource):
         check_roles(f"InferenceSlot {name}", args.get("customize"), ROLES)
         placement = Placement(**args.get("placement", {}))
         groups = slot_objects(environment, slot, name=args["environment"], generation=args.get("generation", 1), placement=placement)
-        super().__init__("inferstack:index:InferenceSlot", name, {**args}, opts)
+        super().__init__("inferstack:index:InferenceSlot", name, {key: value for key, value in args.items() if key != "settings"}, opts)
         changes = args.get("customize", {})
         timeout = f"{int(environment.promotion.ready_seconds) + 120}s"
         self.resources = {group.group.name: self._make(name, group, changes, timeout) for group in groups}

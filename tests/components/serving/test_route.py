@@ -1,0 +1,76 @@
+"""The route: both slots always named, weights the only thing that moves, tiers by header or by share."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferstack.serving.manifests.route import gateway, route, route_rules, route_template, template_map
+from tests.components.kubernetes import environment
+from tests.components.serving.test_manifests import VARIANTS
+
+
+def backends(rule: dict[str, Any]) -> dict[str, int]:
+    return {item["name"]: item["weight"] for item in rule["backendRefs"]}
+
+
+def test_all_weight_starts_on_the_initial_slot() -> None:
+    assert backends(route(environment())["spec"]["rules"][0]) == {"inferstack-blue": 10000, "inferstack-green": 0}
+    assert backends(route(environment({"slots": {"initial": "green"}}))["spec"]["rules"][0])["inferstack-green"] == 10000
+
+
+@given(blue=st.integers(0, 100), variant=st.sampled_from(sorted(VARIANTS)))
+def test_both_slots_are_named_at_every_weight_and_share_it_exactly(blue: int, variant: str) -> None:
+    rules = route_rules(route_template(environment(VARIANTS[variant])), {"blue": blue, "green": 100 - blue})
+    for rule in rules:
+        found = backends(rule)
+        total = sum(found.values())
+        assert total == 100 * 100
+        for slot, weight in (("blue", blue), ("green", 100 - blue)):
+            assert sum(value for name, value in found.items() if f"-{slot}" in name) == weight * 100
+        assert all(set(item) <= {"group", "kind", "name", "port", "weight", "filters"} for item in rule["backendRefs"])
+
+
+def test_the_template_says_all_but_the_weights() -> None:
+    found = environment(VARIANTS["tiers"])
+    template = json.loads(template_map(found)["data"]["rules.json"])
+    assert template == route_template(found)
+    assert "weight" not in json.dumps(template)
+    assert route_rules(template, {"blue": 100, "green": 0}) == route(found)["spec"]["rules"]
+
+
+def test_tiers_are_chosen_by_header_and_split_by_share_otherwise() -> None:
+    fast, quality, rest = route_rules(route_template(environment(VARIANTS["tiers"])), {"blue": 100, "green": 0})
+    assert fast["matches"][0]["headers"] == [{"type": "Exact", "name": "X-Tier", "value": "fast"}]
+    assert set(backends(fast)) == {"inferstack-blue", "inferstack-green"}
+    assert quality["matches"][0]["headers"][0]["value"] == "quality"
+    assert set(backends(quality)) == {"inferstack-blue-quality", "inferstack-green-quality"}
+    assert backends(rest)["inferstack-blue"] == 8000
+    assert backends(rest)["inferstack-blue-quality"] == 2000
+
+
+def test_the_timeout_covers_the_longest_request() -> None:
+    for rule in route_template(environment({"gateway": {"timeout_seconds": 900}})):
+        assert rule["timeouts"] == {"request": "900s", "backendRequest": "900s"}
+
+
+def test_an_engine_without_the_identity_header_gets_it_from_the_route() -> None:
+    kit, other = (route_template(environment(VARIANTS[name]))[0]["backendRefs"][1] for name in ("small", "llamacpp"))
+    assert "filters" not in kit
+    assert other["filters"][0]["responseHeaderModifier"] == {"set": [{"name": "x-inferstack-slot", "value": "green"}]}
+
+
+def test_an_existing_gateway_is_used_and_not_made() -> None:
+    found = environment({"gateway": {"existing": "edge/shared", "class_name": None, "hostname": "llm.example"}})
+    assert gateway(found) is None
+    assert route(found)["spec"]["parentRefs"][0]["namespace"] == "edge"
+    assert route(found)["spec"]["hostnames"] == ["llm.example"]
+
+
+@pytest.mark.parametrize(("secret", "protocol"), [(None, "HTTP"), ("certificate", "HTTPS")])
+def test_a_certificate_makes_the_listener_https(secret: str | None, protocol: str) -> None:
+    listener = gateway(environment({"gateway": {"tls_secret": secret, "port": 443}}))["spec"]["listeners"][0]  # type: ignore[index]
+    assert (listener["protocol"], listener["port"]) == (protocol, 443)
+    assert ("tls" in listener) == (secret is not None)
