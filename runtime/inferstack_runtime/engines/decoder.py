@@ -57,7 +57,7 @@ class Decoder:
     def allocate_cache(self, blocks: int) -> None:
         """Reserve the KV cache; pages are taken from the system only when first written."""
         try:
-            self._cache_map = mmap.mmap(-1, max(blocks, 1) * self.block_bytes)
+            self._cache_map = mmap.mmap(-1, max(blocks, 1) * self.block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError, OverflowError) as error:
             raise ModelLoadError(f"KV cache of {blocks} blocks of {self.block_bytes} bytes: {error}") from None
         if hasattr(mmap, "MADV_HUGEPAGE"):

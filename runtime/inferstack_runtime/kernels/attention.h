@@ -85,12 +85,22 @@ struct Attention {
   float peak[MAX_QUERIES], mass[MAX_QUERIES];
 };
 
+// Fetch `bytes` from `at` on into the cache, some lines per call, while the block before is worked on.
+struct Prefetch {
+  const uint8_t* at;
+  const uint8_t* end;
+  INLINE void lines(int count) {
+    for (; count && at < end; count--, at += 64) __builtin_prefetch(at);
+  }
+};
+
 template <int T, int N>
-INLINE void attend_tile(uint8_t* head, int head_dim, int block_start, int window, int used, const float* const* queries, const int* positions,
+INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_start, int window, int used, const float* const* queries, const int* positions,
                         float* output, float* peak, float* mass) {
   f32x16 scores[N][2];
   for (int q = 0; q < N; q++) scores[q][0] = scores[q][1] = splat(0.0f);
   for (int pair = 0; pair < head_dim / 2; pair++) {
+    next.lines(2);
     f32x16 even[2], odd[2];
     Cache<T>::pairs(head, pair, BLOCK, 0, even[0], odd[0]);
     Cache<T>::pairs(head, pair, BLOCK, 16, even[1], odd[1]);
@@ -136,6 +146,7 @@ INLINE void attend_tile(uint8_t* head, int head_dim, int block_start, int window
       for (int q = 0; q < N; q++)
         for (int c = 0; c < C; c++) out[q][c] = load<f32x16>(output + q * head_dim + dim + 16 * c) * splat(keep[q]);
       for (int pair = 0; pair < (used + 1) / 2; pair++) {
+        next.lines(2);
         f32x16 even[C], odd[C];
 #pragma GCC unroll 4
         for (int c = 0; c < C; c++) Cache<T>::pairs(values, pair, head_dim, dim + 16 * c, even[c], odd[c]);
@@ -169,12 +180,15 @@ void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, i
   }
   memset(state.output, 0, sizeof(float) * (size_t)(count * head_dim));
   const int start = window && first >= window ? (first - window + 1) / BLOCK : 0;
+  const int64_t bytes = head_bytes(T, head_dim);
   for (int b = start; b <= last / BLOCK; b++) {
     uint8_t* head = head_of(b);
+    Prefetch next{nullptr, nullptr};
+    if (b < last / BLOCK) next.at = head_of(b + 1), next.end = next.at + bytes;
     const int used = last - b * BLOCK + 1 < BLOCK ? last - b * BLOCK + 1 : BLOCK;
     const auto run = [&](auto size, int q) {
       constexpr int N = decltype(size)::value;
-      attend_tile<T, N>(head, head_dim, b * BLOCK, window, used, queries + q, positions + q, state.output + q * head_dim, state.peak + q,
+      attend_tile<T, N>(next, head, head_dim, b * BLOCK, window, used, queries + q, positions + q, state.output + q * head_dim, state.peak + q,
                         state.mass + q);
     };
     int q = 0;

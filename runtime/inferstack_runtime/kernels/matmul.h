@@ -47,99 +47,97 @@ INLINE void quantize_group(f32x16 low, f32x16 high, int8_t* quants, float* scale
 
 #if defined(__AVX512VNNI__)
 
-constexpr int TILE_ROWS = 6;
+constexpr int TILE_ROWS = 12;
 
-template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
-  const int8_t* quants[MR];
-  const float *scales[MR], *weighted[MR];
-  const int32_t* sums[MR];
-  __m512 total[MR][2];
-#pragma GCC unroll 6
-  for (int m = 0; m < MR; m++) {
-    quants[m] = a.quants + (int64_t)(row + m) * a.k;
-    scales[m] = a.scales + (int64_t)(row + m) * groups;
-    weighted[m] = a.weighted + (int64_t)(row + m) * groups;
-    sums[m] = a.sums + (int64_t)(row + m) * groups;
-    total[m][0] = total[m][1] = _mm512_setzero_ps();
-  }
+// `HALVES` times 16 columns from `half` on. Few rows take both halves at once and share the broadcast activations; many rows take one,
+// so that unpacked weights serve more of them.
+template <int F, int MR, int HALVES>
+INLINE void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, float* out) {
+  const int8_t* quants = a.quants + (int64_t)row * a.k;
+  const float *scales = a.scales + (int64_t)row * groups, *weighted = a.weighted + (int64_t)row * groups;
+  const int32_t* sums = a.sums + (int64_t)row * groups;
+  const int64_t stride = a.k;
+  __m512 total[MR][HALVES];
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; m++)
+    for (int h = 0; h < HALVES; h++) total[m][h] = _mm512_setzero_ps();
   const uint8_t* block = panel + header_bytes(F);
   const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
-  for (int g = 0; g < groups; g++, block += block_bytes(F)) {
-    __m512i acc[MR][2];
-#pragma GCC unroll 6
-    for (int m = 0; m < MR; m++) {
-      if constexpr (F == W4_MINIMUM) acc[m][0] = _mm512_setzero_si512();
-      else acc[m][0] = _mm512_set1_epi32(-(F == W4_GROUP ? 8 : 128) * sums[m][g]);
-      acc[m][1] = acc[m][0];
-    }
+  for (int g = 0; g < groups; g++, block += block_bytes(F), quants += GROUP) {
+    __m512i acc[MR][HALVES];
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; m++)
+      for (int h = 0; h < HALVES; h++) {
+        if constexpr (F == W4_MINIMUM) acc[m][h] = _mm512_setzero_si512();
+        else acc[m][h] = _mm512_set1_epi32(-(F == W4_GROUP ? 8 : 128) * sums[m * groups + g]);
+      }
     if constexpr (F == W4_GROUP || F == W4_MINIMUM) {
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
-        const __m512i v0 = _mm512_load_si512(block + j * 128), v1 = _mm512_load_si512(block + j * 128 + 64);
-        const __m512i low0 = _mm512_and_si512(v0, mask), low1 = _mm512_and_si512(v1, mask);
-        const __m512i high0 = _mm512_and_si512(_mm512_srli_epi16(v0, 4), mask), high1 = _mm512_and_si512(_mm512_srli_epi16(v1, 4), mask);
-#pragma GCC unroll 6
-        for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants[m] + g * GROUP + j * 4));
-          acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], low0, x);
-          acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], low1, x);
+        __m512i low[HALVES], high[HALVES];
+#pragma GCC unroll 2
+        for (int h = 0; h < HALVES; h++) {
+          const __m512i v = _mm512_load_si512(block + j * 128 + (half + h) * 64);
+          low[h] = _mm512_and_si512(v, mask);
+          high[h] = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
         }
-#pragma GCC unroll 6
+#pragma GCC unroll 12
         for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants[m] + g * GROUP + 16 + j * 4));
-          acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], high0, x);
-          acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], high1, x);
+          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + j * 4));
+#pragma GCC unroll 2
+          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], low[h], x);
+        }
+#pragma GCC unroll 12
+        for (int m = 0; m < MR; m++) {
+          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + 16 + j * 4));
+#pragma GCC unroll 2
+          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], high[h], x);
         }
       }
     } else {
 #pragma GCC unroll 8
       for (int j = 0; j < 8; j++) {
-        const __m512i w0 = _mm512_xor_si512(_mm512_load_si512(block + j * 128), flip);
-        const __m512i w1 = _mm512_xor_si512(_mm512_load_si512(block + j * 128 + 64), flip);
-#pragma GCC unroll 6
+        __m512i w[HALVES];
+#pragma GCC unroll 2
+        for (int h = 0; h < HALVES; h++) w[h] = _mm512_xor_si512(_mm512_load_si512(block + j * 128 + (half + h) * 64), flip);
+#pragma GCC unroll 12
         for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants[m] + g * GROUP + j * 4));
-          acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w0, x);
-          acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w1, x);
+          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + j * 4));
+#pragma GCC unroll 2
+          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], w[h], x);
         }
       }
     }
     constexpr int at = F == W8_GROUP ? 1024 : 512;
-    __m512 d0, d1, m0, m1;
-    if constexpr (F != W8_CHANNEL) {
-      d0 = (__m512)load_half((const uint16_t*)(block + at));
-      d1 = (__m512)load_half((const uint16_t*)(block + at + 32));
-    }
-    if constexpr (F == W4_MINIMUM) {
-      m0 = (__m512)load_half((const uint16_t*)(block + 576));
-      m1 = (__m512)load_half((const uint16_t*)(block + 608));
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < MR; m++) {
-      const __m512 scale = _mm512_set1_ps(scales[m][g]);
-      if constexpr (F == W8_CHANNEL) {
-        total[m][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][0]), scale, total[m][0]);
-        total[m][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m][1]), scale, total[m][1]);
-      } else {
-        total[m][0] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[m][0]), scale), d0, total[m][0]);
-        total[m][1] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[m][1]), scale), d1, total[m][1]);
-      }
-      if constexpr (F == W4_MINIMUM) {
-        const __m512 offset = _mm512_set1_ps(weighted[m][g]);
-        total[m][0] = _mm512_fmadd_ps(offset, m0, total[m][0]);
-        total[m][1] = _mm512_fmadd_ps(offset, m1, total[m][1]);
+#pragma GCC unroll 2
+    for (int h = 0; h < HALVES; h++) {
+      __m512 d = _mm512_setzero_ps(), least = _mm512_setzero_ps();
+      if constexpr (F != W8_CHANNEL) d = (__m512)load_half((const uint16_t*)(block + at + (half + h) * 32));
+      if constexpr (F == W4_MINIMUM) least = (__m512)load_half((const uint16_t*)(block + 576 + (half + h) * 32));
+#pragma GCC unroll 12
+      for (int m = 0; m < MR; m++) {
+        const __m512 value = _mm512_cvtepi32_ps(acc[m][h]), scale = _mm512_set1_ps(scales[m * groups + g]);
+        if constexpr (F == W8_CHANNEL) total[m][h] = _mm512_fmadd_ps(value, scale, total[m][h]);
+        else total[m][h] = _mm512_fmadd_ps(_mm512_mul_ps(value, scale), d, total[m][h]);
+        if constexpr (F == W4_MINIMUM) total[m][h] = _mm512_fmadd_ps(_mm512_set1_ps(weighted[m * groups + g]), least, total[m][h]);
       }
     }
   }
-#pragma GCC unroll 6
-  for (int m = 0; m < MR; m++) {
-    if constexpr (F == W8_CHANNEL) {
-      total[m][0] = _mm512_mul_ps(total[m][0], _mm512_loadu_ps(panel));
-      total[m][1] = _mm512_mul_ps(total[m][1], _mm512_loadu_ps(panel + 64));
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; m++)
+    for (int h = 0; h < HALVES; h++) {
+      if constexpr (F == W8_CHANNEL) total[m][h] = _mm512_mul_ps(total[m][h], _mm512_loadu_ps(panel + (half + h) * 64));
+      _mm512_storeu_ps(out + m * PANEL + (half + h) * 16, total[m][h]);
     }
-    _mm512_storeu_ps(out + m * PANEL, total[m][0]);
-    _mm512_storeu_ps(out + m * PANEL + 16, total[m][1]);
+}
+
+template <int F, int MR>
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
+  if constexpr (MR <= 6) {
+    integer_columns<F, MR, 2>(panel, groups, a, row, 0, out);
+  } else {
+    integer_columns<F, MR, 1>(panel, groups, a, row, 0, out);
+    integer_columns<F, MR, 1>(panel, groups, a, row, 1, out);
   }
 }
 
@@ -240,6 +238,8 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
 
 // ---- Float tiles ---------------------------------------------------------------------------------------------------------------
 
+constexpr int FLOAT_ROWS = TILE_ROWS < 6 ? TILE_ROWS : 6;
+
 template <int MR>
 void float_tile(const float* weights, int k, const float* x, float* out) {
   f32x16 total[MR][2];
@@ -265,18 +265,20 @@ INLINE void tile(const uint8_t* panel, const float* unpacked, const Activations&
   else integer_tile<F, MR>(panel, a.k / GROUP, a, row, out);
 }
 
+template <int F, int MR>
+INLINE void last_rows(int rows, const uint8_t* panel, const float* unpacked, const Activations& a, int row, float* out) {
+  if constexpr (MR > 0) {
+    if (rows == MR) return tile<F, MR>(panel, unpacked, a, row, out);
+    last_rows<F, MR - 1>(rows, panel, unpacked, a, row, out);
+  }
+}
+
 template <int F>
 void all_rows(const uint8_t* panel, const float* unpacked, const Activations& a, int rows, float* out) {
+  constexpr int most = F < 0 ? FLOAT_ROWS : TILE_ROWS;
   int row = 0;
-  for (; row + TILE_ROWS <= rows; row += TILE_ROWS) tile<F, TILE_ROWS>(panel, unpacked, a, row, out + (int64_t)row * PANEL);
-  out += (int64_t)row * PANEL;
-  switch (rows - row) {
-    case 1: return tile<F, 1>(panel, unpacked, a, row, out);
-    case 2: return tile<F, 2>(panel, unpacked, a, row, out);
-    case 3: return tile<F, 3>(panel, unpacked, a, row, out);
-    case 4: return tile<F, 4>(panel, unpacked, a, row, out);
-    case 5: return tile<F, 5>(panel, unpacked, a, row, out);
-  }
+  for (; row + most <= rows; row += most) tile<F, most>(panel, unpacked, a, row, out + (int64_t)row * PANEL);
+  last_rows<F, most - 1>(rows - row, panel, unpacked, a, row, out + (int64_t)row * PANEL);
 }
 
 // out[rows][32] = activations x panel `index`. `scratch` holds k * 32 floats (float formats only).

@@ -119,6 +119,13 @@ struct Sampler {
     }
     if (spec.temperature <= 0) {
       int i = 0;
+      const f32x16 wanted = splat(top);
+      for (; i < padded; i += 16) {
+        const i32x16 equal = load<f32x16>(row + i) == wanted;
+        int32_t any = 0;
+        for (int j = 0; j < 16; j++) any |= equal[j];
+        if (any) break;
+      }
       while (row[i] != top) i++;
       *token = i;
       return SAMPLED;
