@@ -7,7 +7,10 @@ from typing import Any
 
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.keys import InvalidKeys, KeyFile
+from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.caching.response import ResponseCache
+from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Loader, Models, Progress
@@ -23,8 +26,17 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
             keys = KeyFile(Path(config.access.keys_file), config.access.tiers)
         except (OSError, InvalidKeys) as error:
             raise InvalidConfig(f"access.keys_file: {error}") from None
-    models = Models(config.models, loader or engine_loader(config), metrics)
-    return Service(config, models, Authenticator(keys, tuple(config.access.tiers)), metrics, time.time)
+    store = SharedStore(config.cache.url, config.cache.timeout_seconds, metrics) if config.cache.url is not None else None
+    return Service(
+        config=config,
+        models=Models(config.models, loader or engine_loader(config), metrics),
+        authenticator=Authenticator(keys, tuple(config.access.tiers)),
+        limiter=Limiter(config.access.tiers, store, metrics, config.identity.environment),
+        cache=ResponseCache(config.cache, config.identity.generation, store, metrics),
+        store=store,
+        metrics=metrics,
+        clock=time.time,
+    )
 
 
 def engine_loader(config: RuntimeConfig) -> Loader:
@@ -32,7 +44,7 @@ def engine_loader(config: RuntimeConfig) -> Loader:
 
     def load(model: ModelConfig, report: Progress) -> LoadedModel:
         registry: Any = import_module("inferstack_runtime.engines.registry")
-        loaded: LoadedModel = registry.load_model(model, config.engine, config.weight_cache, report)
+        loaded: LoadedModel = registry.load_model(model, config.engine, config.weight_cache)
         return loaded
 
     return load

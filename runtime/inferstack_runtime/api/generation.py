@@ -13,7 +13,9 @@ import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.errors import ApiError, invalid
@@ -82,17 +84,32 @@ class Answer:
     verified: bool = field(default=False)
 
 
+class Run(Protocol):
+    """An answer on its way: a flight, or the replay of a cached one."""
+
+    id: str
+
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]: ...
+    def follow(self, heartbeat: float) -> AsyncGenerator[list[Delta], None]: ...
+    def abandon(self) -> None:
+        """Give up unless somebody follows; does nothing to a complete answer."""
+
+
 class Flight:
     """All choices of one request. Belongs to the event loop."""
 
     def __init__(self, served: Served, generate: Generate, metrics: Metrics, release: Callable[[], None] | None = None) -> None:
         self.served = served
         self.generate = generate
+        self.begun = False
         self.id = uuid.uuid4().hex
         self.log: list[Delta] = []
         self.done = False
         self.error: ApiError | None = None
-        self.prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+        self._prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
         self.timing = Timing(time.perf_counter())
         self._metrics = metrics
         self._cached = 0
@@ -109,6 +126,15 @@ class Flight:
     @property
     def usage(self) -> Usage:
         return Usage(len(self.generate.prompt), sum(choice.assembler.tokens for choice in self._choices), self._cached)
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]:
+        return self._prompt_logprobs
+
+    @property
+    def complete(self) -> bool:
+        """Whether every choice ended by itself."""
+        return self.done and self.error is None and all(choice.finished in ("stop", "length") for choice in self._choices)
 
     def start(self, masks: Sequence[TokenMask] = ()) -> None:
         """Hand every choice to the engine. Raises ApiError: 429 (queue full), 400 (does not fit), 503 (engine stopped)."""
@@ -140,6 +166,7 @@ class Flight:
             if isinstance(error, ValueError):
                 raise invalid(f"The request does not fit the model: {error}", "messages", "context_length_exceeded") from None
             raise
+        self.begun = True
         self._metrics[catalogue.PROMPT_TOKENS].labels(self.served.name).inc(len(generate.prompt))
         self._metrics[catalogue.PROMPT_LENGTH].labels(self.served.name).observe(len(generate.prompt))
 
@@ -147,7 +174,7 @@ class Flight:
         """Everything from the first delta on, in lists; an empty list after `heartbeat` seconds without news. Raises ApiError."""
         loop = asyncio.get_running_loop()
         position = 0
-        self._readers += 1
+        self.hold()
         try:
             while True:
                 if position < len(self.log):
@@ -170,9 +197,17 @@ class Flight:
                     if position == len(self.log) and not self.done:
                         yield []
         finally:
-            self._readers -= 1
-            if not self._readers and not self.done:
-                self.abort()
+            self.leave()
+
+    def hold(self) -> None:
+        """Count one reader more."""
+        self._readers += 1
+
+    def leave(self) -> None:
+        """Count one reader less; the last one's leaving aborts what is not done."""
+        self._readers -= 1
+        if not self._readers and not self.done:
+            self.abort()
 
     async def answer(self) -> Answer:
         """Wait for the whole answer. Raises ApiError."""
@@ -208,7 +243,7 @@ class Flight:
         if output.tokens:
             self._observe_tokens(choice, output)
         if output.prompt_logprobs:
-            self.prompt_logprobs = output.prompt_logprobs
+            self._prompt_logprobs = output.prompt_logprobs
         tokens, logprobs = output.tokens, output.logprobs
         piece = choice.assembler.push(tokens, logprobs)
         finish = output.finish_reason
@@ -259,6 +294,37 @@ class Flight:
     def _notify(self) -> None:
         for future in self._waiters:
             _wake(future)
+
+
+class Follower:
+    """A second reader of a flight; the flight goes on as long as it stays, also when the first reader leaves."""
+
+    def __init__(self, flight: Flight) -> None:
+        self.id = uuid.uuid4().hex
+        self._flight = flight
+        self._waiting = True
+        flight.hold()
+
+    @property
+    def usage(self) -> Usage:
+        return self._flight.usage
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]:
+        return self._flight.prompt_logprobs
+
+    async def follow(self, heartbeat: float) -> AsyncGenerator[list[Delta], None]:
+        """As `Flight.follow`, from the beginning."""
+        async with aclosing(self._flight.follow(heartbeat)) as deltas:
+            async for news in deltas:
+                self.abandon()  # the flight counts this reader itself by now
+                yield news
+
+    def abandon(self) -> None:
+        """Leave unless following."""
+        if self._waiting:
+            self._waiting = False
+            self._flight.leave()
 
 
 def queue_full(retry_after_seconds: float) -> ApiError:

@@ -2,36 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from inferstack_runtime import __version__
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.authenticate import Authenticator
+from inferstack_runtime.access.limits import Admission, Limiter
 from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.generation import Delta, Flight, Usage
+from inferstack_runtime.api.generation import Flight, Run
 from inferstack_runtime.api.grammar import masks_of
 from inferstack_runtime.api.http import Request
 from inferstack_runtime.api.parameters import Generate, check_tokens
+from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
+from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
-from inferstack_runtime.engines.base import ModelLoadError, TokenLogprobs, TokenMask
+from inferstack_runtime.engines.base import ModelLoadError, TokenMask
 from inferstack_runtime.lifecycle.models import Models, Served, Unavailable
 from inferstack_runtime.metrics import Metrics
-
-
-class Run(Protocol):
-    """An answer on its way: a flight, or the replay of a cached one."""
-
-    id: str
-
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]: ...
-    def follow(self, heartbeat: float) -> AsyncGenerator[list[Delta], None]: ...
-    def abandon(self) -> None:
-        """Give up unless somebody follows; does nothing to a complete answer."""
 
 
 @dataclass
@@ -48,21 +38,24 @@ class ProcessState:
         return self.warm and not self.draining
 
 
+@dataclass
 class Service:
     """The parts of one runtime process that requests touch."""
 
-    def __init__(
-        self, config: RuntimeConfig, models: Models, authenticator: Authenticator, metrics: Metrics, clock: Callable[[], float]
-    ) -> None:
-        self.config = config
-        self.models = models
-        self.authenticator = authenticator
-        self.metrics = metrics
-        self.clock = clock
-        self.state = ProcessState()
-        self.started = time.monotonic()
-        self.created = clock()
-        self.flights: set[Flight] = set()
+    config: RuntimeConfig
+    models: Models
+    authenticator: Authenticator
+    limiter: Limiter
+    cache: ResponseCache
+    store: SharedStore | None
+    metrics: Metrics
+    clock: Callable[[], float]
+    state: ProcessState = field(default_factory=ProcessState)
+    flights: set[Flight] = field(default_factory=set)
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.created = self.clock()
 
     async def json(self, request: Request) -> dict[str, object]:
         """The request's JSON body within the configured bounds."""
@@ -88,13 +81,60 @@ class Service:
         except (ModelLoadError, Unavailable) as error:
             raise _not_ready(f"The model {served.name!r} cannot be loaded: {error}") from None
 
-    async def run(self, request: Request, served: Served, generate: Generate) -> Run:
-        """Begin to answer; raises ApiError 400, 429 or 503 before anything is sent."""
-        check_tokens(generate, served.loaded.tokenizer.vocabulary_size)
-        masks = [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
-        return self.fly(served, generate, masks)
+    async def runs(self, request: Request, served: Served, generates: Sequence[Generate]) -> list[Run]:
+        """Begin to answer: from the cache, from an equal request that is being answered, or by the engine.
 
-    def fly(self, served: Served, generate: Generate, masks: Sequence[TokenMask]) -> Flight:
+        One admission counts the whole request; what was reserved and not used is given back when it ends. Raises ApiError 400, 429
+        or 503 before anything is sent; when one of several cannot begin, none goes on.
+        """
+        for generate in generates:
+            check_tokens(generate, served.loaded.tokenizer.vocabulary_size)
+        policy = self.cache.policy(request)
+        lookups = [await self.cache.look_up(policy, generate, served) for generate in generates]
+        missing = [lookup for lookup in lookups if lookup.run is None]
+        reserved = sum(len(lookup.generate.prompt) + lookup.generate.max_tokens * lookup.generate.n for lookup in missing)
+        admission = await self.limiter.admit(request.caller, reserved)
+        request.headers_out += self.limiter.headers(admission)
+        account = _Account(self.limiter, admission, len(missing))
+        try:
+            for lookup in missing:
+                masks = await self._masks(lookup.generate, served)
+                flight = self.fly(served, lookup.generate, masks, partial(self._landed, lookup, policy, account))
+                lookup.run = flight
+                if not flight.done:
+                    self.cache.begin(lookup, flight)
+        except BaseException:
+            abandon([lookup.run for lookup in lookups if lookup.run is not None])
+            self.limiter.refund(admission)
+            raise
+        request.headers_out += policy.headers(lookups)
+        for lookup in lookups:
+            source = lookup.source
+            usage = lookup.run.usage if lookup.run is not None and source in ("exact", "semantic") else None
+            if usage is not None:
+                self.metrics[catalogue.SERVED_TOKENS].labels(served.name, source).inc(usage.generated)
+        return [lookup.run for lookup in lookups if lookup.run is not None]
+
+    async def run(self, request: Request, served: Served, generate: Generate) -> Run:
+        """Begin to answer one; see `runs`."""
+        return (await self.runs(request, served, [generate]))[0]
+
+    async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
+        return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
+
+    def _landed(self, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
+        account.add(flight)
+        self.metrics[catalogue.SERVED_TOKENS].labels(flight.served.name, "engine").inc(flight.usage.generated)
+        self.cache.keep(policy, lookup, flight)
+
+    def fly(
+        self,
+        served: Served,
+        generate: Generate,
+        masks: Sequence[TokenMask] = (),
+        landed: Callable[[Flight], None] | None = None,
+    ) -> Flight:
+        """Start a generation; `landed` is called once when it has ended, however it did. Raises ApiError 400, 429 or 503."""
         use = self.models.use(served)
         try:
             use.__enter__()
@@ -104,22 +144,13 @@ class Service:
         def release() -> None:
             use.__exit__(None, None, None)
             self.flights.discard(flight)
+            if landed is not None and flight.begun:
+                landed(flight)
 
         flight = Flight(served, generate, self.metrics, release)
         self.flights.add(flight)
         flight.start(masks)
         return flight
-
-    async def runs(self, request: Request, served: Served, generates: Sequence[Generate]) -> list[Run]:
-        """Begin several at once; when one cannot begin, none goes on."""
-        runs: list[Run] = []
-        try:
-            for generate in generates:
-                runs.append(await self.run(request, served, generate))
-        except BaseException:
-            abandon(runs)
-            raise
-        return runs
 
     def set_ready(self) -> None:
         """Every model is warm: `/readyz` answers 200 from now on."""
@@ -156,7 +187,10 @@ class Service:
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """Work that goes on beside requests."""
-        return [self._watch_keys()]
+        work = [self._watch_keys()]
+        if self.store is not None:
+            work.append(self.store.open())
+        return work
 
     async def _watch_keys(self) -> None:
         while True:
@@ -170,9 +204,39 @@ class Service:
     async def close(self) -> None:
         """Free everything."""
         await self.models.close()
+        await self.limiter.close()
+        await self.cache.close()
+        if self.store is not None:
+            await self.store.close()
 
     def count_rejected(self, reason: str) -> None:
         self.metrics[catalogue.REJECTED].labels(reason).inc()
+
+
+class _Account:
+    """What one request really used, settled when its last generation has ended."""
+
+    def __init__(self, limiter: Limiter, admission: Admission, flights: int) -> None:
+        self._limiter = limiter
+        self._admission = admission
+        self._left = flights
+        self._tokens = 0
+        self._failed = flights > 0
+        if not flights:
+            limiter.settle(admission, 0)
+
+    def add(self, flight: Flight) -> None:
+        usage = flight.usage
+        self._tokens += usage.prompt + usage.generated
+        self._left -= 1
+        if flight.error is None:
+            self._failed = False
+        if self._left:
+            return
+        if self._failed:
+            self._limiter.refund(self._admission)
+        else:
+            self._limiter.settle(self._admission, self._tokens)
 
 
 def abandon(runs: Sequence[Run]) -> None:
