@@ -1,9 +1,7 @@
 """Puts the parts of a process together from its configuration."""
 
 import time
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.keys import InvalidKeys, KeyFile
@@ -43,8 +41,9 @@ def engine_loader(config: RuntimeConfig) -> Loader:
     """Loads models with the engines of this package."""
 
     def load(model: ModelConfig, report: Progress) -> LoadedModel:
-        registry: Any = import_module("inferstack_runtime.engines.registry")
-        loaded: LoadedModel = registry.load_model(model, config.engine, config.weight_cache)
-        return loaded
+        from inferstack_runtime.engines.registry import load_model  # numpy and the kernels: only once a model is loaded
+
+        report("loading", 0.0)
+        return load_model(model, config.engine, config.weight_cache)
 
     return load
