@@ -47,7 +47,7 @@ INLINE void quantize_group(f32x16 low, f32x16 high, int8_t* quants, float* scale
 
 #if defined(__AVX512VNNI__)
 
-constexpr int TILE_ROWS = 12;
+constexpr int TILE_ROWS = 12, PREFETCH_BYTES = 4096;
 
 // `HALVES` times 16 columns from `half` on. Few rows take both halves at once and share the broadcast activations; many rows take one,
 // so that unpacked weights serve more of them.
@@ -64,6 +64,8 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
   const uint8_t* block = panel + header_bytes(F);
   const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
   for (int g = 0; g < groups; g++, block += block_bytes(F), quants += GROUP) {
+    if (half == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
+      for (int line = 0; line < block_bytes(F); line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
     __m512i acc[MR][HALVES];
 #pragma GCC unroll 12
     for (int m = 0; m < MR; m++)

@@ -105,7 +105,7 @@ class Model {
     } catch (const std::bad_alloc&) {
       return STEP_NO_MEMORY;
     }
-    team_.run([&](int thread) { work(batch, scratch_[thread]); });
+    team_.run([&](int thread) { work(batch, thread, scratch_[thread]); });
     return STEP_DONE;
   }
 
@@ -174,31 +174,31 @@ class Model {
         }
   }
 
-  void work(const Batch& b, Scratch& s) {
+  void work(const Batch& b, int thread, Scratch& s) {
     Team::Local local;
     const int hidden_panels = spec_.hidden / PANEL;
-    team_.share(local, b.rows, [&](int row) { embed(b, row); });
+    team_.share(local, thread, b.rows, [&](int row) { embed(b, row); });
     for (size_t l = 0; l < layers_.size(); l++) {
       const Layer& layer = layers_[l];
       measure(b.rows, s);
-      team_.share(local, spec_.heads + spec_.key_value_heads, [&](int unit) { project(b, layer, (int)l, unit, s); });
-      team_.share(local, (int)tasks_.size(), [&](int unit) { attention(b, (int)l, tasks_[(size_t)unit], s); });
-      team_.share(local, hidden_panels, [&](int panel) {
+      team_.share(local, thread, spec_.heads + spec_.key_value_heads, [&](int unit) { project(b, layer, (int)l, unit, s); });
+      team_.share(local, thread, (int)tasks_.size(), [&](int unit) { attention(b, (int)l, tasks_[(size_t)unit], s); });
+      team_.share(local, thread, hidden_panels, [&](int panel) {
         panel_product(layer.output, panel, attended_, b.rows, s.unpacked.data, s.product.data);
         add(b.rows, panel, layer.feed_forward_norm, s);
       });
       measure(b.rows, s);
-      team_.share(local, panels(spec_.feed_forward), [&](int panel) { feed_forward(b.rows, layer, panel, s); });
+      team_.share(local, thread, panels(spec_.feed_forward), [&](int panel) { feed_forward(b.rows, layer, panel, s); });
       const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
-      team_.share(local, hidden_panels, [&](int panel) {
+      team_.share(local, thread, hidden_panels, [&](int panel) {
         panel_product(layer.down, panel, hidden_, b.rows, s.unpacked.data, s.product.data);
         add(b.rows, panel, next, s);
       });
     }
     for (int first = 0; first < b.samples; first += HEAD_ROWS) {
       const int rows = std::min(HEAD_ROWS, b.samples - first), stride = panels(spec_.vocabulary) * PANEL;
-      team_.share(local, rows, [&](int i) { gather(b.specs[first + i].row, i); });
-      team_.share(local, panels(spec_.vocabulary), [&](int panel) {
+      team_.share(local, thread, rows, [&](int i) { gather(b.specs[first + i].row, i); });
+      team_.share(local, thread, panels(spec_.vocabulary), [&](int panel) {
         panel_product(spec_.head, panel, head_in_, rows, s.unpacked.data, s.product.data);
         for (int i = 0; i < rows; i++) {
           float* out = logits_.data + (int64_t)i * stride + panel * PANEL;
@@ -208,7 +208,7 @@ class Model {
           for (int c = spec_.vocabulary - panel * PANEL; c < PANEL; c++) out[c] = -INFINITY;
         }
       });
-      team_.share(local, rows, [&](int i) {
+      team_.share(local, thread, rows, [&](int i) {
         s.sampler.run(logits_.data + (int64_t)i * stride, spec_.vocabulary, b.specs[first + i], b.results[first + i]);
       });
     }

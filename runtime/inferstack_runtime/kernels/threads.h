@@ -27,7 +27,7 @@ INLINE void pause_cpu() {
 
 class Team {
  public:
-  explicit Team(int size) : size_(size < 1 ? 1 : size) {
+  explicit Team(int size) : size_(size < 1 ? 1 : size > MAX_THREADS ? MAX_THREADS : size) {
     for (int i = 1; i < size_; i++) workers_.emplace_back([this, i] { work(i); });
   }
   ~Team() {
@@ -45,7 +45,7 @@ class Team {
   void run(const std::function<void(int)>& job) {
     job_ = &job;
     phase_.store(0);
-    for (auto& counter : counters_) counter.store(0);
+    for (int phase = 0; phase < PHASES; phase++) reset(phase);
     if (size_ > 1) {
       jobs_.fetch_add(1);
       if (asleep_.load()) {
@@ -54,7 +54,7 @@ class Team {
       }
     }
     job(0);
-    wait_for_all(Local{});
+    wait_for_all();
   }
 
   // What one thread knows of the phases of a job.
@@ -62,15 +62,21 @@ class Team {
     int phase = 0;
   };
 
-  // Units 0..count-1 of the current phase, handed out in order to whoever is free; then a barrier.
+  // Units 0..count-1 of the current phase, then a barrier. Each thread works through its own range, so that it reads memory forward and
+  // finds in its cache what it held before; then it takes what is left of the others'.
   template <class F>
-  INLINE void share(Local& local, int count, const F& unit) {
+  INLINE void share(Local& local, int thread, int count, const F& unit) {
     if (size_ == 1) {
       for (int i = 0; i < count; i++) unit(i);
       return;
     }
-    auto& counter = counters_[local.phase % 4];
-    for (int i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < count;) unit(i);
+    for (int i = 0; i < size_; i++) {
+      const int owner = thread + i < size_ ? thread + i : thread + i - size_;
+      const int first = (int)((int64_t)count * owner / size_), last = (int)((int64_t)count * (owner + 1) / size_);
+      auto& taken = counters_[local.phase % PHASES][owner].taken;
+      if (i && taken.load(std::memory_order_relaxed) >= last - first) continue;
+      for (int next; (next = first + taken.fetch_add(1, std::memory_order_relaxed)) < last;) unit(next);
+    }
     barrier(local);
   }
 
@@ -79,7 +85,7 @@ class Team {
     const int phase = local.phase++;
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
-      counters_[(phase + 2) % 4].store(0, std::memory_order_relaxed);
+      reset((phase + 2) % PHASES);
       phase_.store(phase + 1, std::memory_order_release);
       return;
     }
@@ -87,7 +93,16 @@ class Team {
   }
 
  private:
-  void wait_for_all(Local) {
+  static constexpr int MAX_THREADS = 256, PHASES = 4;
+  struct alignas(64) Counter {
+    std::atomic<int> taken{0};
+  };
+
+  void reset(int phase) {
+    for (int i = 0; i < size_; i++) counters_[phase][i].taken.store(0, std::memory_order_relaxed);
+  }
+
+  void wait_for_all() {
     if (size_ == 1) return;
     for (int spins = 0; done_.load(std::memory_order_acquire) < size_ - 1; spins++) spins < 4000 ? pause_cpu() : (void)sched_yield();
     done_.store(0, std::memory_order_relaxed);
@@ -127,7 +142,7 @@ class Team {
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int> phase_{0};
   alignas(64) std::atomic<int> done_{0};
-  alignas(64) std::atomic<int> counters_[4] = {};
+  Counter counters_[PHASES][MAX_THREADS];
 };
 
 }  // namespace

@@ -1,9 +1,12 @@
 """The bundled model and an engine over it."""
 
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from inferstack_runtime.engines.base import GenerationRequest, LoadedModel, StepOutput
@@ -62,3 +65,42 @@ def run_all() -> Callable[..., dict[str, list[StepOutput]]]:
         raise AssertionError("requests did not end")
 
     return run
+
+
+@pytest.fixture
+def write_gguf(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a GGUF file: metadata of plain Python values, tensors of float32 or of (type number, shape, bytes)."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def typed(value: object) -> bytes:
+        if isinstance(value, bool):
+            return struct.pack("<I?", 7, value)
+        if isinstance(value, int):
+            return struct.pack("<Ii", 5, value) if value < 0 else struct.pack("<II", 4, value)
+        if isinstance(value, float):
+            return struct.pack("<If", 6, value)
+        if isinstance(value, str):
+            return struct.pack("<I", 8) + text(value)
+        assert isinstance(value, list)
+        items = [typed(item) for item in value]
+        return struct.pack("<I", 9) + items[0][:4] + struct.pack("<Q", len(items)) + b"".join(item[4:] for item in items)
+
+    def write(metadata: dict[str, object], tensors: dict[str, Any], name: str = "model.gguf") -> Path:
+        stored = {
+            key: value if isinstance(value, tuple) else (0, value.shape, np.ascontiguousarray(value, np.float32).tobytes())
+            for key, value in tensors.items()
+        }
+        head = b"GGUF" + struct.pack("<IQQ", 3, len(stored), len(metadata))
+        head += b"".join(text(key) + typed(value) for key, value in metadata.items())
+        data = b""
+        for key, (kind, shape, content) in stored.items():
+            head += text(key) + struct.pack("<I", len(shape)) + b"".join(struct.pack("<Q", size) for size in reversed(shape))
+            head += struct.pack("<IQ", kind, len(data))
+            data += content + bytes(-len(content) % 32)
+        path = tmp_path / name
+        path.write_bytes(head + bytes(-len(head) % 32) + data)
+        return path
+
+    return write

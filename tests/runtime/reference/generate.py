@@ -1,0 +1,56 @@
+"""Reference outputs of transformers on the dequantized model; run with the reference environment: generate.py MODEL.gguf > smollm2.json
+
+Greedy continuations in float32 and bfloat16, token ids of texts, and the natural log-probabilities of a prompt in float32.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import transformers
+
+HERE = Path(__file__).parent
+NEW_TOKENS = 32
+
+
+def main(path: Path) -> None:
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    inputs = json.loads((HERE / "inputs.json").read_text())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    texts = [f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n" for prompt in inputs["prompts"]]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    result: dict[str, object] = {
+        "versions": {"torch": torch.__version__.split("+")[0], "transformers": transformers.__version__},
+        "new_tokens": NEW_TOKENS,
+        "tokenized": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in inputs["texts"]],
+        "prompts": prompts,
+    }
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
+        result[name] = [greedy(model, prompt) for prompt in prompts]
+        if name == "float32":
+            ids = result["tokenized"][0]
+            with torch.no_grad():
+                logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1)
+            result["prompt_logprobs"] = [round(float(logprobs[i, token]), 5) for i, token in enumerate(ids[1:])]
+    json.dump(result, sys.stdout)
+
+
+def greedy(model: torch.nn.Module, prompt: list[int]) -> dict[str, list[float]]:
+    """Tokens, and by how much the best logit leads the second at each."""
+    ids = torch.tensor([prompt])
+    tokens, leads = [], []
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            top = model(ids).logits[0, -1].float().topk(2)
+            tokens.append(int(top.indices[0]))
+            leads.append(round(float(top.values[0] - top.values[1]), 4))
+            ids = torch.cat([ids, top.indices[:1].view(1, 1)], dim=1)
+    return {"tokens": tokens, "leads": leads}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
