@@ -1,9 +1,11 @@
 """Puts the parts of a process together from its configuration."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from inferstack_runtime.access.authenticate import Authenticator
+from inferstack_runtime.access.jwt import JwtVerifier
 from inferstack_runtime.access.keys import InvalidKeys, KeyFile
 from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.api.service import Service
@@ -12,6 +14,7 @@ from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Loader, Models, Progress
+from inferstack_runtime.lifecycle.sources import cache_folder, local_source, weight_bytes
 from inferstack_runtime.metrics import Metrics
 
 
@@ -24,11 +27,17 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
             keys = KeyFile(Path(config.access.keys_file), config.access.tiers)
         except (OSError, InvalidKeys) as error:
             raise InvalidConfig(f"access.keys_file: {error}") from None
+    jwt = None
+    if config.access.jwt is not None:
+        try:
+            jwt = JwtVerifier(config.access.jwt, config.access.tiers)
+        except (OSError, ValueError) as error:
+            raise InvalidConfig(str(error)) from None
     store = SharedStore(config.cache.url, config.cache.timeout_seconds, metrics) if config.cache.url is not None else None
     return Service(
         config=config,
-        models=Models(config.models, loader or engine_loader(config), metrics),
-        authenticator=Authenticator(keys, tuple(config.access.tiers)),
+        models=Models(config.models, loader or engine_loader(config), metrics, config.lifecycle, memory_of(config)),
+        authenticator=Authenticator(keys, tuple(config.access.tiers), jwt),
         limiter=Limiter(config.access.tiers, store, metrics, config.identity.environment),
         cache=ResponseCache(config.cache, config.identity.generation, store, metrics),
         store=store,
@@ -37,13 +46,24 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
     )
 
 
+def memory_of(config: RuntimeConfig) -> Callable[[ModelConfig], int]:
+    """What a model will need, before it is loaded: its weight files and the KV cache's bound."""
+    cache = cache_folder(config.weight_cache)
+    return lambda model: weight_bytes(model.source, cache) + config.engine.kv_cache_bytes
+
+
 def engine_loader(config: RuntimeConfig) -> Loader:
-    """Loads models with the engines of this package."""
+    """Loads models with the engines of this package, after bringing remote ones to this machine."""
+    cache = cache_folder(config.weight_cache)
 
     def load(model: ModelConfig, report: Progress) -> LoadedModel:
         from inferstack_runtime.engines.registry import load_model  # numpy and the kernels: only once a model is loaded
 
+        source = local_source(model.source, model.digest, cache, report)
         report("loading", 0.0)
-        return load_model(model, config.engine, config.weight_cache)
+        engine = config.engine
+        if model.max_sequences is not None:
+            engine = engine.model_copy(update={"max_sequences": model.max_sequences})
+        return load_model(model.model_copy(update={"source": source}), engine, config.weight_cache)
 
     return load

@@ -46,6 +46,8 @@ class ModelConfig(_Section):
     quantization: Quantization = "gguf"
     context: Positive = 2048
     lazy: Flag = False
+    max_sequences: Positive | None = None
+    """Most sequences of this model decoded together, where it is not the engine's."""
 
 
 class EngineConfig(_Section):
@@ -57,8 +59,6 @@ class EngineConfig(_Section):
     max_batch_tokens: Positive = 512
     max_queue: NonNegative = 256
     kv_cache_bytes: Positive = 512 * 1024 * 1024
-    kv_dtype: Literal["auto", "bf16", "fp16", "fp32", "int8"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class TierConfig(_Section):
@@ -152,6 +152,7 @@ class LifecycleConfig(_Section):
     memory_bytes: Positive | None = None
     idle_seconds: Seconds = 0
     allow: tuple[str, ...] = ("package://",)
+    """Beginnings of the sources that `POST /api/v1/models/load` may name; models of this file are always allowed."""
 
 
 class BatchConfig(_Section):

@@ -1,5 +1,6 @@
 """From a request's `Authorization` header to its caller. Whatever goes wrong, the answer is 401: access fails closed."""
 
+from inferstack_runtime.access.jwt import InvalidJwt, JwtVerifier
 from inferstack_runtime.access.keys import Caller, KeyFile
 from inferstack_runtime.api.errors import ApiError
 
@@ -7,10 +8,14 @@ ANONYMOUS = Caller("anonymous", "default", frozenset({"inference"}), "anonymous"
 
 
 class Authenticator:
-    """Knows callers by API key. Without a key file everybody is the anonymous tenant, which never has the admin scope."""
+    """Knows callers by API key, and on some routes by the identity provider's tokens.
 
-    def __init__(self, keys: KeyFile | None, tiers: tuple[str, ...] = ("default",)) -> None:
+    With neither configured everybody is the anonymous tenant, which never has the admin scope.
+    """
+
+    def __init__(self, keys: KeyFile | None, tiers: tuple[str, ...] = ("default",), jwt: JwtVerifier | None = None) -> None:
         self._keys = keys
+        self._jwt = jwt
         tier = "default" if "default" in tiers or not tiers else tiers[0]
         self._anonymous = Caller("anonymous", tier, ANONYMOUS.scopes, "anonymous")
 
@@ -23,12 +28,17 @@ class Authenticator:
 
     async def authenticate(self, authorization: bytes | None, *, jwt: bool = False) -> Caller:
         """The caller; raises ApiError 401. `jwt`: this route also takes tokens of the identity provider."""
-        if self._keys is None:
+        if self._keys is None and self._jwt is None:
             return self._anonymous
         token = bearer(authorization)
         if token is None:
             raise _unauthorized("Missing bearer token")
-        caller = self._keys.keys.find(token)
+        caller = self._keys.keys.find(token) if self._keys is not None else None
+        if caller is None and jwt and self._jwt is not None:
+            try:
+                caller = await self._jwt.verify(token)
+            except InvalidJwt:
+                caller = None
         if caller is None:
             raise _unauthorized("Invalid token")
         return caller

@@ -144,6 +144,8 @@ class App:
         self._requests.labels(path, model, str(status), request.labels["tier"]).inc()
         if counted:
             self._seconds.labels(path, model).observe(seconds)
+            if model and status == 200:
+                self._service.response_times.append(seconds)
             if _log.isEnabledFor(logging.INFO):
                 fields: dict[str, object] = {
                     "request_id": request.id,

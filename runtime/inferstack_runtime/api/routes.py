@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from inferstack_runtime.api import chat, completions, health
+from inferstack_runtime.api import admin, chat, completions, health, monitoring, simple
 from inferstack_runtime.api.http import Request, Response, Stream
 from inferstack_runtime.api.service import Service
 
@@ -27,6 +27,17 @@ class Route:
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/completions", completions.create),
     Route("POST", "/v1/chat/completions", chat.create),
+    Route("POST", "/v1/batch", simple.batch),
+    Route("POST", "/v1/inference", simple.inference),
+    Route("POST", "/chat/stream", simple.chat_stream, "jwt"),
+    Route("POST", "/api/prediction/chat", simple.chat_stream, "jwt"),
+    Route("GET", "/chat/performance", simple.performance, "jwt", counted=False),
+    Route("POST", "/api/v1/models/load", admin.load, "admin"),
+    Route("GET", "/api/v1/models/status/{model_id}", admin.status, "admin", counted=False),
+    Route("DELETE", "/api/v1/models/{model_id}", admin.unload, "admin"),
+    Route("GET", "/api/v1/monitoring/metrics", monitoring.metrics, "admin", counted=False),
+    Route("GET", "/api/v1/monitoring/alerts", monitoring.alerts, "admin", counted=False),
+    Route("PUT", "/api/v1/monitoring/alerts/{alert_id}/acknowledge", monitoring.acknowledge, "admin", counted=False),
     Route("GET", "/v1/models", health.models),
     Route("GET", "/v1/models/{model}", health.model),
     Route("GET", "/livez", health.livez, "open", counted=False),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +54,8 @@ class Service:
     state: ProcessState = field(default_factory=ProcessState)
     flights: set[Flight] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
+    response_times: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    """Seconds of the last 100 answers of models."""
 
     def __post_init__(self) -> None:
         self.created = self.clock()
@@ -74,7 +77,11 @@ class Service:
         return served
 
     async def _wait_for(self, served: Served) -> None:
-        if not served.config.lazy and served.state == "loading":
+        if served.removed:
+            raise ApiError(404, f"The model {served.name!r} was unloaded.", param="model", code="model_not_found")
+        if served.state == "failed" and not served.config.lazy:
+            raise _not_ready(f"The model {served.name!r} could not be loaded: {served.error}")
+        if served.state == "loading" and not served.config.lazy and not self.state.warm:
             raise _not_ready(f"The model {served.name!r} is still loading ({served.phase}).")
         try:
             await self.models.load(served.name)
@@ -190,6 +197,8 @@ class Service:
         work = [self._watch_keys()]
         if self.store is not None:
             work.append(self.store.open())
+        if self.config.lifecycle.idle_seconds:
+            work.append(self.models.unload_idle(self.config.lifecycle.idle_seconds))
         return work
 
     async def _watch_keys(self) -> None:

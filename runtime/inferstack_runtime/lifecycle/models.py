@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.config import ModelConfig
+from inferstack_runtime.config import LifecycleConfig, ModelConfig
 from inferstack_runtime.engines.base import EngineStats, LoadedModel, ModelLoadError, StepOutput
 from inferstack_runtime.lifecycle.engine_loop import EngineLoop
 from inferstack_runtime.metrics import Metrics
@@ -45,6 +45,10 @@ class Served:
     users: int = 0
     last_used: float = 0.0
     load_seconds: float | None = None
+    memory: int = 0
+    """Bytes that count against the budget while the model is loaded or loading."""
+    removed: bool = False
+    """Unloaded by request: only a request to load brings it back."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     last_stats: EngineStats = field(default_factory=EngineStats)
 
@@ -69,8 +73,19 @@ class Served:
 class Models:
     """The models of a process. Everything here belongs to the event loop; only loading itself runs in a thread."""
 
-    def __init__(self, configs: Sequence[ModelConfig], loader: Loader, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ModelConfig],
+        loader: Loader,
+        metrics: Metrics,
+        lifecycle: LifecycleConfig | None = None,
+        memory_of: Callable[[ModelConfig], int] = lambda config: 0,
+    ) -> None:
+        """`memory_of`: bytes that a model will need, known before it is loaded."""
         self._loader = loader
+        self._lifecycle = lifecycle or LifecycleConfig()
+        self._memory_of = memory_of
+        self._room = asyncio.Lock()
         self._metrics = metrics
         self._served = {config.name: Served(config) for config in configs}
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -103,9 +118,17 @@ class Models:
             served.last_used = time.monotonic()
             served.changed.set()
 
+    def add(self, config: ModelConfig) -> Served:
+        """Make a further model known; the caller has checked that its name is free."""
+        served = self._served[config.name] = Served(config)
+        return served
+
     async def load(self, name: str) -> Served:
         """Load a model unless it is; equal concurrent calls share one load. Raises ModelLoadError."""
         served = self._served[name]
+        while served.state == "unloading":
+            served.changed.clear()
+            await served.changed.wait()
         if served.state == "ready":
             return served
         task = self._loading.get(name)
@@ -116,7 +139,7 @@ class Models:
         return served
 
     async def _load(self, served: Served) -> None:
-        served.state, served.error, served.progress, served.phase = "loading", None, 0.0, "starting"
+        served.state, served.error, served.progress, served.phase, served.removed = "loading", None, 0.0, "starting", False
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
 
@@ -130,9 +153,11 @@ class Models:
             return model, compile_template(model.chat_template, model.special_tokens)
 
         try:
+            await self._make_room(served)
             model, template = await asyncio.to_thread(work)
         except BaseException as error:
-            served.state, served.error = "failed", str(error)
+            served.state, served.error, served.memory = "failed", str(error), 0
+            served.changed.set()
             self._metrics[catalogue.MODEL_LOADS].labels(served.name, "failed").inc()
             if isinstance(error, ModelLoadError) or not isinstance(error, Exception):
                 raise
@@ -148,6 +173,60 @@ class Models:
         self._metrics[catalogue.MODEL_LOAD_SECONDS].labels(served.name).observe(served.load_seconds)
         self._metrics[catalogue.WEIGHT_BYTES].labels(served.name).set(model.weight_bytes)
         self._count_loaded()
+
+    async def _make_room(self, served: Served) -> None:
+        """Unload what was used least lately until the model fits the budget; raises ModelLoadError when it never can."""
+        budget = self._lifecycle.memory_bytes
+        if budget is None:
+            return
+        async with self._room:
+            served.memory = await asyncio.to_thread(self._memory_of, served.config)
+            if served.memory > budget:
+                raise ModelLoadError(f"{served.name}: needs {served.memory} bytes, lifecycle.memory_bytes is {budget}")
+            while sum(other.memory for other in self._served.values()) > budget:
+                idle = [other for other in self._served.values() if other.state == "ready" and not other.users]
+                if not idle:
+                    raise ModelLoadError(f"{served.name}: needs {served.memory} bytes; all other models are in use")
+                await self.unload(min(idle, key=lambda other: other.last_used).name, "budget")
+
+    async def unload(self, name: str, reason: Literal["request", "idle", "budget"]) -> None:
+        """Take a model out of memory once no request uses it; new ones are refused meanwhile, or wait when it may come back."""
+        served = self._served[name]
+        if (task := self._loading.get(name)) is not None:
+            await asyncio.gather(asyncio.shield(task), return_exceptions=True)
+        served.removed = served.removed or reason == "request"
+        if served.state != "ready":
+            return
+        served.state, served.phase = "unloading", "waiting for requests in flight"
+        while served.users:
+            served.changed.clear()
+            await served.changed.wait()
+        if served.engine is not None:
+            await served.engine.close()
+        served.engine = served.model = served.template = None
+        served.memory, served.progress, served.phase, served.last_stats = 0, 0.0, "", EngineStats()
+        served.state = "unloaded"
+        served.changed.set()
+        self._metrics[catalogue.MODEL_UNLOADS].labels(name, reason).inc()
+        for metric in (
+            catalogue.RUNNING,
+            catalogue.WAITING,
+            catalogue.KV_USED,
+            catalogue.KV_SIZE,
+            catalogue.KV_RATIO,
+            catalogue.WEIGHT_BYTES,
+        ):
+            self._metrics[metric].labels(name).set(0)
+        self._count_loaded()
+
+    async def unload_idle(self, seconds: float) -> None:
+        """For ever: unload every model that nobody used for `seconds`."""
+        while True:
+            await asyncio.sleep(min(seconds / 4, 5.0))
+            now = time.monotonic()
+            for served in list(self._served.values()):
+                if served.state == "ready" and not served.users and now - served.last_used > seconds:
+                    await self.unload(served.name, "idle")
 
     def _report(self, served: Served, phase: str, share: float) -> None:
         served.phase, served.progress = phase, max(0.0, min(1.0, share))

@@ -1,0 +1,173 @@
+"""Remote model sources: Hugging Face over HTTP, object stores of the clouds through obstore."""
+
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException
+from typing import Any
+
+from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.lifecycle.download import Remote, RemoteFile, RemoteTrouble, StaleTag
+
+_CHUNK = 1024 * 1024
+_SECONDS = 30
+_WANTED = (".safetensors", ".json", ".model", ".jinja", ".txt")
+
+
+def remote_of(source: str) -> Remote:
+    """The remote of an `hf://`, `gs://`, `s3://` or `abfss://` source; raises ModelLoadError for a form that is not understood."""
+    scheme, _, rest = source.partition("://")
+    if scheme == "hf":
+        return HuggingFace(rest)
+    return ObjectStore(source)
+
+
+class HuggingFace:
+    """`ORG/REPO[@REVISION][/FILE]` of the hub at `$HF_ENDPOINT`; `$HF_TOKEN` opens what is not public."""
+
+    def __init__(self, rest: str) -> None:
+        parts = rest.strip("/").split("/")
+        if len(parts) < 2 or not all(parts):
+            raise ModelLoadError(f"hf://{rest}: expected hf://ORG/REPO, hf://ORG/REPO@REVISION or hf://ORG/REPO/FILE")
+        repository, _, revision = parts[1].partition("@")
+        self._repository = f"{parts[0]}/{repository}"
+        self._revision = revision or "main"
+        self._file = "/".join(parts[2:])
+        self._base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+    def files(self) -> Sequence[RemoteFile]:
+        if self._file:
+            return [self._describe(self._file)]
+        url = f"{self._base}/api/models/{self._repository}/revision/{urllib.parse.quote(self._revision, safe='')}"
+        with self._open(url, "GET") as answer:
+            listed = json.loads(answer.read(16 * _CHUNK))
+        names = [entry["rfilename"] for entry in listed.get("siblings", [])]
+        wanted = [name for name in names if name.endswith(_WANTED) and "/" not in name]
+        gguf = [name for name in names if name.endswith(".gguf")]
+        if not any(name.endswith(".safetensors") for name in wanted):
+            if len(gguf) != 1:
+                raise ModelLoadError(
+                    f"hf://{self._repository}: expected .safetensors files or one .gguf file; name one: {', '.join(gguf) or 'none'}"
+                )
+            wanted = gguf
+        return [self._describe(name) for name in wanted]
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        headers = {"range": f"bytes={offset}-"} if offset else {}
+        if offset and file.tag:
+            headers["if-match"] = f'"{file.tag}"'
+        if offset and offset == file.size:
+            return
+        with self._open(self._url(file.name), "GET", headers) as answer:
+            if offset and answer.status != 206:
+                raise RemoteTrouble(f"{file.name}: the server does not resume")
+            tag = _tag(answer.headers)
+            if file.tag is not None and tag is not None and tag != file.tag:
+                raise StaleTag
+            try:
+                while chunk := answer.read(_CHUNK):
+                    yield chunk
+            except HTTPException as error:
+                raise RemoteTrouble(str(error)) from None
+
+    def _describe(self, name: str) -> RemoteFile:
+        with self._open(self._url(name), "HEAD") as answer:
+            length = answer.headers.get("x-linked-size") or answer.headers.get("content-length")
+            return RemoteFile(name, int(length) if length else None, _tag(answer.headers))
+
+    def _url(self, name: str) -> str:
+        return f"{self._base}/{self._repository}/resolve/{urllib.parse.quote(self._revision, safe='')}/{urllib.parse.quote(name)}"
+
+    def _open(self, url: str, method: str, headers: dict[str, str] | None = None) -> Any:
+        request = urllib.request.Request(url, headers=headers or {}, method=method)  # noqa: S310 (the endpoint is the operator's)
+        token = os.environ.get("HF_TOKEN")
+        if token:
+            request.add_unredirected_header("authorization", f"Bearer {token}")
+        try:
+            return urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 412:
+                    raise StaleTag from None
+                if error.code in (429, 500, 502, 503, 504):
+                    raise RemoteTrouble(f"{url}: HTTP {error.code}") from None
+                hint = "; set HF_TOKEN for a model that is not public" if error.code in (401, 403) else ""
+                raise ModelLoadError(f"{url}: HTTP {error.code}{hint}") from None
+        except (urllib.error.URLError, HTTPException) as error:
+            raise RemoteTrouble(f"{url}: {error}") from None
+
+
+def _tag(headers: Any) -> str | None:
+    tag = headers.get("x-linked-etag") or headers.get("etag")
+    return tag.strip().removeprefix("W/").strip('"') if tag else None
+
+
+class ObjectStore:
+    """A file, or every file below a path that ends with `/`. Credentials and endpoints come from the cloud's usual environment."""
+
+    def __init__(self, source: str) -> None:
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise ModelLoadError(f"{source}: needs the extra `stores`: pip install 'inferstack-runtime[stores]'") from None
+        self._source = source
+        parsed = urllib.parse.urlsplit(source)
+        self._path = parsed.path.lstrip("/")
+        if not parsed.netloc or not self._path:
+            raise ModelLoadError(f"{source}: expected a bucket and a path in it")
+        base = f"{parsed.scheme}://{parsed.netloc}"
+        options: dict[str, Any] = {"client_options": {"allow_http": True, "timeout": f"{_SECONDS}s"}, "retry_config": {"max_retries": 2}}
+        try:
+            if parsed.scheme == "s3" and os.environ.get("AWS_ENDPOINT_URL"):
+                options["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
+            self._store: Any = from_url(base, **options)
+        except Exception as error:
+            raise ModelLoadError(f"{source}: {error}") from None
+
+    def files(self) -> Sequence[RemoteFile]:
+        import obstore
+
+        try:
+            if not self._path.endswith("/"):
+                return [self._file(obstore.head(self._store, self._path), self._path.rpartition("/")[0])]
+            listed = [meta for page in obstore.list(self._store, self._path) for meta in page]
+        except Exception as error:
+            raise self._explain(error) from None
+        if not listed:
+            raise ModelLoadError(f"{self._source}: no files there")
+        return [self._file(meta, self._path.rstrip("/")) for meta in listed]
+
+    def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
+        import obstore
+
+        folder = self._path.rstrip("/") if self._path.endswith("/") else self._path.rpartition("/")[0]
+        path = f"{folder}/{file.name}" if folder else file.name
+        if offset and offset == file.size:
+            return
+        options: Any = {"if_match": file.tag} if file.tag else {}
+        if offset:
+            options["range"] = {"offset": offset}
+        try:
+            for chunk in obstore.get(self._store, path, options=options).stream(_CHUNK):
+                yield bytes(chunk)
+        except Exception as error:
+            if type(error).__name__ == "PreconditionError":
+                raise StaleTag from None
+            raise self._explain(error) from None
+
+    @staticmethod
+    def _file(meta: Any, folder: str) -> RemoteFile:
+        name = meta["path"]
+        return RemoteFile(name[len(folder) :].lstrip("/") if folder else name, meta["size"], meta["e_tag"])
+
+    def _explain(self, error: Exception) -> Exception:
+        if isinstance(error, FileNotFoundError) or type(error).__name__ in (
+            "NotFoundError",
+            "PermissionDeniedError",
+            "UnauthenticatedError",
+        ):
+            return ModelLoadError(f"{self._source}: {type(error).__name__}: {str(error).splitlines()[0][:300]}")
+        return RemoteTrouble(f"{self._source}: {str(error).splitlines()[0][:300]}")
