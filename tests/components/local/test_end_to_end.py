@@ -53,9 +53,11 @@ def machine(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     made = Machine(tmp_path_factory.mktemp("project"), port)
-    made.ready = made.up()
-    yield made
-    made.run("down", "--drain-seconds", "1")
+    try:
+        made.ready = made.up()
+        yield made
+    finally:
+        made.run("down", "--drain-seconds", "1")
 
 
 @pytest.fixture
@@ -74,11 +76,12 @@ def test_an_unmodified_openai_client_streams_a_chat_through_the_gateway(machine,
 
 
 def test_the_answer_comes_piece_by_piece_and_names_its_slot(machine, client):
+    active = machine.status()["active_slot"]
     question = [{"role": "user", "content": "Count from one to fifty in words."}]
     answer = client.chat.completions.with_raw_response.create(
         model=machine.ready["model"], messages=question, stream=True, max_tokens=64, temperature=0
     )
-    assert answer.headers["x-inferstack-slot"] == machine.status()["active_slot"]
+    assert answer.headers["x-inferstack-slot"] == active
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", answer.headers["x-inferstack-model-digest"])
     moments = [time.monotonic() for _ in answer.parse()]
     assert len(moments) > 20
