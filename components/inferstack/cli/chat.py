@@ -20,6 +20,7 @@ def chat(
     project: Project = None,
     model: Annotated[str | None, typer.Option("--model", help="One of the environment's models; by default the first.")] = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, max=2, help="0: always the likeliest word.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Stream an answer through the gateway."""
@@ -33,7 +34,9 @@ def chat(
     messages = [{"role": "user", "content": sys.stdin.read() if question == "-" else question}]
     started, first, text = time.monotonic(), None, ""
     limit = machine.environment.gateway.timeout_seconds
-    for piece in stream_chat(machine.ports.gateway, machine.api_key(), model or names[0], messages, max_tokens=max_tokens, timeout=limit):
+    port, key = machine.ports.gateway, machine.api_key()
+    answer = stream_chat(port, key, model or names[0], messages, max_tokens=max_tokens, timeout=limit, temperature=temperature)
+    for piece in answer:
         first = time.monotonic() - started if first is None else first
         text += piece
         if not as_json:

@@ -8,12 +8,14 @@ from typing import Any
 from inferstack.local.errors import LocalError
 
 
-def stream_chat(port: int, key: str, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, timeout: float) -> Iterator[str]:
+def stream_chat(
+    port: int, key: str, model: str, messages: Sequence[dict[str, str]], *, max_tokens: int, timeout: float, temperature: float = 0
+) -> Iterator[str]:
     """Yield the answer's text as it comes from `POST 127.0.0.1:port/v1/chat/completions`.
 
     `timeout` (seconds) bounds the wait for each piece. Raises LocalError when the answer is refused or ends before its end.
     """
-    body = {"model": model, "messages": list(messages), "stream": True, "max_tokens": max_tokens}
+    body = {"model": model, "messages": list(messages), "stream": True, "max_tokens": max_tokens, "temperature": temperature}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}

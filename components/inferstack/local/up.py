@@ -151,6 +151,7 @@ def _render(machine: LocalMachine) -> None:
     for slot in SlotName:
         config = slots.runtime_config(layout.name, environment, slot, machine.ports, keys_file=layout.keys, cache_url=url)
         write_json(layout.slot_config(slot), config)
+        layout.slot_config(slot).with_suffix(".spec.json").unlink(missing_ok=True)
     weights = {str(slot): 100 if slot is environment.slots.initial else 0 for slot in SlotName}
     write_json(layout.routes, gateway.routes(weights, environment.gateway.timeout_seconds))
 
