@@ -18,7 +18,7 @@ from inferstack.promotion.checks import Checks
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.journal import BEFORE_COMMIT, Journal
 from inferstack.promotion.lease import Lease
-from inferstack.promotion.plan import SETTLE_POLL_SECONDS, next_step, shares
+from inferstack.promotion.plan import POLL_SECONDS, SETTLE_POLL_SECONDS, next_step, shares
 from inferstack.promotion.platform import Clock, Conflict, Observation, Platform, PlatformError, SlotFailed, Unavailable
 from inferstack.promotion.steps import (
     DONE,
@@ -41,6 +41,8 @@ from inferstack.promotion.transition import advance
 TRIES = 8
 """Of a call that is unavailable, over about half a minute."""
 VERIFY_TRIES = 3
+REPEATS = 60
+"""Of one and the same change that does not show, a second apart, before somebody has to look."""
 
 _Value = TypeVar("_Value")
 
@@ -93,7 +95,8 @@ class Executor:
 
     def run(self) -> tuple[Journal, Rest]:
         """Until the plan rests; the journal then, and why it rests."""
-        troubles = 0
+        troubles = repeats = 0
+        last: tuple[object, ...] = ()
         while True:
             journal = self._journal or self.read()
             if journal is None:
@@ -103,6 +106,12 @@ class Executor:
             self._announce(journal, observation, step)
             if isinstance(step, Rest):
                 return journal, step
+            repeats = repeats + 1 if (journal.phase, step) == last and isinstance(step, Render | Scale | SetFloor | SetWeights) else 0
+            last = (journal.phase, step)
+            if repeats == REPEATS:
+                raise PlatformError(f"{describe(step)}: asked {REPEATS} times, and the platform still shows otherwise")
+            if repeats:
+                self.sleep(POLL_SECONDS)
             try:
                 result = self._perform(step, journal)
             except (Conflict, Unavailable) as error:  # never repeated blindly: look again, then decide anew

@@ -141,13 +141,14 @@ def _ready(journal: Journal, op: Operation, seen: Observation) -> Step:
     wanted = replicas_for(op, shares(op)[0])
     if target.failure is not None:
         return _give_up(op, f"{op.target} cannot become ready: {target.failure}")
-    if target.replicas < wanted or (target.floor is not None and target.floor < wanted):
-        return Scale(op.target, max(wanted, target.replicas))
-    if target.ready >= wanted:
+    short = target.replicas < wanted or (target.floor is not None and target.floor < wanted)
+    if target.ready >= wanted and not short:
         return Note(Phase.WARM, changes={"restarts": target.restarts})
     if _late(op, seen, op.policy.ready_seconds):
         why = f": {target.waiting}" if target.waiting else ""
         return _give_up(op, f"{op.target} has {target.ready} of {wanted} replicas ready after {op.policy.ready_seconds:.0f} s{why}")
+    if short:
+        return Scale(op.target, max(wanted, target.replicas))
     return Wait(POLL_SECONDS, f"{target.ready} of {wanted} replicas ready" + (f" ({target.waiting})" if target.waiting else ""))
 
 
@@ -178,13 +179,13 @@ def _shift(journal: Journal, op: Operation, seen: Observation) -> Step:
     if broken:
         return _give_up(op, broken)
     needed = replicas_for(op, percent)
+    if target.ready < needed and _late(op, seen, op.policy.ready_seconds):
+        return _give_up(op, f"{op.target} has {target.ready} of {needed} replicas ready after {op.policy.ready_seconds:.0f} s")
     if target.replicas < needed:
         return Scale(op.target, needed)
     if (prepared := _prepare_live(journal, op, seen)) is not None:
         return prepared
     if target.ready < needed:
-        if _late(op, seen, op.policy.ready_seconds):
-            return _give_up(op, f"{op.target} has {target.ready} of {needed} replicas ready after {op.policy.ready_seconds:.0f} s")
         return Wait(POLL_SECONDS, f"{target.ready} of {needed} replicas ready")
     if seen.weights == wanted:
         return Note(Phase.SETTLE)

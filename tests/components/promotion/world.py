@@ -150,6 +150,14 @@ class World:
                             self.slots[slot].started[index] = self.time
                             self.slots[slot].restarts += 1
 
+    def jump(self, seconds: float) -> None:
+        """The wall clock is set; nothing else gets older."""
+        self.time += seconds
+        self.routed = [(since + seconds, weights) for since, weights in self.routed]
+        for slot in self.slots.values():
+            slot.started = [start + seconds for start in slot.started]
+            slot.in_flight_until += seconds
+
     def _serve(self, slot: SlotName, count: float, *, live: bool) -> None:
         state, behaviour = self.slots[slot], self.behaviour(slot)
         state.requests += count
