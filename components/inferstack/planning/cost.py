@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import Environment, Platform, Replicas
 from inferstack.planning import catalogue, placement, prices
 from inferstack.planning.prices import HOURS_PER_MONTH, Price
 
@@ -21,7 +21,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """USD; None where a price is unknown. At rest is the least load: `slots.replicas.min` of the live slot.
+    """USD; None where a price is unknown. At rest is the least load: `replicas.min` of the live slot, `idle_replicas` of the other.
 
     `not_counted` names what the figures leave out.
     """
@@ -77,12 +77,12 @@ def throughput(environment: Environment) -> Throughput | None:
 
 
 def replica_cap(environment: Environment) -> int | None:
-    """Most replicas of one slot that the hourly ceiling allows outside a promotion; None without ceiling or price."""
+    """Most replicas of the live slot (on GPUs, where there are) that the hourly ceiling pays for; None without ceiling or price."""
     ceiling = environment.budget.hourly_usd
     if ceiling is None:
         return None
     allowed = None
-    for replicas in range(environment.slots.replicas.max + 1):
+    for replicas in range(_scaled(environment).max + 1):
         hourly = _total(_lines(_with_replicas(environment, replicas)), "at_rest")
         if hourly is None:
             return None
@@ -92,8 +92,18 @@ def replica_cap(environment: Environment) -> int | None:
 
 
 def _with_replicas(environment: Environment, replicas: int) -> Environment:
-    bounds = environment.slots.replicas.model_copy(update={"min": replicas, "max": max(replicas, environment.slots.replicas.max)})
-    return environment.model_copy(update={"slots": environment.slots.model_copy(update={"replicas": bounds})})
+    group = placement.gpu_group(environment)
+    slots, bounds = environment.slots, _scaled(environment)
+    changed = {"replicas": bounds.model_copy(update={"min": replicas, "max": max(replicas, bounds.max)})}
+    if group and group.path == "slots.quality" and slots.quality:
+        return environment.model_copy(update={"slots": slots.model_copy(update={"quality": slots.quality.model_copy(update=changed)})})
+    return environment.model_copy(update={"slots": slots.model_copy(update=changed)})
+
+
+def _scaled(environment: Environment) -> Replicas:
+    """Bounds of the replicas that cost most: those on GPUs, else those that there are."""
+    group = placement.gpu_group(environment)
+    return group.replicas if group else environment.slots.replicas
 
 
 def _lines(environment: Environment) -> tuple[CostLine, ...]:
@@ -130,7 +140,7 @@ def _per_million_tokens(environment: Environment) -> float | None:
     measured = throughput(environment)
     if measured is None:
         return None
-    replicas = max(1, environment.slots.replicas.min)
+    replicas = max(1, _scaled(environment).min)
     hourly = _total(_lines(_with_replicas(environment, replicas)), "at_rest")
     if not hourly:
         return None

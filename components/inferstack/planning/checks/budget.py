@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from inferstack.environment import Environment, Platform
+from inferstack.planning import placement
 from inferstack.planning.cost import Cost, cost, replica_cap
 from inferstack.planning.findings import Finding
 
@@ -47,6 +48,8 @@ def _cheaper(e: Environment) -> str:
     ways = []
     if e.gpu and e.gpu.min_nodes:
         ways.append("lower gpu.min_nodes")
+    if e.slots.idle_replicas:
+        ways.append("lower slots.idle_replicas")
     if e.slots.replicas.min > 1:
         ways.append("lower slots.replicas.min")
     if e.gpu and e.gpu.capacity == "on_demand":
@@ -73,9 +76,13 @@ def ceiling_set(e: Environment) -> Iterator[Finding]:
 
 def idle_pool(e: Environment) -> Iterator[Finding]:
     """Outside production GPU nodes may go to zero."""
-    if e.gpu and e.gpu.min_nodes and not e.production and e.slots.replicas.min == 0:
+    group = placement.gpu_group(e)
+    if e.gpu and group and e.gpu.min_nodes and not e.production and group.replicas.min == 0:
         message = f"replicas may go to zero, and {e.gpu.min_nodes} GPU nodes stay."
         yield Finding("idle-nodes", "warning", "gpu.min_nodes", message, "set gpu.min_nodes to 0.")
+    if e.gpu and group and group.replicas.min == 0 and e.slots.idle_replicas:
+        message = f"the live slot may go to zero, and the other keeps {e.slots.idle_replicas} replicas on GPU nodes."
+        yield Finding("idle-replicas", "warning", "slots.idle_replicas", message, "set slots.idle_replicas to 0.")
 
 
 CHECKS = (ceiling_set, idle_pool)

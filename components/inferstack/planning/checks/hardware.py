@@ -184,29 +184,21 @@ def system_machine(e: Environment) -> Iterator[Finding]:
 
 def node_holds_replica(e: Environment) -> Iterator[Finding]:
     """The requests of a replica fit on an empty node; else its pods never start."""
-    kinds = []
-    if placement.gpu_models(e):
-        kinds.append(("gpu.machine_type", placement.gpu_machine(e)))
-    if placement.cpu_models(e) and e.platform in (Platform.GKE, Platform.AKS):
-        kinds.append(("cloud.system_machine_type", placement.system_machine(e)))
-    for path, kind in kinds:
-        if kind is None or placement.holds_replica(e, kind):
+    if e.platform not in (Platform.GKE, Platform.AKS):
+        return
+    for group in placement.groups(e):
+        kind = placement.gpu_machine(e) if group.on_gpu else placement.system_machine(e)
+        if kind is None or placement.holds(kind, group.resources):
             continue
         cores, memory = placement.allocatable(kind)
-        wanted = e.slots.resources
-        message = (
-            f"a replica requests {wanted.cpu} CPU and {wanted.memory}; `{kind.name}` has {cores:.2f} CPU and {fit.gib(memory)} for pods."
-        )
-        larger = sorted(
-            (
-                m
-                for m in catalogue.machines(e.platform.value).values()
-                if m.accelerator == kind.accelerator and placement.holds_replica(e, m)
-            ),
-            key=lambda m: (m.vcpus, m.memory),
-        )
-        fix = f"set {path} to {larger[0].name}, or lower slots.resources." if larger else "lower slots.resources."
-        yield Finding("replica-larger-than-node", "error", "slots.resources", message, fix)
+        wanted = f"{group.resources.cpu} CPU and {group.resources.memory}"
+        message = f"a replica requests {wanted}; `{kind.name}` has {cores:.2f} CPU and {fit.gib(memory)} for pods."
+        alike = (m for m in catalogue.machines(e.platform.value).values() if m.accelerator == kind.accelerator)
+        larger = sorted((m for m in alike if placement.holds(m, group.resources)), key=lambda m: (m.vcpus, m.memory))
+        where = "gpu.machine_type" if group.on_gpu else "cloud.system_machine_type"
+        path = f"{group.path}.resources"
+        fix = f"set {where} to {larger[0].name}, or lower {path}." if larger else f"lower {path}."
+        yield Finding("replica-larger-than-node", "error", path, message, fix)
 
 
 CHECKS = (accelerator, region, zones, machine, count, capacity, partition, system_machine, node_holds_replica)

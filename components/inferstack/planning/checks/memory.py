@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from inferstack.environment import Environment
+from inferstack.environment import Environment, Platform
 from inferstack.planning import catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
@@ -106,21 +106,21 @@ def _instead(e: Environment) -> str:
 
 def cpu_fits(e: Environment) -> Iterator[Finding]:
     """Weights, cache and process fit in the memory of a CPU replica."""
-    models = [s for _, model in placement.cpu_models(e) if (s := placement.served(model))]
-    if not models:
-        return
-    bound = int(placement.quantity(e.engine.kv_cache))
-    yield from _cache_bound(e, models, bound)
-    needed = fit.host_bytes(models, bound)
-    limit = placement.quantity(e.slots.resources.memory)
-    if needed > limit:
-        message = (
-            f"a replica needs {fit.gib(needed)} (weights and process {fit.gib(needed - bound)}, cache {fit.gib(bound)}) "
-            f"and gets {fit.gib(limit)}."
-        )
-        gigabytes = -(-needed // catalogue.GIB)
-        fix = f"set slots.resources.memory to {gigabytes}Gi, lower engine.kv_cache, or serve a smaller format."
-        yield Finding("memory-too-small", "error", "slots.resources.memory", message, fix)
+    for group in placement.cpu_groups(e):
+        models = [s for _, model in group.models if (s := placement.served(model))]
+        if not models:
+            continue
+        bound = int(placement.quantity(e.engine.kv_cache))
+        yield from _cache_bound(e, models, bound)
+        needed, limit = fit.host_bytes(models, bound), placement.quantity(group.resources.memory)
+        if needed > limit:
+            message = (
+                f"a replica needs {fit.gib(needed)} (weights and process {fit.gib(needed - bound)}, cache {fit.gib(bound)}) "
+                f"and gets {fit.gib(limit)}."
+            )
+            path = f"{group.path}.resources.memory"
+            fix = f"set {path} to {-(-needed // catalogue.GIB)}Gi, lower engine.kv_cache, or serve a smaller format."
+            yield Finding("memory-too-small", "error", path, message, fix)
 
 
 def gpu_cache_bound(e: Environment) -> Iterator[Finding]:
@@ -154,15 +154,15 @@ def _cache_bound(e: Environment, models: Sequence[fit.Served], bound: int) -> It
 
 def disk_fits(e: Environment) -> Iterator[Finding]:
     """Weights that a replica downloads fit in its ephemeral storage; buckets are mounted, packages are in the image."""
-    models = [s for model in e.models if model.source.startswith("hf://") and (s := placement.served(model))]
-    if not models or e.platform.value == "local":
-        return
-    needed = sum(fit.weight_bytes(m.architecture, m.quantization, m.source) for m in models)
-    limit = placement.quantity(e.slots.resources.ephemeral_storage)
-    if needed > limit:
-        message = f"weights of {fit.gib(needed)} are fetched into ephemeral storage of {fit.gib(limit)}."
-        fix = f"set slots.resources.ephemeral_storage to {-(-int(needed * 1.1) // catalogue.GIB)}Gi."
-        yield Finding("storage-too-small", "error", "slots.resources.ephemeral_storage", message, fix)
+    for group in placement.groups(e) if e.platform is not Platform.LOCAL else ():
+        models = [s for _, model in group.models if model.source.startswith("hf://") and (s := placement.served(model))]
+        needed = sum(fit.weight_bytes(m.architecture, m.quantization, m.source) for m in models)
+        limit = placement.quantity(group.resources.ephemeral_storage)
+        if needed > limit:
+            path = f"{group.path}.resources.ephemeral_storage"
+            message = f"weights of {fit.gib(needed)} are fetched into ephemeral storage of {fit.gib(limit)}."
+            fix = f"set {path} to {-(-int(needed * 1.1) // catalogue.GIB)}Gi."
+            yield Finding("storage-too-small", "error", path, message, fix)
 
 
 CHECKS = (gpu_fits, cpu_fits, gpu_cache_bound, disk_fits)

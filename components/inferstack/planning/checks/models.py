@@ -6,7 +6,6 @@ from inferstack.environment import Environment, Model
 from inferstack.planning import catalogue, placement
 from inferstack.planning.findings import Finding
 
-_ONE_MODEL = ("vllm", "sglang", "llamacpp")
 _NEED_GPU = ("vllm", "sglang")
 
 
@@ -82,16 +81,12 @@ def _formats_of(engine: str, kind: catalogue.Gpu | None, on_gpu: bool) -> list[s
 
 
 def engine(e: Environment) -> Iterator[Finding]:
-    """The engine has the hardware that it needs and as many models as it serves."""
+    """The engine has the hardware that it needs."""
     if e.engine.kind in _NEED_GPU and placement.cpu_models(e):
         i, model = placement.cpu_models(e)[0]
         where = f"`{model.name}` would run on CPUs" if e.gpu else "the environment has no gpu"
         fix = "add a gpu section, or use engine.kind native." if e.gpu is None else f"set models[{i}].tier to quality, or drop the model."
         yield Finding("engine-without-gpu", "error", "engine.kind", f"{e.engine.kind} needs a GPU, and {where}.", fix)
-    together = [model.name for _, model in placement.gpu_models(e)] or [m.name for m in e.models]
-    if e.engine.kind in _ONE_MODEL and len(together) > 1:
-        message = f"{e.engine.kind} serves one model per process, not {len(together)} ({', '.join(together)})."
-        yield Finding("one-model-per-engine", "error", "models", message, "keep one model, or use engine.kind native or transformers.")
 
 
 def split(e: Environment) -> Iterator[Finding]:

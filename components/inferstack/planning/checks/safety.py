@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from inferstack.environment import Environment, Platform
+from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
 _OLDEST_KUBERNETES = (1, 24)
@@ -26,13 +27,11 @@ def production(e: Environment) -> Iterator[Finding]:
     """Production keeps a replica when one leaves, and refuses to be deleted."""
     if not e.production:
         return
-    if e.slots.replicas.min < 2:
-        message = (
-            f"one replica of {e.slots.replicas.min} leaves with its node, and nothing serves."
-            if e.slots.replicas.min
-            else "production may go to zero replicas."
-        )
-        yield Finding("production-replicas", "error", "slots.replicas.min", message, "set slots.replicas.min to 2 or more.")
+    for group in placement.groups(e):
+        low, path = group.replicas.min, f"{group.path}.replicas.min"
+        if low < 2:
+            message = "one replica leaves with its node, and nothing serves." if low else "production may go to zero replicas."
+            yield Finding("production-replicas", "error", path, message, f"set {path} to 2 or more.")
     if e.platform in (Platform.GKE, Platform.AKS) and not e.cloud.deletion_protection:
         message = "cluster, bucket and registry of production can be deleted."
         yield Finding("production-unprotected", "error", "cloud.deletion_protection", message, "set cloud.deletion_protection to true.")

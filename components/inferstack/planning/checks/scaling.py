@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import Environment, Platform, Scaling
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
@@ -26,12 +26,13 @@ class Headroom:
 def headroom(e: Environment) -> Headroom | None:
     """The room for a promotion at least load; None without a GPU pool that can be planned."""
     machine = placement.gpu_machine(e)
-    if e.gpu is None or machine is None:
+    group = placement.gpu_group(e)
+    if e.gpu is None or machine is None or group is None:
         return None
     available = e.gpu.max_nodes + e.gpu.on_demand_floor
     if e.gpu.quota is not None:
         available = min(available, e.gpu.quota // placement.gpus_per_node(e, machine))
-    rest, both, _ = placement.replicas_at_once(e)
+    rest, both = group.replicas.min, placement.replicas_at_once(e, group)[1]
     live, doubled = placement.gpu_nodes(e, machine, max(1, rest)), placement.gpu_nodes(e, machine, both)
     one_more = placement.gpu_nodes(e, machine, max(1, rest) + 1)
     kind: Literal["surge", "stepped", "none"] = "surge" if doubled <= available else "stepped" if one_more <= available else "none"
@@ -40,31 +41,27 @@ def headroom(e: Environment) -> Headroom | None:
 
 def scaler(e: Environment) -> Iterator[Finding]:
     """One owner of the number of replicas: a scaler with a range, or a fixed number."""
-    low, high = e.slots.replicas.min, e.slots.replicas.max
     if e.platform is Platform.LOCAL:
         return
-    if e.scaling.renderer == "none" and low < high:
-        message = f"replicas may be {low} to {high}, but scaling.renderer is none: they stay at {low}."
-        yield Finding(
-            "replicas-without-scaler", "error", "scaling.renderer", message, f"use hpa or keda, or set slots.replicas.max to {max(1, low)}."
-        )
-    if e.scaling.renderer != "none" and low == high:
-        message = f"{e.scaling.renderer} is to scale replicas whose number is fixed at {low}: both would own it."
-        yield Finding(
-            "scaler-and-fixed-replicas", "warning", "scaling.renderer", message, "use renderer none, or raise slots.replicas.max."
-        )
-    if e.scaling.renderer == "hpa" and low == 0:
+    for group in placement.groups(e):
+        yield from _owner(e.scaling, group)
+
+
+def _owner(scaling: Scaling, group: placement.Group) -> Iterator[Finding]:
+    low, high, path = group.replicas.min, group.replicas.max, f"{group.path}.replicas"
+    if scaling.renderer == "none" and low < high:
+        message = f"{path} may be {low} to {high}, but scaling.renderer is none: they stay at {low}."
+        yield Finding("replicas-without-scaler", "error", "scaling.renderer", message, f"use hpa or keda, or {path}.max {max(1, low)}.")
+    if scaling.renderer != "none" and low == high:
+        message = f"{scaling.renderer} is to scale replicas whose number is fixed at {low}: both would own it."
+        yield Finding("scaler-and-fixed-replicas", "warning", "scaling.renderer", message, f"use renderer none, or raise {path}.max.")
+    if scaling.renderer == "hpa" and low == 0:
         message = "an HPA on CPU, memory or pod metrics cannot start from zero replicas."
-        yield Finding(
-            "zero-without-signal",
-            "error",
-            "slots.replicas.min",
-            message,
-            "set slots.replicas.min to 1, or use scaling.renderer keda with policy queue.",
-        )
-    if e.scaling.renderer == "keda" and low == 0 and e.scaling.policy == "cpu":
+        fix = f"set {path}.min to 1, or use scaling.renderer keda with policy queue."
+        yield Finding("zero-without-signal", "error", f"{path}.min", message, fix)
+    if scaling.renderer == "keda" and low == 0 and scaling.policy == "cpu":
         message = "KEDA cannot start from zero replicas by their CPU use."
-        yield Finding("zero-without-signal", "error", "scaling.policy", message, "use policy queue, or set slots.replicas.min to 1.")
+        yield Finding("zero-without-signal", "error", "scaling.policy", message, f"use policy queue, or set {path}.min to 1.")
 
 
 def signal(e: Environment) -> Iterator[Finding]:
@@ -90,11 +87,13 @@ def pool_holds_slot(e: Environment) -> Iterator[Finding]:
     machine = placement.gpu_machine(e)
     if e.gpu is None or machine is None:
         return
-    needed = placement.gpu_nodes(e, machine, e.slots.replicas.max)
+    group = placement.gpu_group(e)
+    assert group is not None
+    needed = placement.gpu_nodes(e, machine, group.replicas.max)
     available = e.gpu.max_nodes + e.gpu.on_demand_floor
     if needed > available:
-        message = f"{e.slots.replicas.max} replicas need {needed} nodes of {machine.name}, and the pool has at most {available}."
-        fix = f"set gpu.max_nodes to {needed - e.gpu.on_demand_floor}, or lower slots.replicas.max."
+        message = f"{group.replicas.max} replicas need {needed} nodes of {machine.name}, and the pool has at most {available}."
+        fix = f"set gpu.max_nodes to {needed - e.gpu.on_demand_floor}, or lower {group.path}.replicas.max."
         yield Finding("pool-too-small", "error", "gpu.max_nodes", message, fix)
 
 
@@ -153,7 +152,8 @@ def spot(e: Environment) -> Iterator[Finding]:
         message = f"on_demand_floor stands beside a spot pool, and capacity is {e.gpu.capacity}."
         yield Finding("floor-without-spot", "error", "gpu.on_demand_floor", message, "leave it out, or set gpu.capacity to spot.")
     if e.gpu.capacity == "spot" and not e.gpu.on_demand_floor:
-        must = e.production or e.slots.replicas.min > 0
+        group = placement.gpu_group(e)
+        must = e.production or (group is not None and group.replicas.min > 0)
         message = "all GPU nodes are spot: a stock-out or an eviction takes the last replica."
         yield Finding(
             "spot-without-floor",
