@@ -78,7 +78,7 @@ def _status(m: Machine, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"mode": m.mode, "kubeconfig": str(m.kubeconfig), "gateway": m.gateway_url, "programs": parts}))
         return
-    print(f"{_what(m)} in {m.folder}; Gateway at {m.gateway_url}")
+    print(f"{_what(m)} in {m.folder}" + (f"; Gateway at {m.gateway_url}" if m.mode == "pods" else ""))
     for name, part in parts.items():
         print(f"  {name:26} {'runs' if part['alive'] else 'ended':6} {part['memory_bytes'] / 2**20:7.0f} MiB")
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from machine import build, client, enclosure, images, node, objects, pki, processes, programs
@@ -138,13 +137,13 @@ def _start(m: Machine, note: Say) -> None:
     note("custom resources accepted")
     if m.mode == "api":
         return
-    run(programs.traefik(m, client.tool("traefik"), LISTENERS))
     name = NODE
     if m.mode == "kwok":
         name = "kwok-1"
         run(programs.kwok(m, build.kwok_stages()))
         client.apply(m, [objects.kwok_node(name)])
     else:
+        run(programs.traefik(m, client.tool("traefik"), LISTENERS))
         client.apply(m, objects.metrics_service(m))
     client.wait(f"node {name}", 120, lambda: client.node_is_ready(m, name))
     client.wait("default service account", 60, lambda: client.get(m, "/api/v1/namespaces/default/serviceaccounts/default")[0] == 200)
@@ -182,11 +181,10 @@ def _relay(m: Machine) -> None:
 
 
 def _ports(mode: Mode) -> Ports:
-    free = _free_ports(9)
+    free = _free_ports(8)
     if mode == "pods":
         return Ports(api=free[0], gateway=free[1])
-    ports = Ports(*free[:8])
-    return ports if mode == "api" else replace(ports, gateway=GATEWAY_PORT)
+    return Ports(*free)
 
 
 def _free_ports(count: int) -> list[int]:
