@@ -1,5 +1,6 @@
 """Show what an environment will consist of, what is wrong with it, and what it will cost; needs no account."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,11 @@ def register(app: typer.Typer) -> None:
 def plan(
     name: EnvironmentName,
     layer: Annotated[Layer | None, typer.Option("--layer", help="Only this layer; by default the environment's own stacks.")] = None,
+    comment: Annotated[bool, typer.Option("--comment", help="Print the comment on a pull request, in Markdown.")] = False,
+    base: Annotated[Path | None, typer.Option("--base", help="`plan ENV --json` before the change (with --comment).")] = None,
+    scan: Annotated[list[Path] | None, typer.Option("--scan", help="Trivy's JSON report; repeat for more (with --comment).")] = None,
+    backtest: Annotated[Path | None, typer.Option("--backtest", help="`scaling backtest --json` (with --comment).")] = None,
+    backtest_base: Annotated[Path | None, typer.Option("--backtest-base", help="The same before the change (with --comment).")] = None,
     project: Project = None,
     as_json: Json = False,
 ) -> int:
@@ -32,7 +38,15 @@ def plan(
         found = plan_environment(project_root(project), name, layer)
     except ProgramFailed as error:
         raise Failure(str(error), path=name) from None
-    if as_json:
+    if comment:
+        from inferstack.delivery.files import comment_from_files
+        from inferstack.delivery.plans import BadInput
+
+        try:
+            print(comment_from_files(found.to_json(), base, scan or (), backtest, backtest_base), end="")
+        except BadInput as error:
+            raise Failure(str(error)) from None
+    elif as_json:
         print_json(found.to_json())
     else:
         show(found)

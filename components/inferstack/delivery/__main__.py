@@ -5,7 +5,6 @@ Exit codes: 0 let pass or done · 2 an input is wrong · 3 refused, with one sen
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from datetime import UTC, date, datetime
@@ -14,7 +13,7 @@ from typing import Any
 
 from inferstack.delivery import gates, stacks
 from inferstack.delivery.audit import read_audit
-from inferstack.delivery.comment import render_comment
+from inferstack.delivery.files import comment_from_files, read_json, read_object
 from inferstack.delivery.gates import Refused
 from inferstack.delivery.plans import BadInput
 from inferstack.delivery.trial import run_contained, write_trial
@@ -42,18 +41,17 @@ def _digest(options: argparse.Namespace) -> None:
 
 
 def _signature(options: argparse.Namespace) -> None:
-    text = Path(options.verification).read_text(encoding="utf-8").strip()
-    complaint = Path(options.complaint).read_text(encoding="utf-8").strip().splitlines() if options.complaint else []
-    verification = _parse(text, options.verification) if text and options.status == 0 else None
+    verification = read_json(options.verification) if options.status == 0 else None
+    complaint = options.complaint.read_text(encoding="utf-8").strip().splitlines() if options.complaint else []
     gates.signed(options.image, verification, options.status, complaint[-1] if complaint else "")
 
 
 def _plan(options: argparse.Namespace) -> None:
-    gates.plan_clean(_object(options.file))
+    gates.plan_clean(read_object(options.file))
 
 
 def _cost(options: argparse.Namespace) -> None:
-    gates.within_cost(_object(options.file), options.hourly)
+    gates.within_cost(read_object(options.file), options.hourly)
 
 
 def _waivers(options: argparse.Namespace) -> None:
@@ -63,11 +61,11 @@ def _waivers(options: argparse.Namespace) -> None:
 def _scan(options: argparse.Namespace) -> None:
     waivers = _environment(options).waivers if options.environment else ()
     for file in options.files:
-        gates.scan_clean(Path(file).stem, _object(file), waivers, _today())
+        gates.scan_clean(file.stem, read_object(file), waivers, _today())
 
 
 def _audit(options: argparse.Namespace) -> int:
-    found, skipped = read_audit(_object(options.file))
+    found, skipped = read_audit(read_object(options.file))
     for line in found:
         print(line)
     if found:
@@ -84,27 +82,21 @@ def _audit(options: argparse.Namespace) -> int:
 def _sbom(options: argparse.Namespace) -> None:
     from inferstack.delivery.sbom import bill_of_materials  # the library is an extra that deployments need not have
 
-    Path(options.out).write_text(bill_of_materials(Path(options.archive)), encoding="utf-8")
+    options.out.write_text(bill_of_materials(options.archive), encoding="utf-8")
 
 
 def _comment(options: argparse.Namespace) -> None:
-    body = render_comment(
-        _object(options.plan),
-        base=_object(options.base) if options.base else None,
-        scans={Path(file).stem: _object(file) for file in options.scan},
-        backtest=_object(options.backtest) if options.backtest else None,
-        backtest_base=_object(options.backtest_base) if options.backtest_base else None,
-    )
-    print(body, end="")
+    plan = read_object(options.plan)
+    print(comment_from_files(plan, options.base, options.scan, options.backtest, options.backtest_base), end="")
 
 
 def _trial(options: argparse.Namespace) -> None:
-    port, key = write_trial(Path(options.folder))
+    port, key = write_trial(options.folder)
     print(port, key)
 
 
 def _contained(options: argparse.Namespace) -> None:
-    run_contained(options.tag, options.root, options.folder)
+    run_contained(options.tag, options.root, str(options.folder))
 
 
 def _stack(options: argparse.Namespace) -> None:
@@ -112,10 +104,11 @@ def _stack(options: argparse.Namespace) -> None:
 
 
 def _over(options: argparse.Namespace) -> None:
-    rows = _parse(Path(options.file).read_text(encoding="utf-8"), options.file)
+    rows = read_json(options.file)
     if not isinstance(rows, list):
         raise BadInput(f"{options.file}: expected the list of `pulumi stack ls --json`")
-    print("\n".join(stacks.over(rows, datetime.now(UTC), options.hours, options.closed)), end="\n" if rows else "")
+    for name in stacks.over(rows, datetime.now(UTC), options.hours, options.closed):
+        print(name)
 
 
 def _health(options: argparse.Namespace) -> None:
@@ -131,21 +124,7 @@ def _health(options: argparse.Namespace) -> None:
 
 
 def _environment(options: argparse.Namespace) -> Environment:
-    return load_environment(Path(options.project) / "stacks", options.environment)
-
-
-def _object(file: str) -> dict[str, Any]:
-    parsed = _parse(Path(file).read_text(encoding="utf-8"), file)
-    if not isinstance(parsed, dict):
-        raise BadInput(f"{file}: expected a JSON object")
-    return parsed
-
-
-def _parse(text: str, file: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"{file}: expected JSON: {error}") from None
+    return load_environment(options.project / "stacks", options.environment)
 
 
 def _today() -> date:
@@ -154,7 +133,7 @@ def _today() -> date:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inferstack.delivery", description="Gates and helpers of the pipeline.")
-    parser.add_argument("--project", default=".", help="folder with Pulumi.yaml")
+    parser.add_argument("--project", default=Path(), type=Path, help="folder with Pulumi.yaml")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -165,34 +144,34 @@ def _parser() -> argparse.ArgumentParser:
     command("digest", _digest, "Stop an image that is not named by its digest; print the digest.").add_argument("image")
     signature = command("signature", _signature, "Stop an image that cosign did not verify.")
     signature.add_argument("image")
-    signature.add_argument("verification", help="output of `cosign verify --output json`")
+    signature.add_argument("verification", type=Path, help="output of `cosign verify --output json`")
     signature.add_argument("--status", type=int, required=True, help="its exit status")
-    signature.add_argument("--complaint", help="file with its error output")
-    command("plan", _plan, "Stop a plan with findings of severity error.").add_argument("file")
+    signature.add_argument("--complaint", type=Path, help="file with its error output")
+    command("plan", _plan, "Stop a plan with findings of severity error.").add_argument("file", type=Path)
     cost = command("cost", _cost, "Stop a plan that costs more than a ceiling.")
-    cost.add_argument("file")
+    cost.add_argument("file", type=Path)
     cost.add_argument("--hourly", type=float, required=True, help="US dollars")
     command("waivers", _waivers, "Stop an environment with an expired waiver.").add_argument("environment")
     scan = command("scan", _scan, "Stop reports of Trivy with serious hits that can be mended.")
-    scan.add_argument("files", nargs="+")
+    scan.add_argument("files", type=Path, nargs="+")
     scan.add_argument("--environment", help="whose waivers hold")
-    command("audit", _audit, "Stop known vulnerabilities in pip-audit's JSON.").add_argument("file")
+    command("audit", _audit, "Stop known vulnerabilities in pip-audit's JSON.").add_argument("file", type=Path)
     sbom = command("sbom", _sbom, "Write the CycloneDX bill of materials of an image archive.")
-    sbom.add_argument("archive")
-    sbom.add_argument("out")
+    sbom.add_argument("archive", type=Path)
+    sbom.add_argument("out", type=Path)
     comment = command("comment", _comment, "Print the comment on a pull request, from plans and reports.")
-    comment.add_argument("plan", help="output of `inferstack plan ENV --json`")
-    comment.add_argument("--base", help="the same before the change")
-    comment.add_argument("--scan", action="append", default=[], help="JSON report of Trivy; its file name says what was scanned")
-    comment.add_argument("--backtest", help="output of `inferstack scaling backtest --json`")
-    comment.add_argument("--backtest-base", help="the same before the change")
-    command("trial", _trial, "Write a configuration for one run of an image; print port and key.").add_argument("folder")
+    comment.add_argument("plan", type=Path, help="output of `inferstack plan ENV --json`")
+    comment.add_argument("--base", type=Path, help="the same before the change")
+    comment.add_argument("--scan", type=Path, action="append", default=[], help="JSON report of Trivy; its file name says what was scanned")
+    comment.add_argument("--backtest", type=Path, help="output of `inferstack scaling backtest --json`")
+    comment.add_argument("--backtest-base", type=Path, help="the same before the change")
+    command("trial", _trial, "Write a configuration for one run of an image; print port and key.").add_argument("folder", type=Path)
     contained = command("contained", _contained, "Run an unpacked image without a container engine.")
     for argument in ("tag", "root", "folder"):
         contained.add_argument(argument)
     command("stack", _stack, "Print the stack name of a pull request.").add_argument("number")
     over = command("over", _over, "Print the pull-request stacks whose time is over.")
-    over.add_argument("file", help="output of `pulumi stack ls --json`")
+    over.add_argument("file", type=Path, help="output of `pulumi stack ls --json`")
     over.add_argument("--hours", type=float, required=True)
     over.add_argument("--closed", nargs="*", default=[], help="numbers of closed pull requests")
     health = command("health", _health, "Stop a deploy whose answers fail or lag; the key comes in INFERSTACK_KEY.")

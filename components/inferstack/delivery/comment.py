@@ -60,7 +60,7 @@ def _summary(head: Mapping[str, Any], base: Mapping[str, Any] | None) -> str:
     levels = [str(row.get("severity")) for row in findings(head)]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _SIGNS)
     verdict = "🔴 **would be refused**" if "error" in levels else "🟢 **may be deployed**"
-    return f"{verdict} · resources: {counts} · findings: {levels.count('error')} errors, {levels.count('warning')} warnings"
+    return f"{verdict} · resources: {counts} · errors: {levels.count('error')}, warnings: {levels.count('warning')}"
 
 
 def _cost(rows: Sequence[Price]) -> list[str]:
@@ -73,7 +73,7 @@ def _cost(rows: Sequence[Price]) -> list[str]:
 def _findings(head: Mapping[str, Any], base: Mapping[str, Any] | None, most: int) -> list[str]:
     rows, known = findings(head), {_identity(row) for row in findings(base or {})}
     if not rows:
-        return ["### Findings", "None: it fits, the quota holds, every policy passes."]
+        return ["### Findings", "None."]
     lines = []
     for row in rows:
         light = _LIGHTS.get(str(row.get("severity")), _LIGHTS["error"])
@@ -81,7 +81,7 @@ def _findings(head: Mapping[str, Any], base: Mapping[str, Any] | None, most: int
         lines.append([light, literal(row.get("rule", "")), literal(row.get("path", "")), literal(row.get("message", ""), 400), new])
     gone = len(known - {_identity(row) for row in rows})
     parts = ["### Findings", _table(["", "rule", "where", "what", ""], lines, most)]
-    return [*parts, f"{gone} findings of the base are gone."] if gone else parts
+    return [*parts, f"Gone since the base: {gone}."] if gone else parts
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -96,8 +96,8 @@ def _resources(head: Mapping[str, Any], base: Mapping[str, Any] | None, most: in
     for change in changes:
         shown = [literal(detail) for detail in change.details[:4]]
         more = [f"and {len(change.details) - 4} more"] if len(change.details) > 4 else []
-        lines.append([_SIGNS[change.kind], literal(change.type), literal(change.name), "<br>".join(shown + more)])
-    return ["### Resources", _folded(f"{len(changes)} changes", _table(["", "type", "name", "what"], lines, most))]
+        lines.append([_SIGNS[change.kind], literal(change.stack), literal(change.type), literal(change.name), "<br>".join(shown + more)])
+    return ["### Resources", _folded(f"{len(changes)} changes", _table(["", "stack", "type", "name", "what"], lines, most))]
 
 
 def _scan(name: str, report: Mapping[str, Any], most: int) -> list[str]:
@@ -116,7 +116,7 @@ def _scan(name: str, report: Mapping[str, Any], most: int) -> list[str]:
         ]
         for hit in hits
     ]
-    verdict = f"🔴 {stopping} of them stop the pipeline." if stopping else "None of them stops the pipeline."
+    verdict = f"🔴 Stopping the pipeline: {stopping}." if stopping else "None stops the pipeline."
     table = _table(["id", "severity", "what", "mended by", "where"], lines, most)
     return [f"### Scan of {literal(name)}", f"{counts}. {verdict}", _folded(f"{len(hits)} hits", table)]
 
@@ -130,7 +130,7 @@ def _backtest(head: Mapping[str, Any], base: Mapping[str, Any] | None) -> list[s
         for column in columns:
             now, then = row.get(column), before.get(policy, {}).get(column)
             same = then is None or now is None or abs(now - then) < 0.005
-            cells.append("—" if now is None else f"{now:,.2f}" if same or then is None else f"{now:,.2f} ({now - then:+,.2f})")
+            cells.append("—" if now is None else _number(now) if same or then is None else f"{_number(now)} ({_number(now - then, '+')})")
         lines.append(cells)
     return ["### Scaling back-test", _table(["policy", *(literal(column) for column in columns)], lines, right=len(columns))]
 
@@ -146,6 +146,10 @@ def _policies(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         }
         for row in rows
     }
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign},.0f}" if value == round(value) else f"{value:{sign},.2f}"
 
 
 def _usd(value: float | None) -> str:

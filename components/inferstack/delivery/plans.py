@@ -22,6 +22,7 @@ class Change:
     """One resource that differs: `kind` is `added`, `removed` or `changed`; `details` are `path: before → after`."""
 
     kind: str
+    stack: str
     type: str
     name: str
     details: tuple[str, ...] = ()
@@ -37,15 +38,15 @@ class Price:
 
 
 def resource_changes(base: Mapping[str, Any] | None, head: Mapping[str, Any]) -> list[Change]:
-    """Resources of `head` against `base`, by type and name; without a base all are added."""
+    """Resources of `head` against `base`, by stack, type and name; without a base all are added."""
     before, after = _resources(base or {"resources": []}), _resources(head)
     changes = [Change("added", *key) for key in after.keys() - before.keys()]
     changes += [Change("removed", *key) for key in before.keys() - after.keys()]
     for key in after.keys() & before.keys():
-        details = tuple(_differences(before[key], after[key], "", private="secret" in key[0].lower()))
+        details = tuple(_differences(before[key], after[key], "", private="secret" in key[1].lower()))
         if details:
             changes.append(Change("changed", *key, details))
-    return sorted(changes, key=lambda change: (change.type, change.name))
+    return sorted(changes, key=lambda change: (change.stack, change.type, change.name))
 
 
 def prices(base: Mapping[str, Any] | None, head: Mapping[str, Any]) -> list[Price]:
@@ -63,11 +64,11 @@ def findings(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(rows, key=lambda row: (order.get(str(row.get("severity")), 0), str(row.get("rule")), str(row.get("path"))))
 
 
-def _resources(plan: Mapping[str, Any]) -> dict[tuple[str, str], Any]:
+def _resources(plan: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
     rows = plan.get("resources")
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) and "type" in row and "name" in row for row in rows):
         raise BadInput("plan: `resources` must be a list of objects with `type` and `name`")
-    return {(str(row["type"]), str(row["name"])): row.get("inputs") for row in rows}
+    return {(str(row.get("stack", "")), str(row["type"]), str(row["name"])): row.get("inputs") for row in rows}
 
 
 def _section(plan: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -88,14 +88,17 @@ def _wanted(path: str) -> bool:
 
 
 def _apply(layer: tarfile.TarFile, files: dict[str, str]) -> None:
+    below = set(files)  # a layer deletes only what is below it
     for member in layer:
         path = PurePosixPath(member.name.lstrip("./"))
         if path.name.startswith(".wh."):
             gone = str(path.parent) if path.name == ".wh..wh..opq" else str(path.parent / path.name.removeprefix(".wh."))
-            for known in [known for known in files if known == gone or known.startswith(f"{gone}/")]:
-                del files[known]
+            for known in [known for known in below if known == gone or known.startswith(f"{gone}/")]:
+                below.discard(known)
+                files.pop(known, None)
         elif member.isfile() and _wanted(str(path)):
             content = layer.extractfile(member)
+            below.discard(str(path))
             files[str(path)] = content.read().decode("utf-8", "replace") if content else ""
 
 

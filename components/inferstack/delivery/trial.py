@@ -65,10 +65,10 @@ def contained_command(config: dict[str, Any], root: str, mounted: str) -> list[s
 
 def run_contained(tag: str, root: str, mounted: str) -> None:
     """Replace this process by the image `tag` that buildah has mounted at `root`; raises BadInput and OSError."""
-    text = subprocess.run(
-        ["buildah", "inspect", "--type", "image", "--format", "{{json .OCIv1.Config}}", tag], check=True, capture_output=True
-    )
-    config = json.loads(text.stdout)
+    done = subprocess.run(["buildah", "inspect", "--type", "image", tag], capture_output=True, text=True)
+    if done.returncode:
+        raise BadInput(f"image {tag}: {done.stderr.strip()}")
+    config = json.loads(done.stdout)["OCIv1"]["config"]
     environment = dict(pair.split("=", 1) for pair in config.get("Env") or [])
     command = contained_command(config, root, mounted)
     path = os.environ["PATH"]
