@@ -64,6 +64,11 @@ class ModelSource:
     """The head is the embedding."""
 
 
+def open_model(path: Path, cache: Path | None) -> ModelSource:
+    """Open a model file or folder; `cache` remembers digests. Raises `ModelLoadError`."""
+    return open_gguf(path, cache)
+
+
 def open_gguf(path: Path, cache: Path | None) -> ModelSource:
     """Open a GGUF model; raises `ModelLoadError`."""
     file = GgufFile(path)
