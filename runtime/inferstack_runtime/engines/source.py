@@ -65,7 +65,11 @@ class ModelSource:
 
 
 def open_model(path: Path, cache: Path | None) -> ModelSource:
-    """Open a model file or folder; `cache` remembers digests. Raises `ModelLoadError`."""
+    """Open a GGUF file or a folder with config.json and safetensors; `cache` remembers digests. Raises `ModelLoadError`."""
+    if path.is_dir():
+        from inferstack_runtime.engines.folder import open_folder
+
+        return open_folder(path, cache)
     return open_gguf(path, cache)
 
 
