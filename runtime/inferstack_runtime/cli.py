@@ -1,6 +1,8 @@
 """The command `inferstack-runtime`.
 
 inferstack-runtime serve --config FILE.json
+inferstack-runtime quantize --quantization F        # engines/commands.py
+inferstack-runtime eval --quantization F
 """
 
 import argparse
@@ -9,6 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from inferstack_runtime.engines.commands import register
 
 _STARTED = time.monotonic()
 
@@ -19,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the models of a configuration file")
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
+    register(commands)
     options = parser.parse_args(arguments)
-    sys.exit(_serve(options.config))
+    sys.exit(options.run(options) if "run" in options else _serve(options.config))
 
 
 def _serve(path: Path) -> int:

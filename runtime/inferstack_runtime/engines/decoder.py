@@ -72,8 +72,11 @@ class Decoder:
         tables: NDArray[np.int32],
         specs: NDArray[np.void],
         results: NDArray[np.void],
+        logits: NDArray[np.float32] | None = None,
     ) -> None:
         """One forward pass over all rows, then a token (or a log-probability) for each of `specs`, written to `results`.
+
+        `logits` [specs][vocabulary] takes the logits that they came from.
 
         Raises `StepFailed`.
         """
@@ -83,6 +86,7 @@ class Decoder:
         batch.tokens, batch.positions = tokens.ctypes.data, positions.ctypes.data
         batch.segment, batch.tables, batch.cache = segments.ctypes.data, tables.ctypes.data, self._cache.ctypes.data
         batch.specs, batch.results = specs.ctypes.data, results.ctypes.data
+        batch.logits = None if logits is None else logits.ctypes.data
         if status := self._library.c.inferstack_step(self._handle, ctypes.byref(batch)):
             raise StepFailed(_STEP_ERRORS.get(status, f"status {status}"))
 

@@ -80,7 +80,7 @@ def load_packed(source: ModelSource, quantization: str, cache: Path | None, libr
     header = json.dumps({"layout": LAYOUT, "digest": source.digest, "quantization": quantization, "tensors": entries}).encode()
     start = -(-(16 + len(header)) // _ALIGNMENT) * _ALIGNMENT
     prefix = _MAGIC + struct.pack("<Q", len(header)) + header
-    path = None if cache is None else cache / "packed" / f"{source.digest.removeprefix('sha256:')}-{quantization}-{LAYOUT}.pack"
+    path = None if cache is None else packed_path(source, quantization, cache)
     data = None if path is None else _map(path, prefix, start + offset)
     if data is None:
         data = _pack_all(source, plan, entries, prefix, start, offset, path, library)
@@ -88,6 +88,11 @@ def load_packed(source: ModelSource, quantization: str, cache: Path | None, libr
         name: PackedMatrix(entry["format"], entry["n"], entry["k"], data[start + entry["offset"] :][: entry["bytes"]])
         for name, entry in entries.items()
     }
+
+
+def packed_path(source: ModelSource, quantization: str, cache: Path) -> Path:
+    """Where the packed weights of a model and format are kept."""
+    return cache / "packed" / f"{source.digest.removeprefix('sha256:')}-{quantization}-{LAYOUT}.pack"
 
 
 def packed_format(source: ModelSource, name: str, quantization: str) -> str:

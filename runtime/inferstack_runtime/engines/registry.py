@@ -96,11 +96,11 @@ def _in_package(distribution: str) -> Path:
 def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
     from inferstack_runtime.engines.decoder import Decoder
     from inferstack_runtime.engines.native import NativeEngine
-    from inferstack_runtime.engines.source import open_gguf
+    from inferstack_runtime.engines.source import open_model
     from inferstack_runtime.kernels import KernelsUnavailable
     from inferstack_runtime.scheduling.scheduler import Limits
 
-    source = open_gguf(path, cache)
+    source = open_model(path, cache)
     if model.digest is not None and model.digest != source.digest:
         raise ModelLoadError(f"{path}: digest is {source.digest}, the configuration expects {model.digest}")
     context = min(model.context, source.shape.context)

@@ -64,6 +64,15 @@ class ModelSource:
     """The head is the embedding."""
 
 
+def open_model(path: Path, cache: Path | None) -> ModelSource:
+    """Open a GGUF file or a folder with config.json and safetensors; `cache` remembers digests. Raises `ModelLoadError`."""
+    if path.is_dir():
+        from inferstack_runtime.engines.folder import open_folder
+
+        return open_folder(path, cache)
+    return open_gguf(path, cache)
+
+
 def open_gguf(path: Path, cache: Path | None) -> ModelSource:
     """Open a GGUF model; raises `ModelLoadError`."""
     file = GgufFile(path)

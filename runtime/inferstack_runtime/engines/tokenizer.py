@@ -4,6 +4,7 @@ The words that a tokenizer splits text into before merging are named, not stored
 are those of the models' own tokenizer.json files.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class ModelTokenizer:
     """The tokenizer of one model; see `base.Tokenizer`."""
 
     def __init__(self, backend: Backend, *, start: Sequence[int] = (), end: Sequence[int] = (), byte_level: bool = True) -> None:
+        """`start` and `end` are added around a text, beside what the backend's own post-processor adds."""
         self._backend, self._start, self._end, self._byte_level = backend, list(start), list(end), byte_level
         self._special = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
         self._added = set(backend.get_added_tokens_decoder())
@@ -61,7 +63,7 @@ class ModelTokenizer:
         return self._backend
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids = list(self._backend.encode(text, add_special_tokens=False).ids)
+        ids = list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
         return [*self._start, *ids, *self._end] if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -122,6 +124,16 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> ModelTokenizer:
     if metadata.get("tokenizer.ggml.add_eos_token", False) and "tokenizer.ggml.eos_token_id" in metadata:
         end = [int(metadata["tokenizer.ggml.eos_token_id"])]
     return ModelTokenizer(backend, start=start, end=end, byte_level=kind == "gpt2")
+
+
+def from_file(path: Path) -> ModelTokenizer:
+    """The tokenizer of a `tokenizer.json`; raises `ModelLoadError`."""
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelLoadError(f"{path}: not a tokenizer ({error})") from None
+    decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") or {}
+    return ModelTokenizer(backend, byte_level=decoder.get("type") == "ByteLevel")
 
 
 def special_tokens(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 VARIANTS = ("portable", "avx2", "avx512vnni")
 """By level of the CPU, see `inferstack_cpu_level`."""
 
@@ -85,7 +85,7 @@ class Batch(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("rows", "segments", "samples", "table_stride")),
-        *((name, _pointer) for name in ("tokens", "positions", "segment", "tables", "cache", "specs", "results")),
+        *((name, _pointer) for name in ("tokens", "positions", "segment", "tables", "cache", "specs", "results", "logits")),
     ]
 
 

@@ -7,7 +7,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 
 EXPORT int32_t inferstack_abi_version() { return ABI_VERSION; }
 

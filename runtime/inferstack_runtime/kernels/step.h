@@ -41,6 +41,7 @@ struct Batch {
   uint8_t* cache;
   const SampleSpec* specs;
   SampleResult* results;
+  float* logits;  // [samples][vocabulary], or null
 };
 
 enum StepStatus : int32_t { STEP_DONE = 0, STEP_INVALID = 1, STEP_NO_MEMORY = 2 };
@@ -209,6 +210,8 @@ class Model {
         }
       });
       team_.share(local, thread, rows, [&](int i) {
+        const auto width = (size_t)spec_.vocabulary;
+        if (b.logits) memcpy(b.logits + (size_t)(first + i) * width, logits_.data + (int64_t)i * stride, sizeof(float) * width);
         s.sampler.run(logits_.data + (int64_t)i * stride, spec_.vocabulary, b.specs[first + i], b.results[first + i]);
       });
     }

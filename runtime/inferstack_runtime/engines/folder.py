@@ -1,0 +1,188 @@
+"""Models as folders: config.json, *.safetensors, tokenizer.json, as model hubs hand them out."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inferstack_runtime.engines import tokenizer as tokenizers
+from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.engines.safetensors import read_safetensors
+from inferstack_runtime.engines.shape import DecoderShape, UnsupportedArchitecture
+from inferstack_runtime.engines.source import ModelSource, Stored, check_tensors, digest_of
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_LAYER = {
+    "query": "self_attn.q_proj.weight",
+    "key": "self_attn.k_proj.weight",
+    "value": "self_attn.v_proj.weight",
+    "output": "self_attn.o_proj.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+    "attention_norm": "input_layernorm.weight",
+    "feed_forward_norm": "post_attention_layernorm.weight",
+    "query_bias": "self_attn.q_proj.bias",
+    "key_bias": "self_attn.k_proj.bias",
+    "value_bias": "self_attn.v_proj.bias",
+    "query_norm": "self_attn.q_norm.weight",
+    "key_norm": "self_attn.k_norm.weight",
+}
+_GLOBAL = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "final_norm": "model.norm.weight"}
+
+
+def open_folder(path: Path, cache: Path | None) -> ModelSource:
+    """Open a folder; raises `ModelLoadError` with file and field, `UnsupportedArchitecture` for what the native engine does not serve."""
+    config = _json(path / "config.json")
+    shape = shape_from_config(config, path / "config.json")
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelLoadError(f"{path}: no *.safetensors file")
+    stored: dict[str, Stored] = {}
+    for file in files:
+        stored |= read_safetensors(file)
+    names = {name: stored[full] for name, full in _GLOBAL.items() if full in stored}
+    for layer in range(shape.layers):
+        for name, suffix in _LAYER.items():
+            if (tensor := stored.get(f"model.layers.{layer}.{suffix}")) is not None:
+                names[f"{layer}.{name}"] = tensor
+    known = {*_GLOBAL.values(), *(f"model.layers.{layer}.{suffix}" for layer in range(shape.layers) for suffix in _LAYER.values())}
+    unknown = sorted(name for name in stored if name not in known and not name.endswith("rotary_emb.inv_freq"))
+    if unknown:
+        raise UnsupportedArchitecture(
+            f"{path}: {unknown[0]}: a tensor that a {shape.architecture} model does not have ({len(unknown)} such)"
+        )
+    tied = "head" not in names or bool(config.get("tie_word_embeddings"))
+    if tied:
+        names.pop("head", None)
+    about = _json(path / "tokenizer_config.json", optional=True)
+    source = ModelSource(
+        path=path,
+        digest=_digest(files, cache),
+        shape=shape,
+        tensors=names,
+        tokenizer=tokenizers.from_file(path / "tokenizer.json"),
+        chat_template=_template(path, about),
+        special_tokens={name: text for name, value in about.items() if name.endswith("_token") and (text := _token_text(value))},
+        end_tokens=_end_tokens(config, _json(path / "generation_config.json", optional=True)),
+        tied=tied,
+    )
+    check_tensors(source)
+    return source
+
+
+def shape_from_config(config: Mapping[str, Any], path: Path) -> DecoderShape:
+    """The shape that a config.json gives."""
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise UnsupportedArchitecture(f"{path}: model_type: is {kind!r}, the native engine serves {', '.join(MODEL_TYPES)}")
+    if config.get("quantization_config"):
+        raise UnsupportedArchitecture(f"{path}: quantization_config: the native engine quantizes unquantized weights itself")
+    if config.get("hidden_act", "silu") != "silu":
+        raise UnsupportedArchitecture(f"{path}: hidden_act: is {config['hidden_act']!r}, the native engine serves silu")
+
+    def number(key: str, default: float | None = None) -> Any:
+        value = config.get(key, default)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a number above 0")
+        return value
+
+    hidden, heads = int(number("hidden_size")), int(number("num_attention_heads"))
+    head_dim = int(number("head_dim", hidden // heads))
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta") or number("rope_theta", 10000.0))
+    layers = int(number("num_hidden_layers"))
+    return DecoderShape(
+        architecture=kind,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        key_value_heads=int(number("num_key_value_heads", heads)),
+        head_dim=head_dim,
+        feed_forward=int(number("intermediate_size")),
+        vocabulary=int(number("vocab_size")),
+        context=int(number("max_position_embeddings")),
+        window=_window(config, layers, path),
+        epsilon=float(number("rms_norm_eps", 1e-6)),
+        rotates_halves=True,
+        frequencies=_frequencies(rope, theta, head_dim, path),
+    ).check(path)
+
+
+def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
+    """The sliding window, where all layers have it; Qwen files name one that they do not use."""
+    kinds = set(config.get("layer_types") or [])
+    if config.get("model_type") in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
+        return 0
+    if len(kinds) > 1 or (config.get("use_sliding_window") and config.get("max_window_layers", 0) not in (0, None)):
+        raise UnsupportedArchitecture(f"{path}: layer_types: layers with and without a sliding window, the native engine needs all alike")
+    return 0 if kinds == {"full_attention"} else int(config.get("sliding_window") or 0)
+
+
+def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Path) -> NDArray[np.float64]:
+    """Rotary angles per position; `llama3` scaling as in the Llama 3.1 release (low and high frequency bounds, smooth between)."""
+    frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedArchitecture(f"{path}: partial_rotary_factor: the native engine rotates whole heads")
+    if kind == "default":
+        return frequencies
+    try:
+        factor = float(rope["factor"])
+        if kind == "linear":
+            return frequencies / factor
+        if kind == "llama3":
+            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+            turns = float(rope["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+            smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+            return frequencies * ((1 - smooth) / factor + smooth)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelLoadError(f"{path}: rope_scaling: {error} is missing or wrong") from None
+    raise UnsupportedArchitecture(f"{path}: rope_scaling: is {kind!r}, the native engine serves default, linear and llama3")
+
+
+def _template(path: Path, about: Mapping[str, Any]) -> str | None:
+    own = path / "chat_template.jinja"
+    if own.exists():
+        return own.read_text(encoding="utf-8")
+    template = about.get("chat_template")
+    if isinstance(template, list):
+        template = next((item.get("template") for item in template if item.get("name") == "default"), None)
+    return template if isinstance(template, str) else None
+
+
+def _token_text(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
+    ends = generation.get("eos_token_id", config.get("eos_token_id"))
+    return frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int))
+
+
+def _digest(files: list[Path], cache: Path | None) -> str:
+    """Of one weights file its own digest; of several the digest of their digests, in order of name."""
+    digests = [digest_of(file, cache) for file in files]
+    return digests[0] if len(digests) == 1 else f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+
+
+def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if optional:
+            return {}
+        raise ModelLoadError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path}: is not a JSON object")
+    return value

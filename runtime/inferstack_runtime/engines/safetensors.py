@@ -1,0 +1,61 @@
+"""Reader of safetensors files: mapped tensors, every offset checked. Format: https://github.com/huggingface/safetensors#format"""
+
+import json
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inferstack_runtime.engines.gguf import InvalidModelFile
+from inferstack_runtime.engines.source import Stored
+
+TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (30, 2)}
+"""Types that are read: GGUF number and bytes per weight."""
+_MAX_HEADER = 100 << 20
+
+
+def read_safetensors(path: Path) -> dict[str, Stored]:
+    """The tensors of one file; raises `InvalidModelFile`. Tensors of other types are an error only when they are asked for by name."""
+    try:
+        with path.open("rb") as handle:
+            data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InvalidModelFile(path, "file", 0, error.strerror or str(error)) from None
+    except ValueError:
+        raise InvalidModelFile(path, "file", 0, "is empty; expected safetensors") from None
+    if len(data) < 8:
+        raise InvalidModelFile(path, "header length", 0, f"needs 8 bytes, the file has {len(data)}")
+    size = struct.unpack("<Q", data[:8])[0]
+    if size > _MAX_HEADER or 8 + size > len(data):
+        raise InvalidModelFile(path, "header length", 0, f"is {size}, the file has {len(data)} bytes")
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except ValueError as error:
+        raise InvalidModelFile(path, "header", 8, f"is not JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise InvalidModelFile(path, "header", 8, "is not an object")
+    start = 8 + size
+    return {name: _tensor(path, data, start, name, entry) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _tensor(path: Path, data: mmap.mmap, start: int, name: str, entry: Any) -> Stored:
+    try:
+        kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        sizes = all(isinstance(number, int) and number >= 0 for number in (*shape, first, last))
+    except (TypeError, KeyError, ValueError):
+        sizes = False
+    if not sizes:
+        raise InvalidModelFile(path, name, 8, "needs dtype, shape and data_offsets")
+    if kind not in TYPES:
+        raise InvalidModelFile(path, name, 8, f"is {kind}, expected {', '.join(TYPES)}")
+    number, width = TYPES[kind]
+    count = 1
+    for dimension in shape:
+        count *= dimension
+    if last - first != count * width or start + last > len(data):
+        raise InvalidModelFile(path, name, start + first, f"needs {count * width} bytes up to {start + last}, the file has {len(data)}")
+    if count == 0:
+        return Stored(number, shape, np.empty(0, np.uint8))
+    return Stored(number, shape, np.frombuffer(data, np.uint8, count * width, start + first))
