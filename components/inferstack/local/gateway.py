@@ -7,7 +7,7 @@ not ready gets nothing, a stream is passed on as it comes and lives as long as t
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Ports:
     cache: int | None
     slots: Mapping[str, int]
     slot_metrics: Mapping[str, int]
+    monitors: Mapping[str, int] = field(default_factory=dict)
+    """Of Prometheus and Alertmanager, those that are installed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -39,11 +41,12 @@ class Ports:
             "cache": self.cache,
             "slots": dict(self.slots),
             "slot_metrics": dict(self.slot_metrics),
+            "monitors": dict(self.monitors),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Ports":
-        return cls(data["gateway"], data["gateway_admin"], data["cache"], data["slots"], data["slot_metrics"])
+        return cls(data["gateway"], data["gateway_admin"], data["cache"], data["slots"], data["slot_metrics"], data.get("monitors", {}))
 
 
 def cluster_name(slot: str) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferstack.environment import Environment, SlotName, load_environment
-from inferstack.local import cache, gateway, http, programs
+from inferstack.environment import Environment, load_environment
+from inferstack.local import gateway, http, programs, slots
 from inferstack.local.errors import LocalError, NotRunning
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import read_key
@@ -132,8 +132,8 @@ class LocalMachine:
         wanted = self._own(slot, before if config is None else config)
         part = read_part(self.layout, part_name(slot))
         if part is not None and part.alive:
-            if before == wanted:
-                return
+            if before == wanted or (config is None and before["cache"]["url"] == wanted["cache"]["url"]):
+                return  # what a monitor's new address changes can wait for the next start
             stop_part(self.layout, part_name(slot), self._grace())
         if before != wanted:
             write_json(path, wanted)
@@ -240,12 +240,7 @@ class LocalMachine:
     def _own(self, slot: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
         if config is None:
             raise NotRunning(self.layout.name, f"has no slot {slot} yet")
-        identity = {**config["identity"], "environment": self.layout.name, "slot": str(SlotName(slot))}
-        listen = {"host": "127.0.0.1", "port": self.ports.slots[slot]}
-        metrics = {"host": "127.0.0.1", "port": self.ports.slot_metrics[slot]}
-        access = {**config["access"], "keys_file": str(self.layout.keys)}
-        shared = {**config["cache"], "url": cache.url(self.layout, self.ports.cache)}
-        return {**config, "listen": listen, "metrics": metrics, "identity": identity, "access": access, "cache": shared}
+        return slots.on_machine(config, self.layout, slot, self.ports)
 
     def _grace(self) -> float:
         return self.environment.drain.seconds + STOP_MARGIN_SECONDS

@@ -1,39 +1,21 @@
 """A slot's runtime configuration, from the environment."""
 
-import re
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from inferstack.environment import Environment
+from inferstack.environment import Environment, SlotName
+from inferstack.local import cache
 from inferstack.local.gateway import Ports
-
-_UNITS = {"m": 1e-3, "k": 1e3, "Ki": 2**10, "M": 1e6, "Mi": 2**20, "G": 1e9, "Gi": 2**30, "T": 1e12, "Ti": 2**40}
-
-
-def quantity(text: str) -> int:
-    """A Kubernetes quantity (`512Mi`, `1.5G`) as a whole number of its base unit."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(m|k|Ki|M|Mi|G|Gi|T|Ti)?", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a quantity such as 512Mi")
-    return int(float(match[1]) * _UNITS.get(match[2] or "", 1))
+from inferstack.local.layout import Layout
+from inferstack.local.monitoring import ALERTMANAGER
+from inferstack.local.quantity import quantity
 
 
-def runtime_config(
-    name: str,
-    environment: Environment,
-    slot: str,
-    ports: Ports,
-    *,
-    generation: int = 1,
-    keys_file: Path,
-    cache_url: str | None,
-) -> dict[str, Any]:
-    """The `RuntimeConfig` object of `slot`, as the environment file describes it."""
+def runtime_config(layout: Layout, environment: Environment, slot: str, ports: Ports, *, generation: int = 1) -> dict[str, Any]:
+    """The `RuntimeConfig` object of `slot`, as the environment has it."""
     e = environment
-    return {
-        "listen": {"host": "127.0.0.1", "port": ports.slots[slot]},
-        "metrics": {"host": "127.0.0.1", "port": ports.slot_metrics[slot]},
-        "identity": {"environment": name, "slot": slot, "generation": generation},
+    config = {
+        "identity": {"environment": layout.name, "slot": str(slot), "generation": generation},
         "models": [
             {"name": m.name, "source": m.source, "digest": m.digest, "quantization": m.quantization, "context": m.context} for m in e.models
         ],
@@ -46,12 +28,37 @@ def runtime_config(
             "kv_cache_bytes": quantity(e.engine.kv_cache),
         },
         "access": {
-            "keys_file": str(keys_file),
             "tiers": {name: tier.model_dump() for name, tier in e.access.tiers.items()},
             "jwt": None if e.access.jwks_url is None else {"jwks_url": e.access.jwks_url, "audience": e.access.jwt_audience},
         },
-        "cache": {"url": cache_url, "ttl_seconds": e.cache.ttl_seconds, "semantic": e.cache.semantic.model_dump()},
+        "cache": {"ttl_seconds": e.cache.ttl_seconds, "semantic": e.cache.semantic.model_dump()},
         "drain": {"seconds": e.drain.seconds},
         "weight_cache": None,
         "otlp_endpoint": e.monitoring.otlp_endpoint,
+    }
+    return on_machine(config, layout, slot, ports)
+
+
+def on_machine(config: Mapping[str, Any], layout: Layout, slot: str, ports: Ports) -> dict[str, Any]:
+    """`config` with everything that is this machine's and not the version's: ports, paths, the other parts' addresses."""
+    alertmanager = ports.monitors.get(ALERTMANAGER)
+    return {
+        **config,
+        "listen": {"host": "127.0.0.1", "port": ports.slots[slot]},
+        "metrics": {"host": "127.0.0.1", "port": ports.slot_metrics[slot]},
+        "identity": {**config["identity"], "environment": layout.name, "slot": str(slot)},
+        "access": {**config["access"], "keys_file": str(layout.keys)},
+        "cache": {**config["cache"], "url": cache.url(layout, ports.cache)},
+        "alertmanager_url": None if alertmanager is None else f"http://127.0.0.1:{alertmanager}",
+        "console": {
+            "slots": {
+                str(name): {
+                    "url": f"http://127.0.0.1:{ports.slots[name]}",
+                    "metrics_url": f"http://127.0.0.1:{ports.slot_metrics[name]}/metrics",
+                }
+                for name in SlotName
+            },
+            "routes_file": str(layout.routes),
+            "journal_file": str(layout.journal),
+        },
     }

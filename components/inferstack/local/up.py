@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack.environment import Environment, InvalidEnvironment, Platform, Problem, SlotName, load_environment
-from inferstack.local import cache, gateway, ports, programs, slots
+from inferstack.local import cache, gateway, http, monitoring, ports, programs, slots
 from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import ensure_keys
@@ -84,6 +84,14 @@ def _up(layout: Layout, report: Report, answer: Callable[[LocalMachine], None] |
     with phase(f"slot {first.other}", report) as current:
         current.detail = _describe(machine, first.other)
         machine.wait_healthy(first.other, READY_SECONDS)
+    for monitor in monitoring.find().values():
+        with phase(monitor.name, report) as current:
+            if monitor.program is None:
+                current.skip(monitor.advice)
+            elif trouble := _start_monitor(machine, monitor):
+                current.skip(f"left out: {trouble}")
+            else:
+                current.detail = f"http://127.0.0.1:{chosen.monitors[monitor.name]}"
     return machine
 
 
@@ -129,6 +137,9 @@ def _choose_ports(layout: Layout, environment: Environment, before: Any) -> Port
         cache=choose(CACHE, old.cache if old else None) if cache.wanted(environment.cache) else None,
         slots={slot: choose(part_name(slot), old.slots[slot] if old else None) for slot in names},
         slot_metrics={slot: choose(part_name(slot), old.slot_metrics[slot] if old else None) for slot in names},
+        monitors={
+            name: choose(name, old.monitors.get(name) if old else None) for name, monitor in monitoring.find().items() if monitor.program
+        },
     )
 
 
@@ -147,10 +158,8 @@ def _render(machine: LocalMachine) -> None:
     """Both slots as the environment file has them, all weight on the initial one, no promotion behind them."""
     layout, environment = machine.layout, machine.environment
     layout.journal.unlink(missing_ok=True)
-    url = cache.url(layout, machine.ports.cache)
     for slot in SlotName:
-        config = slots.runtime_config(layout.name, environment, slot, machine.ports, keys_file=layout.keys, cache_url=url)
-        write_json(layout.slot_config(slot), config)
+        write_json(layout.slot_config(slot), slots.runtime_config(layout, environment, slot, machine.ports))
         layout.slot_config(slot).with_suffix(".spec.json").unlink(missing_ok=True)
     weights = {str(slot): 100 if slot is environment.slots.initial else 0 for slot in SlotName}
     write_json(layout.routes, gateway.routes(weights, environment.gateway.timeout_seconds))
@@ -176,6 +185,31 @@ def _start_gateway(machine: LocalMachine, program: list[str]) -> None:
     document = gateway.routes(machine.weights(), machine.environment.gateway.timeout_seconds)
     write_json(layout.routes, document)
     _wait(layout, GATEWAY, lambda: machine.serves_routes(document["version_info"]))
+
+
+def _start_monitor(machine: LocalMachine, monitor: monitoring.Monitor) -> str | None:
+    """Start Prometheus or Alertmanager; why it does not run, or None. Serving does not depend on either."""
+    layout, chosen, name = machine.layout, machine.ports, monitor.name
+    assert monitor.program is not None
+    config = monitoring.config(name, layout, layout.name, chosen.monitors, chosen.slot_metrics, chosen.gateway_admin)
+    path = layout.directory / f"{name}.json"
+    if _alive(layout, name) and read_json(path) != config:
+        stop_part(layout, name, STOP_SECONDS)
+    if not _alive(layout, name):
+        write_json(path, config)
+        start_part(layout, name, [monitor.program, *monitoring.arguments(name, layout, path, chosen.monitors[name])])
+    try:
+        _wait(layout, name, lambda: _answers(chosen.monitors[name], "/-/ready"))
+    except LocalError as error:
+        return error.message
+    return None
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        return http.get(port, path)[0] == 200
+    except OSError:
+        return False
 
 
 def _describe(machine: LocalMachine, slot: SlotName) -> str:

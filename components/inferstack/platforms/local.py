@@ -125,16 +125,7 @@ class LocalPlatform:
     def _config(self, slot: SlotName, spec: SlotSpec) -> dict[str, Any]:
         machine = self._machine
         environment = machine.environment.model_copy(update={"models": spec.models, "engine": spec.engine})
-        before = machine.slot_config(slot)
-        return runtime_config(
-            machine.layout.name,
-            environment,
-            slot,
-            machine.ports,
-            generation=spec.generation,
-            keys_file=machine.layout.keys,
-            cache_url=before["cache"]["url"],
-        )
+        return runtime_config(machine.layout, environment, slot, machine.ports, generation=spec.generation)
 
     def set_weights(self, weights: Weights) -> None:
         def work() -> None:

@@ -45,6 +45,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
 
     def do_GET(self):
+        if self.path == "/metrics":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", "14")
+            self.end_headers()
+            self.wfile.write(b"fake_ready 1\n\n")
+            return
         ready = STATE["ready"] and not STATE["draining"]
         body = {
             "ready": ready,

@@ -12,7 +12,9 @@ from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import ensure_keys, hash_key, read_key
 from inferstack.local.layout import Layout, locked, read_json, write_json
-from inferstack.local.slots import quantity, runtime_config
+from inferstack.local.quantity import quantity
+from inferstack.local.slots import runtime_config
+from inferstack_runtime.config import parse_config as load_runtime_config
 
 PORTS = Ports(8080, 9901, 6379, {"blue": 8001, "green": 8002}, {"blue": 9001, "green": 9002})
 
@@ -37,7 +39,7 @@ def test_a_word_is_no_quantity():
 
 def test_a_slot_is_configured_as_the_environment_says():
     made = environment(engine={"max_queue": 3, "kv_cache": "64Mi"}, drain={"pre_stop_seconds": 0, "seconds": 7})
-    config = runtime_config("local", made, "green", PORTS, keys_file=Path("/k.json"), cache_url=None)
+    config = runtime_config(Layout(Path("/p"), "local"), made, "green", PORTS)
     assert config["listen"]["port"] == 8002
     assert config["metrics"]["port"] == 9002
     assert config["identity"] == {"environment": "local", "slot": "green", "generation": 1}
@@ -45,7 +47,10 @@ def test_a_slot_is_configured_as_the_environment_says():
     assert config["engine"]["max_queue"] == 3
     assert config["engine"]["kv_cache_bytes"] == 64 * 2**20
     assert config["drain"] == {"seconds": 7}
-    assert config["cache"]["url"] is None
+    assert config["cache"]["url"] == "redis://:@127.0.0.1:6379/0"
+    assert config["access"]["keys_file"] == "/p/.inferstack/local/keys.json"
+    assert config["alertmanager_url"] is None
+    load_runtime_config(config)
 
 
 def test_keys_are_made_once_and_stored_hashed(tmp_path):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from inferstack.local import monitoring
+
 pytestmark = [pytest.mark.parts, pytest.mark.timeout(180)]
 PARTS = {"cache", "gateway", "slot-blue", "slot-green"}
 
@@ -38,6 +40,8 @@ def pids(project):
 def test_up_starts_everything_answers_and_leaves_it_running(project):
     said = up(project)
     phases = [event["phase"] for event in said if event.get("status") == "done"]
+    skipped = {event["phase"]: event["detail"] for event in said if event.get("status") == "skipped"}
+    assert skipped["prometheus"] == "not installed; Debian and Ubuntu: apt-get install prometheus"
     assert phases == ["check", "cache", "slot blue", "gateway", "slot green"]
     answer = next(event for event in said if event["event"] == "answer")
     assert answer["answer"].startswith("word0 word1 ")
@@ -69,6 +73,24 @@ def test_down_ends_all_of_it_and_nothing_else(project):
     assert again.returncode == 0
     assert "nothing was running" in again.stdout
     assert project.status()["phase"] == "down"
+
+
+@pytest.mark.skipif(not all(monitor.program for monitor in monitoring.find().values()), reason="needs Prometheus and Alertmanager")
+def test_monitors_that_are_installed_run_with_it_and_scrape_every_part(project, monkeypatch):
+    monkeypatch.setenv("MONITORS", "1")
+    said = up(project)
+    address = next(event["detail"] for event in said if event.get("phase") == "prometheus" and event["status"] == "done")
+    deadline, healths = time.monotonic() + 30, {}
+    while set(healths.values()) != {"up"}:
+        assert time.monotonic() < deadline, healths
+        with urllib.request.urlopen(f"{address}/api/v1/targets") as answer:
+            targets = json.load(answer)["data"]["activeTargets"]
+        healths = {(target["labels"]["job"], target["labels"].get("slot")): target["health"] for target in targets}
+        time.sleep(0.2)
+    assert set(healths) == {("inferstack", "blue"), ("inferstack", "green"), ("gateway", None)}
+    with urllib.request.urlopen(f"{address}/api/v1/alertmanagers") as answer:
+        assert len(json.load(answer)["data"]["activeAlertmanagers"]) == 1
+    assert set(project.status()["parts"]) == PARTS | {"prometheus", "alertmanager"}
 
 
 def test_a_second_up_says_it_runs_and_restarts_nothing(project):
