@@ -294,6 +294,8 @@ class Process:
 
     def set_weights(self, weights: Weights) -> None:
         def work() -> None:
+            if self.last_seen is not None and self.last_seen.weights != self.world.weights:
+                raise Conflict("the route was changed since it was looked at")
             self._check_switch(weights)
             self.world.weights = weights
             self.world.routed.append((self.world.time + self.world.delay, weights))
@@ -367,7 +369,7 @@ class Process:
 
         self._call("warm", work)
 
-    def exercise(self, slot: SlotName, n: int) -> Exercise:
+    def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         def work() -> Exercise:
             behaviour = self.world.behaviour(slot)
             self.world._serve(slot, n, live=False)
