@@ -204,6 +204,7 @@ class Process:
         self.holder = holder
         self.held: Lease | None = None
         self.dead = False
+        self.calls: list[str] = []
         self.last_seen: Observation | None = None
         self.last_verified: dict[SlotName, int] = {}
         self.events: list[Event] = []
@@ -226,6 +227,7 @@ class Process:
             raise Killed
         index = len(world.calls)
         world.calls.append(name)
+        self.calls.append(name)
         if world.kill_at == (index, "before"):
             self.die()
         world.before_call(name, self)
@@ -310,7 +312,7 @@ class Process:
                 continue
             if seen is None or seen.slots[slot].ready == 0:
                 world.violate(f"I1: weight {weights.of(slot)} on {slot}, which was not seen ready")
-            if world.calls[-2] != "verify" or slot not in self.last_verified:
+            if self.calls[-2:] != ["verify", "set_weights"] or slot not in self.last_verified:
                 world.violate(f"I4: {slot} got weight without being verified just before")
             journal = world.stored()
             operation = journal.operation if journal else None
