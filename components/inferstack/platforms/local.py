@@ -27,6 +27,7 @@ from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
     Agreement,
+    Conflict,
     Exercise,
     Health,
     Observation,
@@ -49,6 +50,7 @@ class LocalPlatform:
         self._machine = machine
         self._store = FileStore(machine.layout.directory)
         self._held: Lease | None = None
+        self._seen: Weights | None = None
 
     def now(self) -> float:
         return time.time()
@@ -64,13 +66,14 @@ class LocalPlatform:
     def _observe(self) -> Observation:
         machine = self._machine
         raw = machine.weights()
+        self._seen = Weights(raw["blue"], raw["green"])
         slots = {slot: self._slot(slot) for slot in SlotName}
         drift = tuple(
             f"the configuration of {slot} was changed since it was rendered"
             for slot in SlotName
             if raw[slot] > 0 and (record := self._record(slot)) is not None and record["config"] != _fingerprint(machine.slot_config(slot))
         )
-        return Observation(time.time(), Weights(raw["blue"], raw["green"]), slots, frozenset(SlotName), drift)
+        return Observation(time.time(), self._seen, slots, frozenset(SlotName), drift)
 
     def _slot(self, slot: SlotName) -> SlotObservation:
         machine = self._machine
@@ -130,6 +133,9 @@ class LocalPlatform:
     def set_weights(self, weights: Weights) -> None:
         def work() -> None:
             with self._fenced():
+                now = self._machine.weights()
+                if self._seen is not None and now != {"blue": self._seen.blue, "green": self._seen.green}:
+                    raise Conflict(f"the route file was changed to {now} since it was looked at")
                 self._machine.set_weights({"blue": weights.blue, "green": weights.green})
 
         _orderly(work)
@@ -178,9 +184,9 @@ class LocalPlatform:
                 if timing.error:
                     raise SlotFailed(f"{slot} did not answer its first request: {model}: {timing.error}")
 
-    def exercise(self, slot: SlotName, n: int) -> Exercise:
+    def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         with self._client(slot) as client:
-            return exercise([client], self._models(slot), n)
+            return exercise([client], self._models(slot), n, repeated=repeated)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._client(slot) as one, self._client(against) as other:

@@ -97,6 +97,7 @@ def counters(text: str) -> Counters:
         ttft=_histogram(found, family.ttft),
         inter_token=_histogram(found, family.gap),
         resident_bytes=values["process_resident_memory_bytes"],
+        bounded_bytes=values["inferstack_kv_cache_size_bytes"],
         cache_hits=values["inferstack_cache_verified_hits_total"],
         cache_false_hits=values["inferstack_cache_false_hits_total"],
         started=values["process_start_time_seconds"],

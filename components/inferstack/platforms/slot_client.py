@@ -77,9 +77,10 @@ class SlotClient:
                 return Health(False, f"{model}: {timing.error}")
         return Health(True)
 
-    def generate(self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS) -> Timing:
-        """One streamed completion on a prompt of its own."""
-        body = {"model": model, "prompt": f"{uuid.uuid4().hex[:8]} {TEXTS[0]}", "max_tokens": tokens, "temperature": 0, "stream": True}
+    def generate(self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False) -> Timing:
+        """One streamed completion on a prompt of its own; `repeated`: always the same prompt, told apart by its seed alone."""
+        body: dict[str, Any] = {"model": model, "prompt": TEXTS[0], "max_tokens": tokens, "temperature": 0, "stream": True}
+        body |= {"seed": uuid.uuid4().int % 2**31} if repeated else {"prompt": f"{uuid.uuid4().hex[:8]} {TEXTS[0]}"}
         started, times, finished = time.perf_counter(), [], False
         try:
             with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=seconds) as answer:
@@ -132,14 +133,14 @@ class SlotClient:
         return counters(answer.text)
 
 
-def exercise(clients: Sequence[SlotClient], models: Sequence[str], n: int) -> Exercise:
-    """`n` synthetic requests over the replicas and models in turn, WIDTH at a time."""
+def exercise(clients: Sequence[SlotClient], models: Sequence[str], n: int, *, repeated: bool = False) -> Exercise:
+    """`n` synthetic requests over the replicas and models in turn, WIDTH at a time; `repeated`: one prompt, one token."""
     if not clients or n <= 0:
         return Exercise(n, n, "no replica to send to") if n > 0 else Exercise(0, 0)
     targets = list(itertools.islice(itertools.cycle(itertools.product(clients, models)), n))
     started = time.perf_counter()
     with ThreadPoolExecutor(WIDTH) as pool:
-        timings = list(pool.map(lambda target: target[0].generate(target[1]), targets))
+        timings = list(pool.map(lambda target: target[0].generate(target[1], 1 if repeated else TOKENS, repeated=repeated), targets))
     failures = [timing.error for timing in timings if timing.error]
     return Exercise(
         sent=n,

@@ -9,7 +9,7 @@ from inferstack.promotion import gates
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.gates import Evidence
 from inferstack.promotion.journal import Journal, Operation, Verdict
-from inferstack.promotion.measure import Snapshot, WindowStats, window
+from inferstack.promotion.measure import Snapshot, WindowStats, leak, window
 from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
 from inferstack.promotion.steps import Check, Result
 
@@ -50,11 +50,13 @@ class Checks:
                 old.append(self._exercise(step.live, each))
                 new.append(self._exercise(step.slot, each))
         mine, theirs = _together(new), _together(old)
+        grown = self._leak(step.slot, 2 * wanted)
         stats = _window(new0, self._snapshot(step.slot), self._now() - began)
         if stats is not None:
             stats = replace(
                 stats.with_failures(first.failures + (mine.failures if step.live else 0)), ttft=mine.ttft, inter_token=mine.inter_token
             )
+            stats = replace(stats, resident_growth=grown)
         live = None
         if step.live is not None:
             live = WindowStats(theirs.sent, theirs.failures, ttft=theirs.ttft, inter_token=theirs.inter_token, seconds=theirs.seconds)
@@ -121,6 +123,13 @@ class Checks:
     def _exercise(self, slot: SlotName, n: int) -> Exercise:
         exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n))
         return exercise
+
+    def _leak(self, slot: SlotName, n: int) -> float | None:
+        """What memory does over requests that fill no cache."""
+        before = self._snapshot(slot)
+        self._call(lambda: self._platform.exercise(slot, n, repeated=True))
+        after = self._snapshot(slot)
+        return None if before is None or after is None else leak(before, after)
 
     def _agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         agreement: Agreement | None = self._call(lambda: self._platform.agreement(slot, against))

@@ -119,6 +119,8 @@ class Operation:
     phase: Phase = Phase.PREFLIGHT
     since: float = 0
     """Start of the phase; a deadline counts from here."""
+    rendered: float = 0
+    """Start of rendering; a slot that loses its readiness again and again is given up at twice the time that it gets."""
     step: int = 0
     needed: int = 1
     """Replicas that carry the live load; the target gets as many before the switch."""

@@ -76,6 +76,8 @@ class Counters:
     ttft: Histogram = field(default_factory=Histogram)
     inter_token: Histogram = field(default_factory=Histogram)
     resident_bytes: float = 0
+    bounded_bytes: float = 0
+    """Upper bound of the caches in it that fill up with use (KV cache)."""
     cache_hits: float = 0
     cache_false_hits: float = 0
     started: float = 0
@@ -100,7 +102,7 @@ class WindowStats:
     restarts: int = 0
     """Replicas whose process was replaced or that went away inside the window."""
     resident_growth: float | None = None
-    """Largest growth of one replica's resident memory, as a share of its start; None when no replica was there twice."""
+    """Largest growth of one replica's resident memory beyond its bounded caches, as a share of its start; None if unknown."""
     cache_hits: float = 0
     cache_false_hits: float = 0
 
@@ -120,7 +122,7 @@ class WindowStats:
 
 
 def window(before: Snapshot, after: Snapshot, seconds: float) -> WindowStats:
-    """The difference of two snapshots of one slot, over all replicas."""
+    """The difference of two snapshots of one slot, over all replicas. A cache that fills up to its bound is no growth."""
     stats = WindowStats(seconds=seconds, replicas=len(after))
     growth: list[float] = []
     restarts = len(set(before) - set(after))
@@ -130,7 +132,7 @@ def window(before: Snapshot, after: Snapshot, seconds: float) -> WindowStats:
             restarts += 1
             old = Counters()
         elif replica in before and old.resident_bytes > 0:
-            growth.append((new.resident_bytes - old.resident_bytes) / old.resident_bytes)
+            growth.append((new.resident_bytes - old.resident_bytes - new.bounded_bytes) / old.resident_bytes)
         stats = WindowStats(
             requests=stats.requests + new.requests - old.requests,
             errors=stats.errors + new.errors - old.errors,
@@ -143,6 +145,16 @@ def window(before: Snapshot, after: Snapshot, seconds: float) -> WindowStats:
             cache_false_hits=stats.cache_false_hits + new.cache_false_hits - old.cache_false_hits,
         )
     return WindowStats(**{**stats.__dict__, "restarts": restarts, "resident_growth": max(growth, default=None)})
+
+
+def leak(before: Snapshot, after: Snapshot) -> float | None:
+    """Largest growth of one replica's resident memory over requests that fill no cache, as a share; None when none was there twice."""
+    shares = [
+        (new.resident_bytes - before[replica].resident_bytes) / before[replica].resident_bytes
+        for replica, new in after.items()
+        if replica in before and before[replica].resident_bytes > 0 and before[replica].started == new.started
+    ]
+    return max(shares, default=None)
 
 
 def larger(new: Histogram, old: Histogram) -> float:

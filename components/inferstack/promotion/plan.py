@@ -112,7 +112,7 @@ def _preflight(journal: Journal, op: Operation, seen: Observation) -> Step:
     if op.kind == "rollback" and journal.previous is not op.target:
         return Finish(Outcome.REFUSED, "there is no previous version to go back to")
     needed = min(max(live.replicas, op.policy.floor, 1), max(op.policy.most, live.replicas, 1))
-    changes = {"needed": needed}
+    changes = {"needed": needed, "rendered": seen.time}
     target = seen.slots[op.target]
     if op.kind == "rollback" and _runs(target, op) and target.ready >= needed:
         return Note(Phase.PRECHECK, changes=changes)
@@ -135,6 +135,9 @@ def _ready(journal: Journal, op: Operation, seen: Observation) -> Step:
     target = seen.slots[op.target]
     if not _runs(target, op):
         return Note(Phase.RENDER, same_deadline=True)
+    broken = _broken(op, target)
+    if broken:
+        return _give_up(op, broken)
     needed = _needed_now(op, seen.slots[journal.active])
     if needed != op.needed:
         return Note(Phase.READY, changes={"needed": needed}, same_deadline=True)
@@ -143,8 +146,8 @@ def _ready(journal: Journal, op: Operation, seen: Observation) -> Step:
         return _give_up(op, f"{op.target} cannot become ready: {target.failure}")
     short = target.replicas < wanted or (target.floor is not None and target.floor < wanted)
     if target.ready >= wanted and not short:
-        return Note(Phase.WARM, changes={"restarts": target.restarts})
-    if _late(op, seen, op.policy.ready_seconds):
+        return Note(Phase.WARM, changes={} if op.restarts is not None else {"restarts": target.restarts})
+    if _late(op, seen, op.policy.ready_seconds) or seen.time - op.rendered >= 2 * op.policy.ready_seconds:
         why = f": {target.waiting}" if target.waiting else ""
         return _give_up(op, f"{op.target} has {target.ready} of {wanted} replicas ready after {op.policy.ready_seconds:.0f} s{why}")
     if short:

@@ -131,7 +131,7 @@ class Platform(Protocol):
         """Make the slot's desired state `spec`, with `spec.replicas`; raises SlotFailed when the platform refuses it for good."""
 
     def set_weights(self, weights: Weights) -> None:
-        """Both backends always named."""
+        """Both backends always named. Raises Conflict when the weights are no longer those of the last `observe`."""
 
     def scale(self, slot: SlotName, replicas: int) -> None:
         """Exactly `replicas` now, and the scaler keeps no fewer; 0 stops the slot."""
@@ -147,8 +147,8 @@ class Platform(Protocol):
     def warm(self, slot: SlotName) -> None:
         """Send each replica its first requests; raises SlotFailed when it cannot answer."""
 
-    def exercise(self, slot: SlotName, n: int) -> Exercise:
-        """`n` synthetic requests directly to the slot."""
+    def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
+        """`n` synthetic requests directly to the slot, each its own; `repeated`: one prompt and one token, so that no cache fills up."""
         ...
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:

@@ -204,6 +204,7 @@ class Process:
         self.holder = holder
         self.held: Lease | None = None
         self.dead = False
+        self.calls: list[str] = []
         self.last_seen: Observation | None = None
         self.last_verified: dict[SlotName, int] = {}
         self.events: list[Event] = []
@@ -226,6 +227,7 @@ class Process:
             raise Killed
         index = len(world.calls)
         world.calls.append(name)
+        self.calls.append(name)
         if world.kill_at == (index, "before"):
             self.die()
         world.before_call(name, self)
@@ -294,6 +296,8 @@ class Process:
 
     def set_weights(self, weights: Weights) -> None:
         def work() -> None:
+            if self.last_seen is not None and self.last_seen.weights != self.world.weights:
+                raise Conflict("the route was changed since it was looked at")
             self._check_switch(weights)
             self.world.weights = weights
             self.world.routed.append((self.world.time + self.world.delay, weights))
@@ -308,7 +312,7 @@ class Process:
                 continue
             if seen is None or seen.slots[slot].ready == 0:
                 world.violate(f"I1: weight {weights.of(slot)} on {slot}, which was not seen ready")
-            if world.calls[-2] != "verify" or slot not in self.last_verified:
+            if self.calls[-2:] != ["verify", "set_weights"] or slot not in self.last_verified:
                 world.violate(f"I4: {slot} got weight without being verified just before")
             journal = world.stored()
             operation = journal.operation if journal else None
@@ -367,7 +371,7 @@ class Process:
 
         self._call("warm", work)
 
-    def exercise(self, slot: SlotName, n: int) -> Exercise:
+    def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         def work() -> Exercise:
             behaviour = self.world.behaviour(slot)
             self.world._serve(slot, n, live=False)
