@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from inferstack_policies.model import Context, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, containers, mapping, number, pod_specs, sequence
+from inferstack_policies.shapes import SLOT_LABEL, WORKLOADS, at, containers, labels_of_pods, mapping, number, pod_specs, sequence
 
 LOWEST_ID = 10_000
 
@@ -92,8 +92,10 @@ def token(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 
 def service_account(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    slot = SLOT_LABEL in labels_of_pods(r)
     for where, spec in pod_specs(r):
-        if spec.get("serviceAccountName") in (None, "", "default"):
+        harmless = not slot and spec.get("automountServiceAccountToken") is False
+        if spec.get("serviceAccountName") in (None, "", "default") and not harmless:
             yield f"{where}.serviceAccountName", "the pod runs under the namespace's default account, with whatever others gave it."
 
 
