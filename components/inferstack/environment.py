@@ -24,6 +24,8 @@ from pydantic.fields import FieldInfo
 CONFIG_KEY = "inferstack:environment"
 BASE_KEY = "inferstack:base"
 """Names the environment that a stack's own object is laid over: a slot stack names its environment and says only what differs."""
+FINDINGS_KEY = "inferstack:findings"
+"""Set to `shown` by `inferstack plan`, which shows what is wrong; without it the program stops at planning errors."""
 SLOT_KEY = "inferstack:slot"
 """What a promotion changed in a slot (`models`, `engine`, `slots.resources`, …), laid over the environment of that slot's stack."""
 

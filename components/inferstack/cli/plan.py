@@ -62,7 +62,7 @@ def show(found: "Plan") -> None:
     for finding in found.findings:
         style = {"error": "bold red", "warning": "yellow"}.get(str(finding["severity"]), "dim")
         out.print(f"{finding['severity']}: ", style=style, end="")
-        out.print(f"{finding['path']}: {finding['message']} [{finding['rule']}]", markup=False, soft_wrap=True)
+        out.print(f"{finding['path']}: {finding['message']} Fix: {finding['fix']} [{finding['rule']}]", markup=False, soft_wrap=True)
     if found.cost is not None:
         out.print(cost_line(found.cost), markup=False, soft_wrap=True)
     count = sum(1 for item in found.resources if not item.type.startswith("inferstack:"))
@@ -70,13 +70,17 @@ def show(found: "Plan") -> None:
 
 
 def cost_line(cost: Any) -> str:
-    """One line with the dollars of a plan."""
-    parts = [
-        f"${cost['hourly_usd']:.2f}/h",
-        f"${cost['monthly_usd']:.0f}/month",
-        f"${cost['during_promotion_hourly_usd']:.2f}/h while promoting",
-    ]
-    return ", ".join(parts)
+    """One line with the dollars of a plan; what is not known is said so."""
+    rows = (
+        ("hourly_usd", ",.2f", "/h"),
+        ("monthly_usd", ",.0f", "/month"),
+        ("during_promotion_hourly_usd", ",.2f", "/h while promoting"),
+        ("at_most_hourly_usd", ",.2f", "/h at most"),
+        ("usd_per_million_tokens", ",.2f", "/M tokens"),
+    )
+    parts = [f"${'?' if cost[key] is None else format(cost[key], form)}{unit}" for key, form, unit in rows]
+    left_out = f"; not counted: {', '.join(cost['not_counted'])}" if cost["not_counted"] else ""
+    return ", ".join(parts) + left_out
 
 
 def trees(found: "Plan") -> list["Tree"]:

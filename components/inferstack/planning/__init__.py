@@ -29,6 +29,7 @@ __all__ = [
     "environment_fit",
     "gpu_machine",
     "headroom",
+    "in_order",
     "plan_findings",
     "pools",
     "replica_cap",

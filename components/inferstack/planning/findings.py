@@ -63,9 +63,12 @@ def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -
 
 
 def _covers(waiver: Waiver, finding: Finding) -> bool:
+    """By path and what is below it; findings on resources (`Kind/name: where`) also by `Kind/name` and `Kind/*`."""
     if waiver.rule != finding.rule:
         return False
-    return waiver.path == "*" or finding.path == waiver.path or finding.path.startswith((f"{waiver.path}.", f"{waiver.path}["))
+    resource = finding.path.partition(":")[0]
+    exact = waiver.path in ("*", finding.path, resource, f"{resource.partition('/')[0]}/*")
+    return exact or finding.path.startswith((f"{waiver.path}.", f"{waiver.path}["))
 
 
 def _expired(waiver: Waiver, today: date) -> bool:

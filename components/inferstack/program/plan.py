@@ -12,7 +12,10 @@ from typing import Any
 
 import yaml
 
+import inferstack_policies as policies
 from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment
+from inferstack.planning import cost
+from inferstack.program.review import cost_json, finding_json, review
 from inferstack.program.run import Run, run_stack
 
 
@@ -77,7 +80,8 @@ def plan_environment(root: Path, name: str, layer: Layer | None = None, *, previ
     started = time.monotonic()
     environment = load_environment(root / "stacks", name)
     resources = [item for stack in run_environment(root, name, environment, layer, preview=preview) for item in _planned(stack)]
-    return Plan(name, tuple(resources), (), None, time.monotonic() - started)
+    found = review(environment, (policies.Resource(item.type, item.name, item.inputs) for item in resources))
+    return Plan(name, tuple(resources), tuple(finding_json(f) for f in found), cost_json(cost(environment)), time.monotonic() - started)
 
 
 def run_environment(root: Path, name: str, environment: Environment, layer: Layer | None = None, *, preview: bool = True) -> list[StackRun]:

@@ -16,6 +16,7 @@ from inferstack.cluster.resources import provider
 from inferstack.environment import (
     BASE_KEY,
     CONFIG_KEY,
+    FINDINGS_KEY,
     SLOT_KEY,
     Environment,
     InvalidEnvironment,
@@ -24,6 +25,7 @@ from inferstack.environment import (
     parse_environment,
     resolve_config,
 )
+from inferstack.planning import plan_findings
 from inferstack.serving.route import InferenceRoute
 from inferstack.serving.slot import InferenceSlot
 
@@ -35,6 +37,7 @@ def deploy(stacks: Path) -> None:
         environment = read(stacks)
     except InvalidEnvironment as error:
         raise pulumi.RunError(str(error)) from None
+    refuse(environment)
     name = environment_name(stack, environment)
     cluster = provider("kubernetes", context=environment.context)
     options = pulumi.ResourceOptions(provider=cluster)
@@ -64,6 +67,15 @@ def read(stacks: Path) -> Environment:
     if SLOT_KEY in found:
         found[SLOT_KEY] = {key: value for key, value in found[SLOT_KEY].items() if key != "generation"}
     return parse_environment(resolve_config(stacks, found), f"stack {pulumi.get_stack()}")
+
+
+def refuse(environment: Environment) -> None:
+    """Raise pulumi.RunError with every planning error; `inferstack plan`, which shows them itself, runs the program to its end."""
+    if pulumi.Config("inferstack").get(FINDINGS_KEY.partition(":")[2]) == "shown":
+        return
+    errors = [finding for finding in plan_findings(environment) if finding.severity == "error"]
+    if errors:
+        raise pulumi.RunError("\n".join(str(error) for error in errors))
 
 
 def generation_of() -> int:

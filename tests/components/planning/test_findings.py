@@ -45,7 +45,7 @@ def test_a_waiver_holds_on_its_last_day() -> None:
 def test_errors_come_first_and_every_problem_at_once() -> None:
     raw = changed(base("gke"), {"engine": {"image": "vllm:latest"}, "scaling": {"policy": "cpu"}, "gateway": {"internal": False}})
     findings = check(raw, today=TODAY)
-    assert [f.rule for f in findings if f.severity != "info"] == ["image-without-digest", "public-without-tls", "signal-blind"]
+    assert [f.rule for f in findings if f.severity != "info"] == ["image-digest", "public-without-tls", "signal-blind"]
     severities = [f.severity for f in findings]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
 

@@ -11,16 +11,17 @@ _OLDEST_KUBERNETES = (1, 24)
 
 
 def digests(e: Environment) -> Iterator[Finding]:
-    """Images by digest everywhere, models by hash in production."""
-    if e.engine.image and "@sha256:" not in e.engine.image:
+    """Images by digest, but for one that was built on this machine and is in no registry; models by hash in production."""
+    built_here = (e.engine.image or "").startswith("localhost/") and not e.production
+    if e.engine.image and "@sha256:" not in e.engine.image and not built_here:
         message = f"`{e.engine.image}` is a tag, which can move under a running slot."
         yield Finding(
-            "image-without-digest", "error", "engine.image", message, "use REPOSITORY@sha256:DIGEST (`crane digest` or the build's output)."
+            "image-digest", "error", "engine.image", message, "use REPOSITORY@sha256:DIGEST (`crane digest` or the build's output)."
         )
     for i, model in enumerate(e.models):
         if e.production and not model.digest:
             message = f"`{model.name}` has no digest: other weights could be served under the same name."
-            yield Finding("model-without-digest", "error", f"models[{i}].digest", message, "set digest to the sha256 of the weights file.")
+            yield Finding("model-hash", "error", f"models[{i}].digest", message, "set digest to the sha256 of the weights file.")
 
 
 def production(e: Environment) -> Iterator[Finding]:

@@ -1,0 +1,143 @@
+"""Who may do what: roles, bindings, namespaces."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from inferstack_policies.model import Context, Resource, Rule
+from inferstack_policies.shapes import WORKLOADS, at, mapping, sequence
+
+ROLES = frozenset({"Role", "ClusterRole"})
+_ESCALATING = {"escalate", "bind", "impersonate"}
+_WRITING = {"create", "update", "patch", "delete", "*"}
+_BROAD = ("roles/owner", "roles/editor", "roles/container.admin", "roles/storage.admin", "roles/iam.serviceAccountTokenCreator")
+_AZURE_BROAD = ("8e3af657-a8ff-443c-a75c-2fe8c4bcb635", "b24988ac-6180-42a0-ab88-20f7382dd24c")
+"""Role definitions of Owner and Contributor."""
+NAMESPACED = WORKLOADS | {"Service", "ConfigMap", "Secret", "ServiceAccount", "Role", "HorizontalPodAutoscaler", "HTTPRoute", "Gateway"}
+
+
+def _rules(r: Resource) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, item in enumerate(sequence(r.props.get("rules"))):
+        yield i, dict(mapping(item))
+
+
+def wildcard(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for i, item in _rules(r):
+        for key in ("verbs", "resources", "apiGroups"):
+            if "*" in sequence(item.get(key)):
+                yield f"rules[{i}].{key}", f"the role may do things that nobody has listed (`*` in {key})."
+
+
+def secrets(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for i, item in _rules(r):
+        reads = {"get", "list", "watch", *_WRITING} & set(sequence(item.get("verbs")))
+        if "secrets" in sequence(item.get("resources")) and reads and not sequence(item.get("resourceNames")):
+            yield f"rules[{i}]", "the role reaches every Secret of its scope."
+
+
+def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for i, item in _rules(r):
+        found = sorted(_ESCALATING & set(sequence(item.get("verbs"))))
+        if found:
+            yield f"rules[{i}].verbs", f"the role may give itself more rights ({', '.join(found)})."
+        makes_pods = {"pods", "pods/exec", "pods/ephemeralcontainers"} & set(sequence(item.get("resources")))
+        if makes_pods and _WRITING & set(sequence(item.get("verbs"))):
+            yield f"rules[{i}].resources", f"the role may run anything by {', '.join(sorted(makes_pods))}."
+
+
+def admin(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    if at(r.props, "roleRef", "name") in ("cluster-admin", "admin", "edit"):
+        yield "roleRef", f"everybody in the binding gets {at(r.props, 'roleRef', 'name')}."
+    for i, subject in enumerate(sequence(r.props.get("subjects"))):
+        if mapping(subject).get("name") in ("system:anonymous", "system:unauthenticated", "system:authenticated"):
+            yield f"subjects[{i}]", f"the binding holds for {mapping(subject).get('name')}."
+
+
+def cloud_role(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    role = str(r.props.get("role") or "")
+    if role in _BROAD:
+        yield "role", f"`{role}` is far more than a node or a slot needs."
+    definition = str(r.props.get("roleDefinitionId") or "")
+    if definition.rpartition("/")[2] in _AZURE_BROAD:
+        yield "roleDefinitionId", "Owner or Contributor is far more than a node or a slot needs."
+    for key in ("member", "members"):
+        value = r.props.get(key)
+        for member in [value] if isinstance(value, str) else sequence(value):
+            if member in ("allUsers", "allAuthenticatedUsers"):
+                yield key, f"`{member}` is the whole internet."
+
+
+def default_namespace(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    if r.is_kubernetes and r.namespace == "default":
+        yield "metadata.namespace", "the object stands in the namespace that everybody shares."
+
+
+def pod_security(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    if mapping(r.metadata.get("labels")).get("pod-security.kubernetes.io/enforce") != "restricted":
+        yield "metadata.labels", "the API server does not refuse pods that break the standard `restricted`."
+
+
+RULES = (
+    Rule(
+        "role-wildcard",
+        "error",
+        "What a wildcard allows grows with every new resource.",
+        "List verbs, resources and groups.",
+        ("KSV0044", "KSV0045", "KSV0046", "CKV_K8S_49"),
+        ROLES,
+        wildcard,
+    ),
+    Rule(
+        "role-secrets",
+        "error",
+        "A role over all Secrets is a role over everything they open.",
+        "Name the Secret by resourceNames.",
+        ("KSV0041", "KSV0113"),
+        ROLES,
+        secrets,
+    ),
+    Rule(
+        "role-escalation",
+        "error",
+        "These rights are a way to all rights.",
+        "Leave them out; let the pipeline create pods and roles.",
+        ("KSV0050", "KSV0053", "CKV_K8S_157", "CKV_K8S_158"),
+        ROLES,
+        escalation,
+    ),
+    Rule(
+        "binding-admin",
+        "error",
+        "A broad role is used by whoever gets into one pod.",
+        "Bind a role of the things that are needed.",
+        ("KSV0111", "KSV0052"),
+        frozenset({"RoleBinding", "ClusterRoleBinding"}),
+        admin,
+    ),
+    Rule(
+        "cloud-role-broad",
+        "error",
+        "Node and slot identities are reachable from pods.",
+        "Grant the narrow role on the one bucket, registry or vault.",
+        ("CKV_GCP_41", "CKV_GCP_49", "GCP-0007"),
+        frozenset({"IAMMember", "IAMBinding", "BucketIAMMember", "BucketIAMBinding", "RepositoryIamMember", "RoleAssignment"}),
+        cloud_role,
+    ),
+    Rule(
+        "namespace-default",
+        "error",
+        "Policies, quotas and deletions hold by namespace.",
+        "Give the environment a namespace of its own.",
+        ("KSV0110", "CKV_K8S_21"),
+        NAMESPACED,
+        default_namespace,
+    ),
+    Rule(
+        "namespace-pod-security",
+        "error",
+        "The API server's own check is the last one that nobody can skip.",
+        "Label the namespace pod-security.kubernetes.io/enforce: restricted.",
+        (),
+        frozenset({"Namespace"}),
+        pod_security,
+    ),
+)

@@ -1,0 +1,103 @@
+"""Images and models are what was built and checked."""
+
+import json
+from collections.abc import Iterator
+
+from inferstack_policies.model import Context, Resource, Rule
+from inferstack_policies.shapes import WORKLOADS, containers, mapping, sequence
+
+_DIGEST = "@sha256:"
+CONFIG_KEYS = ("runtime.json",)
+
+
+def digest(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
+    """An image of this machine (`localhost/…`), which is in no registry, may have a tag outside production."""
+    for where, container, _spec in containers(r):
+        image = str(container.get("image", ""))
+        if image.startswith("localhost/") and not context.production:
+            continue
+        name, separator, rest = image.partition(_DIGEST)
+        if not separator or len(rest) != 64 or not name:
+            yield f"{where}.image", f"`{image}` is not named by its digest: what runs can change under the same name."
+
+
+def registry(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r) if context.registries else ():
+        image = str(container.get("image", ""))
+        if not image.startswith(context.registries):
+            yield f"{where}.image", f"`{image}` comes from none of {', '.join(context.registries)}."
+
+
+def verified(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r) if context.verified_images is not None else ():
+        image = str(container.get("image", ""))
+        if context.verified_images is not None and image not in context.verified_images:
+            yield f"{where}.image", f"`{image}`: signature and bill of materials were not verified."
+
+
+def model_hash(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
+    """The runtime's configuration names every model by the hash of its weights."""
+    data = mapping(r.props.get("data"))
+    for key in CONFIG_KEYS if context.production else ():
+        try:
+            config = json.loads(data[key])
+        except (KeyError, TypeError, ValueError):
+            continue
+        for i, model in enumerate(sequence(mapping(config).get("models"))):
+            if not str(mapping(model).get("digest") or "").startswith("sha256:"):
+                yield f"data[{key}].models[{i}].digest", f"`{mapping(model).get('name')}` has no digest: other weights could be served."
+
+
+def pull_policy(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r):
+        if container.get("imagePullPolicy") == "Never":
+            yield f"{where}.imagePullPolicy", "the node's copy is used, whoever put it there."
+
+
+RULES = (
+    Rule(
+        "image-digest",
+        "error",
+        "A tag can be moved after it was scanned.",
+        "Use REPOSITORY@sha256:DIGEST.",
+        ("KSV0013", "CKV_K8S_14", "CKV_K8S_43", "kube-score:container-image-tag"),
+        WORKLOADS,
+        digest,
+    ),
+    Rule(
+        "image-registry",
+        "error",
+        "Other registries are not scanned or mirrored.",
+        "Mirror the image to an allowed registry.",
+        ("KSV0125",),
+        WORKLOADS,
+        registry,
+    ),
+    Rule(
+        "image-verified",
+        "error",
+        "An image without a verified signature may come from anybody.",
+        "Sign it in the pipeline and run scripts/verify before the deploy.",
+        (),
+        WORKLOADS,
+        verified,
+    ),
+    Rule(
+        "image-pull-policy",
+        "error",
+        "A copy on a node escapes registry checks.",
+        "Leave imagePullPolicy out, or use IfNotPresent.",
+        ("CKV_K8S_15",),
+        WORKLOADS,
+        pull_policy,
+    ),
+    Rule(
+        "model-hash",
+        "error",
+        "Weights are code: they decide what is answered.",
+        "Set models[].digest to the sha256 of the weights file.",
+        (),
+        frozenset({"ConfigMap"}),
+        model_hash,
+    ),
+)

@@ -1,0 +1,96 @@
+"""Secrets are files from a secret store: not environment variables, not ConfigMaps, not text."""
+
+import re
+from collections.abc import Iterator
+
+from inferstack_policies.model import Context, Resource, Rule
+from inferstack_policies.shapes import WORKLOADS, at, containers, mapping, sequence
+
+_NAME = re.compile(r"(^|[_\-.])(password|passwd|secret|token|api[_-]?key|private[_-]?key|credentials?)$", re.IGNORECASE)
+_VALUE = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b"
+    r"|\bhf_[A-Za-z0-9]{30,}\b"
+    r"|\bsk-[A-Za-z0-9_-]{20,}\b"
+    r"|[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]+@"
+)
+
+
+def from_secret(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r):
+        for i, variable in enumerate(sequence(container.get("env"))):
+            if at(variable, "valueFrom", "secretKeyRef") is not None:
+                yield (
+                    f"{where}.env[{i}]",
+                    f"{mapping(variable).get('name')} is a secret in the environment, which children and crash dumps see.",
+                )
+        for i, source in enumerate(sequence(container.get("envFrom"))):
+            if mapping(source).get("secretRef") is not None:
+                yield f"{where}.envFrom[{i}]", "a whole Secret is put into the environment."
+
+
+def plain(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r):
+        for i, variable in enumerate(sequence(container.get("env"))):
+            name, value = str(mapping(variable).get("name", "")), str(mapping(variable).get("value", ""))
+            if value and (_NAME.search(name) or _VALUE.search(value)):
+                yield f"{where}.env[{i}]", f"{name} holds a secret in plain text."
+        for key in ("args", "command"):
+            for i, text in enumerate(sequence(container.get(key))):
+                if _VALUE.search(str(text)):
+                    yield f"{where}.{key}[{i}]", "the command line holds a secret, which every process of the node can read."
+
+
+def in_config_map(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for section in ("data", "binaryData"):
+        for key, value in mapping(r.props.get(section)).items():
+            if _NAME.search(str(key)) or _VALUE.search(str(value)):
+                yield f"{section}[{key}]", "a ConfigMap holds what looks like a secret."
+
+
+def literal(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for section in ("data", "stringData"):
+        for key, value in mapping(r.props.get(section)).items():
+            if str(value) != "[secret]":
+                yield f"{section}[{key}]", "the secret's value stands in the program and in plain state."
+
+
+RULES = (
+    Rule(
+        "secret-in-environment",
+        "error",
+        "Environments leak into children, logs and crash dumps.",
+        "Mount the secret as a file.",
+        ("CKV_K8S_35",),
+        WORKLOADS,
+        from_secret,
+    ),
+    Rule(
+        "secret-in-plain-text",
+        "error",
+        "Whoever reads the manifest has the secret.",
+        "Keep it in a secret store and mount it as a file.",
+        ("KSV0109",),
+        WORKLOADS,
+        plain,
+    ),
+    Rule(
+        "secret-in-config-map",
+        "error",
+        "ConfigMaps are neither encrypted nor guarded like Secrets.",
+        "Move it to a secret store.",
+        ("KSV0109",),
+        frozenset({"ConfigMap"}),
+        in_config_map,
+    ),
+    Rule(
+        "secret-literal",
+        "error",
+        "A value in the program is in version control and in state.",
+        "Use External Secrets or the CSI driver, or a Pulumi secret.",
+        ("CKV_K8S_35",),
+        frozenset({"Secret"}),
+        literal,
+    ),
+)

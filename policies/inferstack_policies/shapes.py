@@ -1,0 +1,123 @@
+"""The parts of resources that several rules look at."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from inferstack_policies.model import Resource
+
+WORKLOADS = frozenset({"Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "LeaderWorkerSet"})
+SERVED = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
+"""Workloads that stand and answer requests."""
+GPU_RESOURCE = "nvidia.com/gpu"
+SLOT_LABEL = "inferstack.dev/slot"
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def at(value: Any, *keys: str) -> Any:
+    """The value below `keys`, or None."""
+    for key in keys:
+        value = mapping(value).get(key)
+    return value
+
+
+def pod_templates(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, template) of every pod template; a template has `metadata` and `spec`."""
+    if resource.kind not in WORKLOADS or not resource.is_kubernetes:
+        return
+    props = resource.props
+    if resource.kind == "Pod":
+        yield "", props
+    elif resource.kind == "CronJob":
+        yield "spec.jobTemplate.spec.template", mapping(at(props, "spec", "jobTemplate", "spec", "template"))
+    elif resource.kind == "LeaderWorkerSet":
+        for key in ("leaderTemplate", "workerTemplate"):
+            template = at(props, "spec", "leaderWorkerTemplate", key)
+            if template:
+                yield f"spec.leaderWorkerTemplate.{key}", mapping(template)
+    else:
+        yield "spec.template", mapping(at(props, "spec", "template"))
+
+
+def pod_specs(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, spec) of every pod of a workload."""
+    for where, template in pod_templates(resource):
+        yield f"{where}.spec".removeprefix("."), mapping(template.get("spec"))
+
+
+def containers(resource: Resource, *, init: bool = True) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """(where, container, pod spec) of every container."""
+    for where, spec in pod_specs(resource):
+        for key in ("containers", "initContainers") if init else ("containers",):
+            for i, container in enumerate(sequence(spec.get(key))):
+                yield f"{where}.{key}[{i}]", mapping(container), spec
+
+
+def labels_of_pods(resource: Resource) -> Mapping[str, Any]:
+    """Labels of the (first) pod template."""
+    for _, template in pod_templates(resource):
+        return mapping(at(template, "metadata", "labels"))
+    return {}
+
+
+def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
+    """Does a label selector (`matchLabels`, `matchExpressions`) choose these labels? An empty one chooses all."""
+    wanted = mapping(at(selector, "matchLabels"))
+    if any(labels.get(key) != value for key, value in wanted.items()):
+        return False
+    for item in sequence(at(selector, "matchExpressions")):
+        key, operator, values = item.get("key"), item.get("operator"), sequence(item.get("values"))
+        present = key in labels
+        holds = {
+            "In": present and labels.get(key) in values,
+            "NotIn": not present or labels.get(key) not in values,
+            "Exists": present,
+            "DoesNotExist": not present,
+        }
+        if not holds.get(str(operator), False):
+            return False
+    return True
+
+
+def number(value: Any) -> float | None:
+    """A number, also one written as text."""
+    if isinstance(value, bool) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def seconds(text: Any) -> float | None:
+    """A duration of the Gateway API (`1h30m`, `600s`, `500ms`) in seconds."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    total, digits, unit = 0.0, "", ""
+    for char in f"{text} ":
+        if char.isdigit() or char == ".":
+            if unit:
+                if unit not in units:
+                    return None
+                total, digits, unit = total + float(digits) * units[unit], "", ""
+            digits += char
+        elif char.isalpha():
+            unit += char
+        elif digits and unit in units:
+            return total + float(digits) * units[unit]
+    return None
+
+
+def gpus(container: Mapping[str, Any]) -> Any:
+    """What a container asks of `nvidia.com/gpu` or of a MIG slice, by limit or request; None: nothing."""
+    resources = mapping(container.get("resources"))
+    for section in ("limits", "requests"):
+        for key, value in mapping(resources.get(section)).items():
+            if key == GPU_RESOURCE or key.startswith("nvidia.com/mig-"):
+                return value
+    return None
