@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from machine import build, client, lifecycle
-from machine.layout import Machine, default_folder, load
+from harness import slots
+from machine import build, client, lifecycle, runtime_image
+from machine.layout import Machine, cache_folder, default_folder, load, project_root
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,22 @@ def namespace(cluster: Machine, request: pytest.FixtureRequest) -> Iterator[str]
     client.wait("service account", 30, lambda: client.get(cluster, f"/api/v1/namespaces/{name}/serviceaccounts/default")[0] == 200)
     yield name
     client.kubectl(cluster, "delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def environment(pods: Machine) -> Iterator[slots.Deployed]:
+    """The environment `cluster`, deployed with the runtime's real image. Skips where the image cannot be built."""
+    try:
+        archive = runtime_image.archive(project_root(), cache_folder(), lambda text: print(f"cluster: {text}"))
+    except runtime_image.CannotBuildImage as error:
+        pytest.skip(f"no image of the runtime: {error}")
+    lifecycle.import_image(pods, archive)
+    yield slots.deploy(pods)
+    slots.remove(pods)
+
+
+@pytest.fixture
+def fresh(environment: slots.Deployed) -> slots.Deployed:
+    """The environment as it was deployed, whatever the test before did to it."""
+    environment.reset()
+    return environment

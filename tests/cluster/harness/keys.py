@@ -17,5 +17,5 @@ def secret(name: str, namespace: str) -> dict[str, object]:
 
 
 def _entry(name: str, key: str, scopes: list[str]) -> dict[str, object]:
-    digest = hmac.new(_SECRET.encode(), key.encode(), hashlib.sha256).hexdigest()
+    digest = hmac.new(bytes.fromhex(_SECRET), key.encode(), hashlib.sha256).hexdigest()
     return {"id": name, "hash": digest, "tenant": "tests", "tier": "premium", "scopes": scopes}

@@ -7,7 +7,7 @@ import sys
 import time
 
 from machine import build, client, lifecycle, processes
-from machine.layout import Machine, default_folder, load
+from machine.layout import Machine, default_folder, load, project_root
 from machine.pins import kubernetes_version
 
 
@@ -29,6 +29,8 @@ def main() -> int:
     commands.add_parser("kubeconfig", help="print the path of the kubeconfig")
     load_image = commands.add_parser("load", help="load an OCI archive into the node")
     load_image.add_argument("archive")
+    report = commands.add_parser("report", help="measure and write docs/cluster-report.md (minutes)")
+    report.add_argument("--cold", action="store_true", help="also build the programs with empty caches")
     run = commands.add_parser("run", help="run a command inside the machine's network")
     run.add_argument("words", nargs=argparse.REMAINDER)
     given = parser.parse_args()
@@ -51,6 +53,11 @@ def _do(given: argparse.Namespace) -> int:
         return 0
     if given.command == "down":
         print("ended" if lifecycle.down() else "nothing runs")
+        return 0
+    if given.command == "report":
+        from harness import report
+
+        report.write(project_root() / "docs" / "cluster-report.md", cold=given.cold)
         return 0
     found = load(default_folder())
     if not found:

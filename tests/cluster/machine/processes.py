@@ -135,6 +135,28 @@ def of_command(program: Path, mentioning: str) -> list[int]:
     return found
 
 
+def of_pod(uid: str) -> list[int]:
+    """Pids, as seen from outside, of the processes in a pod's control groups."""
+    names = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
+    found = []
+    for pid in _pids():
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text()
+        except OSError:
+            continue
+        if any(name in groups for name in names):
+            found.append(pid)
+    return found
+
+
+def command_line(pid: int) -> bytes:
+    """The arguments of a process, separated by NUL; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 

@@ -1,0 +1,132 @@
+"""The environment `cluster` on a running machine: deploy it, look at its slots, move its weights, take it away."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from machine import client
+from machine.layout import Machine, project_root
+
+from harness import keys, manifests
+from harness.load import MODEL
+
+NAMESPACE = "inferstack"
+ENVIRONMENT = "cluster"
+SLOTS = ("blue", "green")
+_ROUTE = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/inferstack"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The environment as it was applied. ``seconds`` is the time from its first object to two ready slots."""
+
+    machine: Machine
+    manifests: list[manifests.Manifest]
+    seconds: float
+
+    @property
+    def url(self) -> str:
+        return self.machine.gateway_url
+
+    def reset(self) -> None:
+        """What a test may have changed as it was deployed: one ready replica in each slot, all weight on blue."""
+        changing = [one for one in self.manifests if one["kind"] in ("Deployment", "HorizontalPodAutoscaler", "HTTPRoute")]
+        self.kubectl("replace", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": changing}))
+        for slot in SLOTS:
+            self.wait_ready(slot)
+        self.wait_answers("blue")
+
+    def kubectl(self, *arguments: str, check: bool = True, given: str | None = None) -> str:
+        done = client.kubectl(self.machine, f"--namespace={NAMESPACE}", *arguments, check=check, given=given)
+        return done.stdout + ("" if check else done.stderr)
+
+    def pods(self, slot: str) -> list[Any]:
+        """The slot's pods that are not on their way out, oldest first."""
+        listed = client.read(self.machine, f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=inferstack.dev/slot%3D{slot}")["items"]
+        staying = [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
+
+    def waiting_reason(self, slot: str) -> str:
+        """Why a pod of the slot is not running: its container's reason, or the scheduler's message; empty when all run."""
+        for pod in self.pods(slot):
+            for one in pod["status"].get("containerStatuses", []):
+                if "waiting" in one["state"]:
+                    return str(one["state"]["waiting"].get("reason", ""))
+            for one in pod["status"].get("conditions", []):
+                if one["type"] == "PodScheduled" and one["status"] == "False":
+                    return str(one["message"])
+        return ""
+
+    def ready_addresses(self, slot: str) -> set[str]:
+        """Pod addresses that the EndpointSlices of the slot's Service say are ready."""
+        query = f"labelSelector=kubernetes.io/service-name%3Dinferstack-{slot}"
+        slices = client.read(self.machine, f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?{query}")["items"]
+        endpoints = [endpoint for one in slices for endpoint in one.get("endpoints") or []]
+        return {address for endpoint in endpoints if endpoint["conditions"].get("ready") for address in endpoint["addresses"]}
+
+    def deployment(self, slot: str) -> Any:
+        return client.read(self.machine, f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/inferstack-{slot}")
+
+    def wait_ready(self, slot: str, replicas: int = 1, seconds: float = 240) -> float:
+        """Wait until exactly ``replicas`` of the newest template are ready endpoints; return the seconds."""
+
+        def settled() -> bool:
+            d = self.deployment(slot)
+            s = d["status"]
+            current = (
+                s.get("observedGeneration") == d["metadata"]["generation"] and s.get("updatedReplicas") == s.get("replicas") == replicas
+            )
+            return current and len(self.ready_addresses(slot)) == replicas
+
+        return client.wait(f"slot {slot} with {replicas} ready", seconds, settled)
+
+    def weights(self) -> dict[str, int]:
+        backends = client.read(self.machine, _ROUTE)["spec"]["rules"][0]["backendRefs"]
+        return {one["name"].removeprefix("inferstack-"): one["weight"] for one in backends}
+
+    def set_weights(self, blue: int, green: int) -> float:
+        """Write both weights; returns the time at which the API server had them."""
+        change = [{"op": "replace", "path": f"/spec/rules/0/backendRefs/{i}/weight", "value": w} for i, w in enumerate((blue, green))]
+        self.kubectl("patch", "httproute", "inferstack", "--type=json", f"--patch={json.dumps(change)}")
+        return time.time()
+
+    def ask(self, seconds: float = 30) -> httpx.Response:
+        """One short answer through the Gateway."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": f"Say hello. ({time.time()})"}], "max_tokens": 2}
+        with httpx.Client(timeout=seconds) as one:
+            return one.post(f"{self.url}/v1/chat/completions", json=body, headers={"authorization": f"Bearer {keys.KEY}"})
+
+    def wait_answers(self, slot: str, seconds: float = 60) -> None:
+        """Wait until the Gateway answers from ``slot``."""
+
+        def answers() -> bool:
+            try:
+                answer = self.ask()
+            except httpx.HTTPError:
+                return False
+            return answer.status_code == 200 and answer.headers["x-inferstack-slot"] == slot
+
+        client.wait(f"answers of {slot} through the Gateway", seconds, answers)
+
+
+def deploy(machine: Machine) -> Deployed:
+    """Apply every object of the environment, with API keys, and wait until both slots are ready and the Gateway answers."""
+    objects = manifests.of_environment(project_root(), ENVIRONMENT)
+    own = [one for one in objects if one["kind"] == "Namespace"]
+    rest = [keys.secret("inferstack-keys", NAMESPACE), *(one for one in objects if one["kind"] != "Namespace")]
+    started = time.monotonic()
+    client.apply(machine, own)
+    client.apply(machine, rest)
+    deployed = Deployed(machine, rest, 0)
+    for slot in SLOTS:
+        deployed.wait_ready(slot)
+    seconds = time.monotonic() - started
+    deployed.wait_answers("blue")
+    return Deployed(machine, rest, seconds)
+
+
+def remove(machine: Machine) -> None:
+    """Delete the namespace and wait until it is gone."""
+    client.kubectl(machine, "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
