@@ -22,7 +22,7 @@ def write_trial(folder: Path) -> tuple[int, str]:
     """Write runtime.json and keys.json for the bundled small model into `folder`; (port, API key)."""
     port, metrics_port = _free_port(), _free_port()
     key, secret = f"sk-{secrets.token_urlsafe(24)}", secrets.token_hex(32)
-    hashed = hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+    hashed = hmac.new(bytes.fromhex(secret), key.encode(), hashlib.sha256).hexdigest()
     keys = {"secret": secret, "keys": [{"id": "trial", "hash": hashed, "tenant": "trial", "tier": "default", "scopes": ["inference"]}]}
     config = {
         "listen": {"host": "127.0.0.1", "port": port},
