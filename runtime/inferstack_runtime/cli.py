@@ -5,6 +5,7 @@ inferstack-runtime serve --config FILE.json
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     serve = commands.add_parser("serve", help="serve the models of a configuration file")
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
     options = parser.parse_args(arguments)
+    # The arithmetic of models is in kernels with threads of their own; a pool of spinning BLAS threads would only take their cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(_serve(options.config))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from inferstack_runtime.api import admin, chat, completions, health, monitoring, simple
+from inferstack_runtime.api import admin, batches, chat, completions, embeddings, health, monitoring, simple
 from inferstack_runtime.api.http import Request, Response, Stream
 from inferstack_runtime.api.service import Service
 
@@ -27,7 +27,17 @@ class Route:
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/completions", completions.create),
     Route("POST", "/v1/chat/completions", chat.create),
+    Route("POST", "/v1/embeddings", embeddings.create),
     Route("POST", "/v1/batch", simple.batch),
+    Route("POST", "/v1/files", batches.upload),
+    Route("GET", "/v1/files", batches.files, counted=False),
+    Route("GET", "/v1/files/{file_id}", batches.file, counted=False),
+    Route("DELETE", "/v1/files/{file_id}", batches.delete),
+    Route("GET", "/v1/files/{file_id}/content", batches.content),
+    Route("POST", "/v1/batches", batches.create),
+    Route("GET", "/v1/batches", batches.batches, counted=False),
+    Route("GET", "/v1/batches/{batch_id}", batches.batch, counted=False),
+    Route("POST", "/v1/batches/{batch_id}/cancel", batches.cancel),
     Route("POST", "/v1/inference", simple.inference),
     Route("POST", "/chat/stream", simple.chat_stream, "jwt"),
     Route("POST", "/api/prediction/chat", simple.chat_stream, "jwt"),
