@@ -13,6 +13,20 @@ Access = Literal["open", "inference", "jwt", "admin"]
 """`open`: no key; `inference`: a key; `jwt`: a key or a token of the identity provider; `admin`: a key with that scope."""
 
 
+async def openapi(service: Service, request: Request) -> Response:
+    """The OpenAPI document."""
+    from inferstack_runtime.api import openapi as document  # built by its first reader
+
+    return await document.openapi(service, request)
+
+
+async def page(service: Service, request: Request) -> Response:
+    """The document as one page that needs no network."""
+    from inferstack_runtime.api import openapi as document
+
+    return await document.page(service, request)
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One operation. `path` may hold `{name}` parts. `counted`: it is work in flight (health calls are not)."""
@@ -50,6 +64,8 @@ ROUTES: tuple[Route, ...] = (
     Route("PUT", "/api/v1/monitoring/alerts/{alert_id}/acknowledge", monitoring.acknowledge, "admin", counted=False),
     Route("GET", "/v1/models", health.models),
     Route("GET", "/v1/models/{model}", health.model),
+    Route("GET", "/openapi.json", openapi, "open", counted=False),
+    Route("GET", "/docs", page, "open", counted=False),
     Route("GET", "/livez", health.livez, "open", counted=False),
     Route("GET", "/readyz", health.readyz, "open", counted=False),
     Route("GET", "/health", health.health, "open", counted=False),
