@@ -7,6 +7,7 @@ inferstack-runtime eval --quantization F
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
     register(commands)
     options = parser.parse_args(arguments)
+    # The arithmetic of models is in kernels with threads of their own; a pool of spinning BLAS threads would only take their cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(options.run(options) if "run" in options else _serve(options.config))
 
 

@@ -166,7 +166,8 @@ class _Process:
             elif time.monotonic() - quiet_since >= _QUIET_SECONDS:
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), 0.05)
+                async with asyncio.timeout(0.05):
+                    await self._hurry.wait()
         left = service.end_all()
         if left:
             _log.warning("ended before they were complete", extra={"fields": {"requests": left}})

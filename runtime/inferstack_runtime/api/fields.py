@@ -62,7 +62,7 @@ class Field:
             if self.maximum is not None:
                 schema["maximum"] = self.maximum
         schema["description"] = self.description
-        if self.default is not None:
+        if isinstance(self.default, bool | int | float | str):
             schema["default"] = self.default
         return schema
 

@@ -66,6 +66,16 @@ class Request:
         self.notes: dict[str, object] = {}
         """More fields of the request's log line."""
 
+    @classmethod
+    def internal(cls, path: str, body: bytes, caller: Any) -> "Request":
+        """A request of the process itself, for instance an item of a batch."""
+        scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+        request = cls(scope, _never)
+        request._body = body
+        request.caller = caller
+        request.labels["tier"] = caller.tier
+        return request
+
     @property
     def path(self) -> str:
         return str(self.scope["path"])
@@ -170,6 +180,10 @@ class Request:
         if message["type"] == "http.disconnect":
             raise Disconnected
         return message
+
+
+async def _never() -> Any:
+    await asyncio.get_running_loop().create_future()
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -4,13 +4,27 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from inferstack_runtime.api import admin, chat, completions, console, health, monitoring, simple
+from inferstack_runtime.api import admin, batches, chat, completions, console, embeddings, health, monitoring, simple
 from inferstack_runtime.api.http import Request, Response, Stream
 from inferstack_runtime.api.service import Service
 
 Handler = Callable[[Service, Request], Awaitable[Response | Stream]]
 Access = Literal["open", "inference", "jwt", "admin"]
 """`open`: no key; `inference`: a key; `jwt`: a key or a token of the identity provider; `admin`: a key with that scope."""
+
+
+async def openapi(service: Service, request: Request) -> Response:
+    """The OpenAPI document."""
+    from inferstack_runtime.api import openapi as document  # built by its first reader
+
+    return await document.openapi(service, request)
+
+
+async def page(service: Service, request: Request) -> Response:
+    """The document as one page that needs no network."""
+    from inferstack_runtime.api import openapi as document
+
+    return await document.page(service, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,17 @@ class Route:
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/completions", completions.create),
     Route("POST", "/v1/chat/completions", chat.create),
+    Route("POST", "/v1/embeddings", embeddings.create),
     Route("POST", "/v1/batch", simple.batch),
+    Route("POST", "/v1/files", batches.upload),
+    Route("GET", "/v1/files", batches.files, counted=False),
+    Route("GET", "/v1/files/{file_id}", batches.file, counted=False),
+    Route("DELETE", "/v1/files/{file_id}", batches.delete),
+    Route("GET", "/v1/files/{file_id}/content", batches.content),
+    Route("POST", "/v1/batches", batches.create),
+    Route("GET", "/v1/batches", batches.batches, counted=False),
+    Route("GET", "/v1/batches/{batch_id}", batches.batch, counted=False),
+    Route("POST", "/v1/batches/{batch_id}/cancel", batches.cancel),
     Route("POST", "/v1/inference", simple.inference),
     Route("POST", "/chat/stream", simple.chat_stream, "jwt"),
     Route("POST", "/api/prediction/chat", simple.chat_stream, "jwt"),
@@ -43,6 +67,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/console/api/state", console.state, "admin", counted=False),
     Route("GET", "/v1/models", health.models),
     Route("GET", "/v1/models/{model}", health.model),
+    Route("GET", "/openapi.json", openapi, "open", counted=False),
+    Route("GET", "/docs", page, "open", counted=False),
     Route("GET", "/livez", health.livez, "open", counted=False),
     Route("GET", "/readyz", health.readyz, "open", counted=False),
     Route("GET", "/health", health.health, "open", counted=False),

@@ -1,12 +1,13 @@
 """What the handlers share: the parts of the process, and the way of a request from its parameters to deltas."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inferstack_runtime import __version__
 from inferstack_runtime import metrics as catalogue
@@ -23,6 +24,14 @@ from inferstack_runtime.config import RuntimeConfig
 from inferstack_runtime.engines.base import ModelLoadError, TokenMask
 from inferstack_runtime.lifecycle.models import Models, Served, Unavailable
 from inferstack_runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    from inferstack_runtime.batches.store import BatchStore
+    from inferstack_runtime.batches.worker import BatchWorker
+    from inferstack_runtime.caching.embedding import Embedder
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,6 +68,61 @@ class Service:
 
     def __post_init__(self) -> None:
         self.created = self.clock()
+        self._batch_store: asyncio.Task[BatchStore] | None = None
+        self._batch_worker: BatchWorker | None = None
+        self._embedder: asyncio.Task[Embedder] | None = None
+
+    async def batch_store(self) -> "BatchStore":
+        """The store of batches, opened by its first use; raises DatabaseDown."""
+        if self._batch_store is None:
+            from inferstack_runtime.batches.opening import open_store
+
+            self._batch_store = asyncio.create_task(asyncio.to_thread(open_store, self.config))
+        try:
+            return await asyncio.shield(self._batch_store)
+        except BaseException:
+            if self._batch_store is not None and self._batch_store.done():
+                self._batch_store = None
+            raise
+
+    def wake_batches(self) -> None:
+        """There is new work for the batch worker."""
+        if self._batch_worker is not None:
+            self._batch_worker.wake()
+
+    async def _work_on_batches(self) -> None:
+        """Answer items of batches from the moment the process is ready; a database that cannot be opened is tried again."""
+        from inferstack_runtime.batches.opening import answer_item
+        from inferstack_runtime.batches.worker import BatchWorker
+
+        while not self.state.ready:
+            await asyncio.sleep(0.1)
+        while self._batch_worker is None:
+            try:
+                store = await self.batch_store()
+            except Exception as error:
+                log.error("batches cannot run", extra={"fields": {"error": str(error)}})
+                await asyncio.sleep(30)
+                continue
+            self._batch_worker = BatchWorker(
+                store, partial(answer_item, self), self.config.batches.concurrency, self.metrics, lambda: not self.state.ready
+            )
+        await self._batch_worker.run()
+
+    async def embedder(self) -> "Embedder | None":
+        """The embedding model, loaded by its first use; None where none is configured. Raises ApiError 503."""
+        source = self.config.embeddings
+        if source is None:
+            return None
+        if self._embedder is None:
+            from inferstack_runtime.caching.embedding import load_embedder
+
+            self._embedder = asyncio.create_task(asyncio.to_thread(load_embedder, source))
+        try:
+            return await asyncio.shield(self._embedder)
+        except ModelLoadError as error:
+            self._embedder = None
+            raise _not_ready(f"The embedding model cannot be loaded: {error}") from None
 
     async def json(self, request: Request) -> dict[str, object]:
         """The request's JSON body within the configured bounds."""
@@ -194,7 +258,7 @@ class Service:
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """Work that goes on beside requests."""
-        work = [self._watch_keys()]
+        work = [self._watch_keys(), self._work_on_batches()]
         if self.store is not None:
             work.append(self.store.open())
         if self.config.lifecycle.idle_seconds:
@@ -217,6 +281,10 @@ class Service:
         await self.cache.close()
         if self.store is not None:
             await self.store.close()
+        if self._batch_store is not None:
+            opened = await asyncio.gather(self._batch_store, return_exceptions=True)
+            if not isinstance(opened[0], BaseException):
+                await asyncio.to_thread(opened[0].close)
 
     def count_rejected(self, reason: str) -> None:
         self.metrics[catalogue.REJECTED].labels(reason).inc()

@@ -1,0 +1,357 @@
+"""Files, batches and their items in a database.
+
+An item is `pending`, then `running` under a lease of one process, then `done` or `failed`, once: the result is written only by the
+process that still holds the lease. A process that dies leaves its items to whoever claims them after the lease; those that it had
+finished stay finished. Every look-up names the tenant.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from inferstack_runtime.batches.database import Cursor, Database
+
+LEASE_SECONDS = 60
+_PART = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file's description."""
+
+    id: str
+    tenant: str
+    filename: str
+    purpose: str
+    bytes: int
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A job and how many of its items have ended."""
+
+    id: str
+    tenant: str
+    tier: str
+    endpoint: str
+    input_file_id: str
+    completion_window: str
+    metadata: dict[str, str]
+    status: str
+    created_at: int
+    expires_at: int
+    cancelling_at: int | None
+    ended_at: int | None
+    output_file_id: str | None
+    error_file_id: str | None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request of a batch, claimed by this process."""
+
+    batch_id: str
+    position: int
+    custom_id: str
+    body: dict[str, Any]
+    tenant: str
+    tier: str
+    endpoint: str
+
+
+_FILE = "id, tenant, filename, purpose, bytes, created_at"
+_BATCH = (
+    "id, tenant, tier, endpoint, input_file_id, completion_window, metadata, status, created_at, expires_at, cancelling_at, ended_at,"
+    " output_file_id, error_file_id"
+)
+_ENDED = ("completed", "failed", "cancelled", "expired")
+
+
+class BatchStore:
+    """All calls block; call them in a thread."""
+
+    def __init__(self, database: Database, owner: str | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._owner = owner or uuid.uuid4().hex
+        self._clock = clock
+
+    # Files
+
+    def add_file(self, tenant: str, filename: str, purpose: str, parts: Iterable[bytes]) -> File:
+        """Keep a file; `parts` may be of any size. Raises DatabaseFull or DatabaseDown with nothing kept."""
+        file_id = f"file-{uuid.uuid4().hex}"
+        with self._database.transaction() as cursor:
+            size = _write_parts(cursor, file_id, parts)
+            file = File(file_id, tenant, filename, purpose, size, self._now())
+            cursor.run(
+                f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", (file.id, tenant, filename, purpose, size, file.created_at)
+            )
+        return file
+
+    def file(self, tenant: str, file_id: str) -> File | None:
+        with self._database.transaction() as cursor:
+            rows = cursor.all(f"SELECT {_FILE} FROM files WHERE id = ? AND tenant = ?", (file_id, tenant))
+        return File(*rows[0]) if rows else None
+
+    def files(self, tenant: str) -> list[File]:
+        with self._database.transaction() as cursor:
+            rows = cursor.all(f"SELECT {_FILE} FROM files WHERE tenant = ? ORDER BY created_at DESC, id", (tenant,))
+        return [File(*row) for row in rows]
+
+    def read(self, file_id: str) -> Iterator[bytes]:
+        """The file's content in parts."""
+        position = 0
+        while True:
+            with self._database.transaction() as cursor:
+                rows = cursor.all("SELECT data FROM file_parts WHERE file_id = ? AND position = ?", (file_id, position))
+            if not rows:
+                return
+            yield bytes(rows[0][0])
+            position += 1
+
+    def delete_file(self, tenant: str, file_id: str) -> str:
+        """`deleted`, `missing`, or `used` by a batch that has not ended."""
+        with self._database.transaction() as cursor:
+            if not cursor.all("SELECT 1 FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)):
+                return "missing"
+            marks = ", ".join("?" for _ in _ENDED)
+            if cursor.all(f"SELECT 1 FROM batches WHERE input_file_id = ? AND status NOT IN ({marks})", (file_id, *_ENDED)):
+                return "used"
+            cursor.run("DELETE FROM files WHERE id = ?", (file_id,))
+            cursor.run("DELETE FROM file_parts WHERE file_id = ?", (file_id,))
+        return "deleted"
+
+    # Batches
+
+    def add_batch(
+        self,
+        tenant: str,
+        tier: str,
+        endpoint: str,
+        input_file_id: str,
+        window: str,
+        seconds: int,
+        metadata: dict[str, str],
+        items: list[tuple[str, str]],
+    ) -> Batch:
+        """Accept a job with all its items (custom id, body as JSON) in one transaction: whole or not at all."""
+        now = self._now()
+        batch_id = f"batch_{uuid.uuid4().hex}"
+        values = (
+            batch_id,
+            tenant,
+            tier,
+            endpoint,
+            input_file_id,
+            window,
+            orjson.dumps(metadata).decode(),
+            "in_progress",
+            now,
+            now + seconds,
+        )
+        with self._database.transaction() as cursor:
+            cursor.run(f"INSERT INTO batches ({_BATCH}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)", values)
+            cursor.many(
+                "INSERT INTO items (batch_id, position, custom_id, body, status, not_before) VALUES (?, ?, ?, ?, 'pending', 0)",
+                [(batch_id, position, custom_id, body) for position, (custom_id, body) in enumerate(items)],
+            )
+        found = self.batch(tenant, batch_id)
+        assert found is not None
+        return found
+
+    def batch(self, tenant: str, batch_id: str) -> Batch | None:
+        with self._database.transaction() as cursor:
+            rows = cursor.all(f"SELECT {_BATCH} FROM batches WHERE id = ? AND tenant = ?", (batch_id, tenant))
+            return _batch(cursor, rows[0]) if rows else None
+
+    def batches(self, tenant: str) -> list[Batch]:
+        with self._database.transaction() as cursor:
+            rows = cursor.all(f"SELECT {_BATCH} FROM batches WHERE tenant = ? ORDER BY created_at DESC, id", (tenant,))
+            return [_batch(cursor, row) for row in rows]
+
+    def cancel(self, tenant: str, batch_id: str) -> bool:
+        """Stop a job that runs; items that have begun may still end. Whether it ran."""
+        with self._database.transaction() as cursor:
+            changed = cursor.run(
+                "UPDATE batches SET status = 'cancelling', cancelling_at = ? WHERE id = ? AND tenant = ? AND status = 'in_progress'",
+                (self._now(), batch_id, tenant),
+            )
+            if changed:
+                cursor.run("UPDATE items SET status = 'cancelled' WHERE batch_id = ? AND status = 'pending'", (batch_id,))
+        return changed > 0
+
+    # Work
+
+    def claim(self, count: int) -> list[Item]:
+        """Take up to `count` items that nobody works on; they are this process's until their lease ends."""
+        now = self._now()
+        with self._database.transaction() as cursor:
+            rows = cursor.all(
+                "SELECT items.batch_id, items.position, items.custom_id, items.body, batches.tenant, batches.tier, batches.endpoint"
+                " FROM items JOIN batches ON batches.id = items.batch_id WHERE batches.status = 'in_progress'"
+                " AND ((items.status = 'pending' AND items.not_before <= ?) OR (items.status = 'running' AND items.lease_until < ?))"
+                f" ORDER BY batches.created_at, items.batch_id, items.position LIMIT ?{self._locking('items')}",
+                (now, now, count),
+            )
+            for batch_id, position, *_ in rows:
+                cursor.run(
+                    "UPDATE items SET status = 'running', owner = ?, lease_until = ? WHERE batch_id = ? AND position = ?",
+                    (self._owner, now + LEASE_SECONDS, batch_id, position),
+                )
+        return [Item(row[0], row[1], row[2], orjson.loads(row[3]), row[4], row[5], row[6]) for row in rows]
+
+    def renew(self) -> None:
+        """Keep what this process works on."""
+        with self._database.transaction() as cursor:
+            cursor.run(
+                "UPDATE items SET lease_until = ? WHERE owner = ? AND status = 'running'", (self._now() + LEASE_SECONDS, self._owner)
+            )
+
+    def finish(self, item: Item, status_code: int, result: str) -> bool:
+        """Write an item's result, unless another process has taken it over; whether it was written."""
+        status = "done" if status_code < 400 else "failed"
+        with self._database.transaction() as cursor:
+            return (
+                cursor.run(
+                    "UPDATE items SET status = ?, status_code = ?, result = ?, owner = NULL, lease_until = NULL"
+                    " WHERE batch_id = ? AND position = ? AND status = 'running' AND owner = ?",
+                    (status, status_code, result, item.batch_id, item.position, self._owner),
+                )
+                > 0
+            )
+
+    def put_back(self, item: Item, seconds: int) -> None:
+        """Leave an item for later, for instance because the queue is full."""
+        with self._database.transaction() as cursor:
+            cursor.run(
+                "UPDATE items SET status = 'pending', owner = NULL, lease_until = NULL, not_before = ?"
+                " WHERE batch_id = ? AND position = ? AND status = 'running' AND owner = ?",
+                (self._now() + seconds, item.batch_id, item.position, self._owner),
+            )
+
+    def recover(self) -> int:
+        """Take back what a former process of this database left running; only where no other process can be alive."""
+        with self._database.transaction() as cursor:
+            return cursor.run("UPDATE items SET status = 'pending', owner = NULL, lease_until = NULL WHERE status = 'running'")
+
+    def settle(self) -> list[str]:
+        """End every job whose time is over or that has no open item: its result files and its status in one transaction. Ids of those."""
+        now = self._now()
+        ended = []
+        with self._database.transaction() as cursor:
+            open_batches = cursor.all("SELECT id, tenant, status, expires_at FROM batches WHERE status IN ('in_progress', 'cancelling')")
+        for batch_id, tenant, status, expires_at in open_batches:
+            with self._database.transaction() as cursor:
+                expired = status == "in_progress" and expires_at <= now
+                if expired:
+                    cursor.run(
+                        "UPDATE items SET status = 'expired', owner = NULL WHERE batch_id = ? AND status IN ('pending', 'running')",
+                        (batch_id,),
+                    )
+                if status == "cancelling":
+                    cursor.run("UPDATE items SET status = 'cancelled' WHERE batch_id = ? AND status = 'pending'", (batch_id,))
+                left = cursor.all("SELECT COUNT(*) FROM items WHERE batch_id = ? AND status IN ('pending', 'running')", (batch_id,))[0][0]
+                if left and not (status == "cancelling" and self._abandoned(cursor, batch_id)):
+                    continue
+                final = "expired" if expired else ("cancelled" if status == "cancelling" else "completed")
+                locked = cursor.all(f"SELECT status FROM batches WHERE id = ?{self._locking('batches')}", (batch_id,))
+                if not locked or locked[0][0] in _ENDED:
+                    continue
+                output = self._result_file(cursor, batch_id, tenant, good=True)
+                errors = self._result_file(cursor, batch_id, tenant, good=False)
+                cursor.run(
+                    "UPDATE batches SET status = ?, ended_at = ?, output_file_id = ?, error_file_id = ? WHERE id = ?",
+                    (final, now, output, errors, batch_id),
+                )
+                ended.append(batch_id)
+        return ended
+
+    def open_count(self) -> dict[str, int]:
+        """Jobs that have not ended, by status."""
+        with self._database.transaction() as cursor:
+            rows = cursor.all("SELECT status, COUNT(*) FROM batches WHERE status IN ('in_progress', 'cancelling') GROUP BY status")
+        return dict(rows)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _abandoned(self, cursor: Cursor, batch_id: str) -> bool:
+        """Whether the items that a cancelled job still has running are past their lease."""
+        rows = cursor.all("SELECT 1 FROM items WHERE batch_id = ? AND status = 'running' AND lease_until >= ?", (batch_id, self._now()))
+        return not rows
+
+    def _result_file(self, cursor: Cursor, batch_id: str, tenant: str, good: bool) -> str | None:
+        condition = "status = 'done'" if good else "status IN ('failed', 'expired', 'cancelled')"
+        if not cursor.all(f"SELECT 1 FROM items WHERE batch_id = ? AND {condition} LIMIT 1", (batch_id,)):
+            return None
+        file_id = f"file-{uuid.uuid4().hex}"
+
+        def lines() -> Iterator[bytes]:
+            last = -1
+            while True:
+                rows = cursor.all(
+                    "SELECT position, custom_id, status, status_code, result FROM items"
+                    f" WHERE batch_id = ? AND {condition} AND position > ? ORDER BY position LIMIT 200",
+                    (batch_id, last),
+                )
+                if not rows:
+                    return
+                for position, custom_id, status, status_code, result in rows:
+                    last = position
+                    yield _result_line(f"{batch_id}-{position}", custom_id, status, status_code, result)
+
+        size = _write_parts(cursor, file_id, lines())
+        name = f"{batch_id}_{'output' if good else 'error'}.jsonl"
+        cursor.run(f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", (file_id, tenant, name, "batch_output", size, self._now()))
+        return file_id
+
+    def _locking(self, table: str) -> str:
+        return f"{self._database.locking.replace('UPDATE', f'UPDATE OF {table}')}" if self._database.locking else ""
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+def _result_line(item_id: str, custom_id: str, status: str, status_code: int | None, result: str | None) -> bytes:
+    response = None
+    error: dict[str, str] | None = None
+    if result is not None:
+        response = {"status_code": status_code, "request_id": item_id, "body": orjson.loads(result)}
+    else:
+        error = {"code": f"batch_{status}", "message": f"This request was not run: the batch was {status}."}
+    return orjson.dumps({"id": f"batch_req_{item_id}", "custom_id": custom_id, "response": response, "error": error}) + b"\n"
+
+
+def _write_parts(cursor: Cursor, file_id: str, parts: Iterable[bytes]) -> int:
+    size = position = 0
+    held = bytearray()
+
+    def flush(data: bytes) -> None:
+        nonlocal position
+        cursor.run("INSERT INTO file_parts (file_id, position, data) VALUES (?, ?, ?)", (file_id, position, data))
+        position += 1
+
+    for part in parts:
+        size += len(part)
+        held += part
+        while len(held) >= _PART:
+            flush(bytes(held[:_PART]))
+            del held[:_PART]
+    if held or position == 0:
+        flush(bytes(held))
+    return size
+
+
+def _batch(cursor: Cursor, row: tuple[Any, ...]) -> Batch:
+    counts: dict[str, int] = dict(cursor.all("SELECT status, COUNT(*) FROM items WHERE batch_id = ? GROUP BY status", (row[0],)))
+    failed = sum(counts.get(status, 0) for status in ("failed", "expired", "cancelled"))
+    values = (*row[:6], orjson.loads(row[6]), *row[7:], sum(counts.values()), counts.get("done", 0), failed)
+    return Batch(*values)
