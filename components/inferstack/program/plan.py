@@ -6,14 +6,18 @@ plan.to_json()["resources"][0]["type"]
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment
+from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment, read_config
+from inferstack.planning import Cost, Finding, cost, plan_findings
 from inferstack.program.run import Run, run_stack
+
+REPORT_KEY = "inferstack:report"
+"""Configuration of a planned stack: findings are the plan's to report, the program goes on."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Plan:
 
     environment: str
     resources: tuple[Planned, ...]
-    findings: tuple[Mapping[str, Any], ...]
-    cost: Mapping[str, Any] | None
+    findings: tuple[Finding, ...]
+    cost: Cost
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -54,8 +58,8 @@ class Plan:
                 }
                 for item in self.resources
             ],
-            "findings": [dict(finding) for finding in self.findings],
-            "cost": dict(self.cost) if self.cost is not None else None,
+            "findings": [asdict(finding) for finding in self.findings],
+            "cost": asdict(self.cost),
             "seconds": round(self.seconds, 2),
         }
 
@@ -72,12 +76,13 @@ class StackRun:
 def plan_environment(root: Path, name: str, layer: Layer | None = None, *, preview: bool = True) -> Plan:
     """Plan environment `name` of the project at `root`; `layer` picks one layer, whatever the file says.
 
-    Raises InvalidEnvironment, or run.ProgramFailed when the program itself refuses.
+    What the planning finds is in the plan, and does not stop it. Raises InvalidEnvironment, or run.ProgramFailed when the program
+    itself refuses.
     """
     started = time.monotonic()
     environment = load_environment(root / "stacks", name)
     resources = [item for stack in run_environment(root, name, environment, layer, preview=preview) for item in _planned(stack)]
-    return Plan(name, tuple(resources), (), None, time.monotonic() - started)
+    return Plan(name, tuple(resources), tuple(plan_findings(environment)), cost(environment), time.monotonic() - started)
 
 
 def run_environment(root: Path, name: str, environment: Environment, layer: Layer | None = None, *, preview: bool = True) -> list[StackRun]:
@@ -88,7 +93,9 @@ def run_environment(root: Path, name: str, environment: Environment, layer: Laye
     project = yaml.safe_load((root / "Pulumi.yaml").read_text(encoding="utf-8"))["name"]
     references: dict[str, Mapping[str, Any]] = {}
     for stack, stack_layer, config in _stacks(root, name, environment, layer):
-        run = run_stack(root, stack, config=config, preview=preview, references=references)
+        if config is None:
+            config = dict(read_config(root / "stacks" / f"Pulumi.{stack}.yaml"))
+        run = run_stack(root, stack, config={**config, REPORT_KEY: "true"}, preview=preview, references=references)
         references[f"organization/{project}/{stack}"] = run.outputs
         found.append(StackRun(stack, stack_layer, run))
     return found
