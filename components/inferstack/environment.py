@@ -174,6 +174,11 @@ class GpuPool(_Section):
     driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
     partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
     sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
+    local_ssd: NonNegative = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
+    image_disk: str | None = Field(
+        None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."
+    )
+    compact_placement: Flag = Field(False, description="Nodes close together, for models that span nodes (`gke`).")
 
 
 class Scaling(_Section):
@@ -349,7 +354,7 @@ class Cloud(_Section):
     deletion_protection: Flag = Field(True, description="Refuse to delete cluster, bucket and registry.")
     network: Network = Field(default_factory=Network, description="Addresses.")
     maintenance_start: str = Field("03:00", pattern=r"^\d\d:\d\d$", description="Start of the daily maintenance window, UTC.")
-    huge_pages: NonNegative = Field(0, description="2 MiB huge pages per GPU node (`aks`, by linux_os_config).")
+    huge_pages: NonNegative = Field(0, description="2 MiB huge pages per GPU node (`gke`; AKS has transparent huge pages only).")
 
 
 class Waiver(_Section):
@@ -489,7 +494,7 @@ def lay_over(base: Any, changes: Any) -> Any:
 
 def read_raw(file: Path) -> Any:
     """The environment object of a stack file, laid over that of the environment it names as its base; raises InvalidEnvironment."""
-    config = _read_config(file)
+    config = read_config(file)
     if not any(key in config for key in (CONFIG_KEY, BASE_KEY)):
         raise InvalidEnvironment(str(file), [Problem(f"config.{CONFIG_KEY}", _MISSING, "an environment object")])
     return resolve_config(file.parent, config)
@@ -500,14 +505,15 @@ def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
     found = config.get(CONFIG_KEY, {})
     if (base := config.get(BASE_KEY)) is not None:
         file = stacks / f"Pulumi.{base}.yaml"
-        outer = _read_config(file) if file.is_file() else {}
+        outer = read_config(file) if file.is_file() else {}
         if CONFIG_KEY not in outer:
             raise InvalidEnvironment(str(file), [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
         found = lay_over(outer[CONFIG_KEY], found)
     return lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found
 
 
-def _read_config(file: Path) -> Mapping[str, Any]:
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The configuration of a stack file; empty where it has none. Raises InvalidEnvironment for what is no YAML."""
     try:
         document = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -554,6 +560,14 @@ def _combinations(e: Environment) -> Iterator[Problem]:
         yield Problem("slots.replicas.min", e.slots.replicas.min, f"at most slots.replicas.max ({e.slots.replicas.max})")
     if e.slots.idle_replicas > e.slots.replicas.max:
         yield Problem("slots.idle_replicas", e.slots.idle_replicas, f"at most slots.replicas.max ({e.slots.replicas.max})")
+    if e.cloud.huge_pages and e.platform is not Platform.GKE:
+        yield Problem(
+            "cloud.huge_pages", e.cloud.huge_pages, f"0, because platform is {e.platform} (only gke reserves huge pages by itself)"
+        )
+    if e.gpu and e.platform is not Platform.GKE:
+        for key in ("local_ssd", "image_disk", "compact_placement"):
+            if value := getattr(e.gpu, key):
+                yield Problem(f"gpu.{key}", value, f"nothing, because platform is {e.platform} (gke only)")
     if e.gpu and e.gpu.min_nodes > e.gpu.max_nodes:
         yield Problem("gpu.min_nodes", e.gpu.min_nodes, f"at most gpu.max_nodes ({e.gpu.max_nodes})")
     if e.gpu and e.gpu.capacity == "reservation" and not e.gpu.reservation:

@@ -11,6 +11,7 @@ from inferstack.environment import Layer
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from inferstack.planning import Cost
     from inferstack.program.plan import Plan
 
 
@@ -50,7 +51,7 @@ def plan(
         print_json(found.to_json())
     else:
         show(found)
-    wrong = any(finding["severity"] == "error" for finding in found.findings)
+    wrong = any(finding.severity == "error" for finding in found.findings)
     return int(ExitCode.FINDINGS if wrong else ExitCode.DONE)
 
 
@@ -60,27 +61,29 @@ def show(found: "Plan") -> None:
     for tree in trees(found):
         out.print(tree)
     for finding in found.findings:
-        style = {"error": "bold red", "warning": "yellow"}.get(str(finding["severity"]), "dim")
-        out.print(f"{finding['severity']}: ", style=style, end="")
-        out.print(f"{finding['path']}: {finding['message']} Fix: {finding['fix']} [{finding['rule']}]", markup=False, soft_wrap=True)
-    if found.cost is not None:
-        out.print(cost_line(found.cost), markup=False, soft_wrap=True)
+        style = {"error": "bold red", "warning": "yellow"}.get(finding.severity, "dim")
+        out.print(f"{finding.severity}: ", style=style, end="")
+        out.print(f"{finding.path}: {finding.message} Fix: {finding.fix} [{finding.rule}]", markup=False, soft_wrap=True)
+    out.print(cost_line(found.cost), markup=False, soft_wrap=True)
     count = sum(1 for item in found.resources if not item.type.startswith("inferstack:"))
     out.print(f"{count} resources, {len(found.findings)} findings, planned in {found.seconds:.1f} s", style="dim")
 
 
-def cost_line(cost: Any) -> str:
-    """One line with the dollars of a plan; what is not known is said so."""
-    rows = (
-        ("hourly_usd", ",.2f", "/h"),
-        ("monthly_usd", ",.0f", "/month"),
-        ("during_promotion_hourly_usd", ",.2f", "/h while promoting"),
-        ("at_most_hourly_usd", ",.2f", "/h at most"),
-        ("usd_per_million_tokens", ",.2f", "/M tokens"),
-    )
-    parts = [f"${'?' if cost[key] is None else format(cost[key], form)}{unit}" for key, form, unit in rows]
-    left_out = f"; not counted: {', '.join(cost['not_counted'])}" if cost["not_counted"] else ""
+def cost_line(cost: "Cost") -> str:
+    """One line with the dollars of a plan; what is not known is said, never guessed."""
+    parts = [
+        _dollars(cost.hourly_usd, "/h at rest", 2),
+        _dollars(cost.monthly_usd, "/month", 0),
+        _dollars(cost.during_promotion_hourly_usd, "/h while promoting", 2),
+        _dollars(cost.at_most_hourly_usd, "/h at most", 2),
+        _dollars(cost.usd_per_million_tokens, " per million tokens", 2),
+    ]
+    left_out = f"; not counted: {', '.join(cost.not_counted)}" if cost.not_counted else ""
     return ", ".join(parts) + left_out
+
+
+def _dollars(value: float | None, unit: str, digits: int) -> str:
+    return f"unknown $ {unit.strip(' /')}" if value is None else f"${value:,.{digits}f}{unit}"
 
 
 def trees(found: "Plan") -> list["Tree"]:

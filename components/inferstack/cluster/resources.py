@@ -1,7 +1,7 @@
 """Makes Pulumi resources of Kubernetes objects that are given as plain dictionaries."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -42,7 +42,12 @@ def make(name: str, manifest: Mapping[str, Any], opts: pulumi.ResourceOptions) -
 
 
 def provider(
-    name: str, *, kubeconfig: pulumi.Input[str] | None = None, context: str | None = None, identifier: pulumi.Input[str] | None = None
+    name: str,
+    *,
+    kubeconfig: pulumi.Input[str] | None = None,
+    context: str | None = None,
+    identifier: pulumi.Input[str] | None = None,
+    depends_on: Sequence[pulumi.Resource] = (),
 ) -> k8s.Provider:
     """The provider that an environment's program uses.
 
@@ -56,6 +61,7 @@ def provider(
         cluster_identifier=identifier,
         enable_config_map_mutable=True,
         enable_secret_mutable=True,
+        opts=pulumi.ResourceOptions(depends_on=list(depends_on)),
     )
 
 

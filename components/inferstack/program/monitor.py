@@ -25,6 +25,9 @@ _RESOURCE = "5cf8f73096256a8f31e491e813e4eb8e"
 
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+_OTHER_SHAPE = {"azure-native": ("identity",)}
+"""Properties whose output has another shape than the input, by package: they stay unknown (Azure answers a list of identities by a map)."""
+
 _FEATURES = [
     resource_pb2.RESOURCE_MONITOR_FEATURE_SECRETS,
     resource_pb2.RESOURCE_MONITOR_FEATURE_RESOURCE_REFERENCES,
@@ -117,6 +120,8 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
             self.registrations.append(registration)
         answer = Struct()
         answer.CopyFrom(request.object)
+        for key in _OTHER_SHAPE.get(request.type.partition(":")[0], ()):
+            answer.fields.pop(key, None)
         identifier = f"{request.name}-id" if request.custom and not self.preview else ""  # empty: not known yet
         return resource_pb2.RegisterResourceResponse(urn=urn, id=identifier, object=answer)
 
@@ -209,7 +214,7 @@ def _simplify(value: Any) -> Any:
     if isinstance(value, dict):
         signature = value.get(_SIGNATURE)
         if signature == _SECRET or (signature == _OUTPUT and value.get("secret")):
-            return "[secret]"
+            return _mask(_simplify(value.get("value")))
         if signature == _OUTPUT:
             return _simplify(value["value"]) if "value" in value else "[unknown]"
         if signature == _RESOURCE:
@@ -220,6 +225,13 @@ def _simplify(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return "[unknown]" if value == UNKNOWN else value
+
+
+def _mask(value: Any) -> Any:
+    """The shape of a secret value, without any of its text."""
+    if isinstance(value, dict):
+        return {key: _mask(item) for key, item in value.items()}
+    return [_mask(item) for item in value] if isinstance(value, list) else "[secret]"
 
 
 def _holds_secret(value: Any) -> bool:

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 import inferstack_policies as policies
-from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment
-from inferstack.planning import cost
+from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment, read_config
+from inferstack.planning import Cost, Finding, cost
 from inferstack.program.review import cost_json, finding_json, review
 from inferstack.program.run import Run, run_stack
 
@@ -38,8 +38,8 @@ class Plan:
 
     environment: str
     resources: tuple[Planned, ...]
-    findings: tuple[Mapping[str, Any], ...]
-    cost: Mapping[str, Any] | None
+    findings: tuple[Finding, ...]
+    cost: Cost
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -57,8 +57,8 @@ class Plan:
                 }
                 for item in self.resources
             ],
-            "findings": [dict(finding) for finding in self.findings],
-            "cost": dict(self.cost) if self.cost is not None else None,
+            "findings": [finding_json(finding) for finding in self.findings],
+            "cost": cost_json(self.cost),
             "seconds": round(self.seconds, 2),
         }
 
@@ -75,13 +75,14 @@ class StackRun:
 def plan_environment(root: Path, name: str, layer: Layer | None = None, *, preview: bool = True) -> Plan:
     """Plan environment `name` of the project at `root`; `layer` picks one layer, whatever the file says.
 
-    Raises InvalidEnvironment, or run.ProgramFailed when the program itself refuses.
+    What the planning finds is in the plan, and does not stop it. Raises InvalidEnvironment, or run.ProgramFailed when the program
+    itself refuses.
     """
     started = time.monotonic()
     environment = load_environment(root / "stacks", name)
     resources = [item for stack in run_environment(root, name, environment, layer, preview=preview) for item in _planned(stack)]
     found = review(environment, (policies.Resource(item.type, item.name, item.inputs) for item in resources))
-    return Plan(name, tuple(resources), tuple(finding_json(f) for f in found), cost_json(cost(environment)), time.monotonic() - started)
+    return Plan(name, tuple(resources), tuple(found), cost(environment), time.monotonic() - started)
 
 
 def run_environment(root: Path, name: str, environment: Environment, layer: Layer | None = None, *, preview: bool = True) -> list[StackRun]:
@@ -92,6 +93,8 @@ def run_environment(root: Path, name: str, environment: Environment, layer: Laye
     project = yaml.safe_load((root / "Pulumi.yaml").read_text(encoding="utf-8"))["name"]
     references: dict[str, Mapping[str, Any]] = {}
     for stack, stack_layer, config in _stacks(root, name, environment, layer):
+        if config is None:
+            config = dict(read_config(root / "stacks" / f"Pulumi.{stack}.yaml"))
         run = run_stack(root, stack, config=config, preview=preview, references=references)
         references[f"organization/{project}/{stack}"] = run.outputs
         found.append(StackRun(stack, stack_layer, run))

@@ -7,10 +7,11 @@ import pulumi
 
 from inferstack.cluster.resources import check_roles, customize, make
 from inferstack.environment import SlotName, parse_environment
+from inferstack.serving.manifests.gateway import GATEWAY_KINDS
 from inferstack.serving.manifests.pod import Placement
 from inferstack.serving.manifests.slot import GroupObjects, slot_objects
 
-ROLES = frozenset({"service_account", "config_map", "network_policy", "service", "workload", "scaler", "disruption_budget"})
+ROLES = frozenset({"service_account", "config_map", "network_policy", "service", "workload", "scaler", "disruption_budget", *GATEWAY_KINDS})
 
 
 class InferenceSlotArgs(TypedDict):
@@ -41,6 +42,7 @@ class SlotResources:
     workload: pulumi.CustomResource
     scaler: pulumi.CustomResource | None
     disruption_budget: pulumi.CustomResource
+    gateway_policies: tuple[pulumi.CustomResource, ...]
 
 
 class InferenceSlot(pulumi.ComponentResource):
@@ -70,7 +72,7 @@ class InferenceSlot(pulumi.ComponentResource):
 
         def one(role: str, manifest: dict[str, Any], opts: pulumi.ResourceOptions | None = None) -> pulumi.CustomResource:
             options = pulumi.ResourceOptions.merge(pulumi.ResourceOptions(parent=self), opts)
-            return make(f"{name}{suffix}-{role.replace('_', '-')}", customize(manifest, changes.get(role)), options)
+            return make(f"{name}{suffix}-{role.replace('_', '-').lower()}", customize(manifest, changes.get(role)), options)
 
         account = one("service_account", objects.service_account)
         config_map = one("config_map", objects.config_map) if objects.config_map else None
@@ -91,7 +93,8 @@ class InferenceSlot(pulumi.ComponentResource):
             floor = "spec.minReplicas" if objects.scaler["kind"] == "HorizontalPodAutoscaler" else "spec.minReplicaCount"
             scaler = one("scaler", objects.scaler, pulumi.ResourceOptions(depends_on=[workload], ignore_changes=[floor]))
         budget = one("disruption_budget", objects.disruption_budget)
-        return SlotResources(account, config_map, network_policy, service, workload, scaler, budget)
+        policies = tuple(one(manifest["kind"], manifest) for manifest in objects.gateway_policies)
+        return SlotResources(account, config_map, network_policy, service, workload, scaler, budget, policies)
 
 
 def _without_waiting(service: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pulumi
 
+from inferstack.cluster.gpu import GpuDevicePlugin
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
-from inferstack.cluster.resources import provider
+from inferstack.cluster.resources import make
+from inferstack.cluster.storage import cache_secret_object, weights_objects
 from inferstack.environment import (
     BASE_KEY,
     CONFIG_KEY,
@@ -21,13 +23,16 @@ from inferstack.environment import (
     Environment,
     InvalidEnvironment,
     Layer,
+    Platform,
     SlotName,
     parse_environment,
     resolve_config,
 )
 from inferstack.planning import plan_findings
+from inferstack.serving.clouds import CloudSide, attach, create, placed
+from inferstack.serving.manifests.engines import bucket
 from inferstack.serving.route import InferenceRoute
-from inferstack.serving.slot import InferenceSlot
+from inferstack.serving.slot import InferenceSlot, InferenceSlotArgs
 
 
 def deploy(stacks: Path) -> None:
@@ -37,22 +42,57 @@ def deploy(stacks: Path) -> None:
         environment = read(stacks)
     except InvalidEnvironment as error:
         raise pulumi.RunError(str(error)) from None
-    refuse(environment)
+    check(environment)
     name = environment_name(stack, environment)
-    cluster = provider("kubernetes", context=environment.context)
-    options = pulumi.ResourceOptions(provider=cluster)
+    side = attach(environment, name) if environment.layer is Layer.SLOT else create(environment, name)
+    options = pulumi.ResourceOptions(provider=side.provider)
     settings = environment.model_dump(mode="json")
     if environment.layer is not Layer.SLOT:
-        namespace = ServingNamespace("namespace", {"settings": settings}, options)
-        options = pulumi.ResourceOptions(provider=cluster, depends_on=[namespace])
-        if environment.cache.backend == "cluster":
-            RedisCache("cache", {"settings": settings}, options)
-        InferenceRoute("route", {"settings": settings}, options)
-    generation = generation_of()
+        options = _platform(environment, settings, side, options)
+    generation, told = generation_of(), vars(placed(environment, name, side))
     for slot in slots_of(environment):
-        InferenceSlot(str(slot), {"settings": settings, "slot": str(slot), "environment": name, "generation": generation}, options)
-    pulumi.export("environment", name)
-    pulumi.export("namespace", environment.namespace)
+        arguments: InferenceSlotArgs = {"settings": settings, "slot": str(slot), "environment": name, "generation": generation}
+        InferenceSlot(str(slot), arguments | {"placement": told}, options)
+    outputs = side.outputs if environment.layer is not Layer.SLOT else {}
+    for key, value in {"environment": name, "namespace": environment.namespace, **outputs}.items():
+        pulumi.export(key, value)
+
+
+def _platform(
+    environment: Environment, settings: dict[str, Any], side: CloudSide, options: pulumi.ResourceOptions
+) -> pulumi.ResourceOptions:
+    """The cluster's side of an environment; returns the options of what comes after it."""
+    namespace = ServingNamespace("namespace", {"settings": settings}, options)
+    after = pulumi.ResourceOptions(provider=side.provider, depends_on=[namespace])
+    if environment.platform is Platform.AKS and environment.gpu:
+        GpuDevicePlugin("gpu", {"partitioned": environment.gpu.partition is not None, "sharing": environment.gpu.sharing}, options)
+    if environment.cache.backend == "cluster":
+        RedisCache("cache", {"settings": settings}, after)
+    if side.cache_url is not None:
+        make("cache-url", cache_secret_object(environment.namespace, side.cache_url), after)
+    if side.storage_account is not None and any(bucket(model) for model in environment.models):
+        for role, manifest in weights_objects(
+            environment.namespace, side.storage_account, side.storage_container, side.storage_group
+        ).items():
+            make(f"weights-{role}", manifest, after)
+    InferenceRoute("route", {"settings": settings}, after)
+    return after
+
+
+def check(environment: Environment) -> None:
+    """Refuse an environment that the planning finds wrong, in its words, before anything is made; warnings are logged.
+
+    `inferstack plan`, which shows the findings itself, runs the program to its end.
+    """
+    if pulumi.Config("inferstack").get(FINDINGS_KEY.partition(":")[2]) == "shown":
+        return
+    findings = plan_findings(environment)
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        if finding.severity == "warning":
+            pulumi.log.warn(str(finding))
+    if errors:
+        raise pulumi.RunError("\n".join(errors))
 
 
 def read(stacks: Path) -> Environment:
@@ -67,15 +107,6 @@ def read(stacks: Path) -> Environment:
     if SLOT_KEY in found:
         found[SLOT_KEY] = {key: value for key, value in found[SLOT_KEY].items() if key != "generation"}
     return parse_environment(resolve_config(stacks, found), f"stack {pulumi.get_stack()}")
-
-
-def refuse(environment: Environment) -> None:
-    """Raise pulumi.RunError with every planning error; `inferstack plan`, which shows them itself, runs the program to its end."""
-    if pulumi.Config("inferstack").get(FINDINGS_KEY.partition(":")[2]) == "shown":
-        return
-    errors = [finding for finding in plan_findings(environment) if finding.severity == "error"]
-    if errors:
-        raise pulumi.RunError("\n".join(str(error) for error in errors))
 
 
 def generation_of() -> int:

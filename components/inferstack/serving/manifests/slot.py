@@ -7,6 +7,7 @@ from inferstack.cluster.names import metadata, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.serving.manifests import config as configuration
 from inferstack.serving.manifests.engines import profile
+from inferstack.serving.manifests.gateway import gateway_policies
 from inferstack.serving.manifests.groups import ReplicaGroup, replica_groups
 from inferstack.serving.manifests.network import slot_policy
 from inferstack.serving.manifests.pod import Placement, pod_template
@@ -26,6 +27,8 @@ class GroupObjects:
     workload: dict[str, Any]
     scaler: dict[str, Any] | None
     disruption_budget: dict[str, Any]
+    gateway_policies: tuple[dict[str, Any], ...] = ()
+    """What the platform's gateway must be told about the Service."""
 
     def all(self) -> list[dict[str, Any]]:
         """Every object there is."""
@@ -38,7 +41,7 @@ class GroupObjects:
             self.scaler,
             self.disruption_budget,
         ]
-        return [item for item in found if item is not None]
+        return [item for item in (*found, *self.gateway_policies) if item is not None]
 
 
 def slot_objects(
@@ -111,6 +114,7 @@ def _group(
             "metadata": metadata(own, namespace, labels),
             "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
         },
+        gateway_policies=gateway_policies(environment, slot, group),
     )
 
 

@@ -1,0 +1,1 @@
+"""Azure Kubernetes Service: cluster, GPU pools, managed cache, weights and images."""

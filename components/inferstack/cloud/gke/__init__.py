@@ -1,0 +1,1 @@
+"""Google Kubernetes Engine: cluster, GPU pools, managed cache, weights and images."""

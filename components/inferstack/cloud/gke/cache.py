@@ -1,0 +1,76 @@
+"""GkeCache: Memorystore for Valkey, reached by private service connection."""
+
+from typing import NotRequired, TypedDict
+
+import pulumi
+import pulumi_gcp as gcp
+
+from inferstack.cloud.sizes import cache_size
+
+
+class GkeCacheArgs(TypedDict):
+    """Arguments of a GkeCache."""
+
+    project: pulumi.Input[str]
+    """Google Cloud project."""
+    region: pulumi.Input[str]
+    """Region of the instance."""
+    network: pulumi.Input[str]
+    """Id of the network that the slots are in."""
+    subnetwork: pulumi.Input[str]
+    """Id of the subnetwork that gives the address."""
+    size: str
+    """Memory that must be usable, for instance `8Gi`."""
+    high_availability: NotRequired[bool]
+    """A replica in another zone that takes over."""
+    deletion_protection: NotRequired[bool]
+    """Refuse to delete the instance; off by default: a cache is disposable."""
+
+
+class GkeCache(pulumi.ComponentResource):
+    """A connection policy and one instance. The escape hatch is `instance`, the native resource."""
+
+    url: pulumi.Output[str]
+    """Address that the slots use; a secret."""
+
+    def __init__(self, name: str, args: GkeCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        node_type = cache_size("gke", args["size"])
+        super().__init__("inferstack:index:GkeCache", name, {**args}, opts)
+        project, region = args["project"], args["region"]
+        policy = gcp.networkconnectivity.ServiceConnectionPolicy(
+            f"{name}-connection",
+            project=project,
+            location=region,
+            network=args["network"],
+            service_class="gcp-memorystore",
+            psc_config={"subnetworks": [args["subnetwork"]]},
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.instance = gcp.memorystore.Instance(
+            f"{name}-instance",
+            project=project,
+            location=region,
+            instance_id=name,
+            mode="CLUSTER_DISABLED",
+            shard_count=1,
+            node_type=node_type,
+            replica_count=1 if args.get("high_availability") else 0,
+            engine_version="VALKEY_8_0",
+            engine_configs={"maxmemory-policy": "allkeys-lru"},
+            authorization_mode="AUTH_DISABLED",
+            transit_encryption_mode="TRANSIT_ENCRYPTION_DISABLED",
+            desired_auto_created_endpoints=[{"network": args["network"], "project_id": project}],
+            deletion_protection_enabled=args.get("deletion_protection", False),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[policy]),
+        )
+        self.url = pulumi.Output.secret(self.instance.endpoints.apply(address))
+        self.register_outputs({"url": self.url})
+
+
+def address(endpoints: object) -> str:
+    """The address of the first connection of an instance's endpoints."""
+    for endpoint in endpoints or []:  # type: ignore[attr-defined]
+        for connection in endpoint.connections or []:
+            if found := connection.psc_auto_connection:
+                return f"redis://{found.ip_address}:{found.port or 6379}/0"
+    raise ValueError("the Memorystore instance has no endpoint yet: run the update again")

@@ -1,0 +1,72 @@
+"""The NVIDIA device plugin, for clusters whose cloud installs the driver only (AKS); pure."""
+
+from typing import Any
+
+from inferstack.cluster.images import reference
+from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT, component_labels, metadata
+
+NAMESPACE = "inferstack-gpu"
+
+
+def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[str, dict[str, Any]]:
+    """The plugin's objects by role: namespace, config (where GPUs are shared), daemon_set.
+
+    The plugin needs the kubelet's socket folder of the host, which no restricted namespace allows: it gets one of its own.
+    """
+    labels = component_labels("device-plugin")
+    privileged = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
+    arguments = [f"--mig-strategy={'single' if partitioned else 'none'}", "--fail-on-init-error=false"]
+    mounts: list[dict[str, Any]] = [{"name": "device-plugins", "mountPath": "/var/lib/kubelet/device-plugins"}]
+    volumes: list[dict[str, Any]] = [{"name": "device-plugins", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}}]
+    found: dict[str, dict[str, Any]] = {
+        "namespace": {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": metadata(NAMESPACE, None, component_labels("namespace") | privileged),
+        }
+    }
+    if sharing > 1:
+        settings = f"version: v1\nsharing:\n  timeSlicing:\n    resources:\n      - name: nvidia.com/gpu\n        replicas: {sharing}\n"
+        found["config"] = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata("nvidia-device-plugin", NAMESPACE, labels),
+            "data": {"config.yaml": settings},
+        }
+        arguments.append("--config-file=/etc/device-plugin/config.yaml")
+        mounts.append({"name": "config", "mountPath": "/etc/device-plugin", "readOnly": True})
+        volumes.append({"name": "config", "configMap": {"name": "nvidia-device-plugin"}})
+    container = {
+        "name": "device-plugin",
+        "image": reference("nvidia_device_plugin"),
+        "args": arguments,
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
+        "volumeMounts": mounts,
+    }
+    found["daemon_set"] = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": metadata("nvidia-device-plugin", NAMESPACE, labels),
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "updateStrategy": {"type": "RollingUpdate"},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "priorityClassName": "system-node-critical",
+                    "affinity": _on_gpu_nodes(),
+                    "tolerations": [{"key": GPU_TAINT, "operator": "Exists"}, {"operator": "Exists", "effect": "NoSchedule"}],
+                    "containers": [container],
+                    "volumes": volumes,
+                },
+            },
+        },
+    }
+    return found
+
+
+def _on_gpu_nodes() -> dict[str, Any]:
+    terms = [{"matchExpressions": [{"key": ACCELERATOR_LABEL, "operator": "Exists"}]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
