@@ -45,6 +45,8 @@ class Doc:
     form: Mapping[str, Any] | None = None
     stream: bool = False
     statuses: tuple[str, ...] = ()
+    media: str = "application/octet-stream"
+    """Media type of an answer without a schema."""
     query: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -92,7 +94,10 @@ DOCS: Mapping[tuple[str, str], Doc] = {
     ("GET", "/readyz"): Doc("Whether the process takes requests", "Readyz", statuses=("503",)),
     ("GET", "/health"): Doc("How the process is", "Health"),
     ("GET", "/openapi.json"): Doc("This document", "OpenApi"),
-    ("GET", "/docs"): Doc("This document as a page", ""),
+    ("GET", "/docs"): Doc("This document as a page", "", media="text/html"),
+    ("GET", "/console"): Doc("The console's page", "", statuses=("404",), media="text/html"),
+    ("GET", "/console/{file}"): Doc("A file of the console's page", "", statuses=("404",), media="*/*"),
+    ("GET", "/console/api/state"): Doc("Both slots, weights and promotions as they are now", "ConsoleState", statuses=("403", "404")),
 }
 
 
@@ -168,7 +173,7 @@ def _responses(route: Any, doc: Doc) -> dict[str, Any]:
     if doc.answer:
         content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{doc.answer}"}}
     elif not doc.stream:
-        content["text/html" if route.path == "/docs" else "application/octet-stream"] = {"schema": {"type": "string"}}
+        content[doc.media] = {"schema": {"type": "string"}}
     if doc.stream:
         content["text/event-stream"] = {
             "schema": {

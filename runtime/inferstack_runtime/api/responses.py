@@ -182,5 +182,6 @@ SCHEMAS: dict[str, Any] = {
         }
     ),
     "Health": _object({"status": {"enum": ["ok", "loading", "draining"]}, "models": {"type": "object"}}),
+    "ConsoleState": _object({"environment": _STRING, "served_by": _STRING}),
     "OpenApi": _object({"openapi": _STRING, "info": {"type": "object"}, "paths": {"type": "object"}}),
 }
