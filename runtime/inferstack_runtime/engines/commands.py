@@ -1,4 +1,4 @@
-"""The engine's own commands of `inferstack-runtime`: quantize and eval. `register(commands)` adds them to an argparse subparser group.
+"""The engine's own commands of `inferstack-runtime`: quantize, eval and convert. `register(commands)` adds them to the parser.
 
 Each sets `run(options) -> exit code`: 0 done, 2 wrong input, 3 below the gate, 5 the model cannot be loaded.
 """
@@ -29,6 +29,11 @@ def register(commands: Any) -> None:
     evaluation.add_argument("--gate", type=_share, default=None, metavar="SHARE", help="least top-1 agreement (default 0.95)")
     evaluation.add_argument("--texts", type=Path, default=None, metavar="FILE", help="other texts, separated by lines of ----")
     evaluation.set_defaults(run=_guarded(_evaluate))
+    conversion = commands.add_parser("convert", help="write a GGUF model with its Q4_1 matrices as another type; without --type: its path")
+    _common(conversion)
+    conversion.add_argument("--type", default=None, metavar="T", help="Q4_0 or Q8_0")
+    conversion.add_argument("--output", type=Path, default=None, metavar="FILE", help="the file to write")
+    conversion.set_defaults(run=_guarded(_convert))
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -118,3 +123,18 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"perplexity ratio  {result.perplexity_ratio:.4f}   ({result.perplexity:.3f} / {result.reference_perplexity:.3f})")
         print(f"weights           {result.weight_bytes / 1e6:.1f} MB   ({result.reference_weight_bytes / 1e6:.1f} MB unquantized)")
     return 0 if passed else 3
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from inferstack_runtime import kernels
+    from inferstack_runtime.engines.convert import convert
+    from inferstack_runtime.engines.registry import find_model
+
+    if (options.type is None) != (options.output is None):
+        return _fail(options, 2, "--type and --output belong together")
+    path, changed = find_model(options.source), 0
+    if options.type is not None:
+        changed = convert(path, options.type, options.output, kernels.load())
+        path = options.output
+    print(json.dumps({"path": str(path), "changed": changed}) if options.json else path)
+    return 0

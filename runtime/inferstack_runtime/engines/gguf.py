@@ -97,10 +97,13 @@ class GgufFile:
         for i in range(pairs):
             key = self._string(f"key {i} of the metadata")
             self.metadata[key] = self._value(self._number("<I", f"type of {key}"), key)
+        self.metadata_end = self._at
+        """Byte after the metadata, where the tensors' descriptions begin."""
         infos = [self._tensor_info(i) for i in range(tensors)]
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
             raise self._error("general.alignment", self._at, f"is {alignment!r}, expected a multiple of 8")
+        self.alignment = alignment
         start = -(-self._at // alignment) * alignment
         for name, kind, shape, offset, at in infos:
             self._map_tensor(name, kind, shape, start + offset, at, offset % alignment == 0)

