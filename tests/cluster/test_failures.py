@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from harness.load import Load
-from harness.slots import Deployed
+from harness.slots import NAMESPACE, Deployed
 from machine import client, processes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -23,7 +23,7 @@ def test_the_live_slot_serves_on_when_a_program_of_the_cluster_is_killed(fresh: 
         client.wait("API server", 60, lambda: client.ready(fresh.machine))
         load.wait_for(5)
     assert load.lost == []
-    assert fresh.wait_ready("blue") < 60
+    fresh.wait_ready("blue", seconds=60)
 
 
 def test_a_killed_process_of_the_idle_slot_starts_again_and_no_request_is_lost(fresh: Deployed) -> None:
@@ -40,9 +40,7 @@ def test_a_killed_process_of_the_idle_slot_starts_again_and_no_request_is_lost(f
 
 def test_when_one_of_two_replicas_is_killed_the_other_serves_on(fresh: Deployed) -> None:
     """What a crash costs is the requests that the process had; nothing after that is lost."""
-    fresh.kubectl("patch", "horizontalpodautoscaler", "inferstack-blue", "--type=merge", '--patch={"spec":{"minReplicas":2}}')
-    fresh.kubectl("scale", "deployment/inferstack-blue", "--replicas=2")
-    fresh.wait_ready("blue", 2)
+    fresh.fix_replicas("blue", 2)
     with Load(fresh.url, clients=2) as load:
         load.wait_for(10)
         _kill_runtime(fresh, fresh.pods("blue")[0]["metadata"]["name"])
@@ -79,6 +77,23 @@ def test_an_idle_slot_that_cannot_become_ready_says_why_and_takes_nothing_from_t
     assert load.lost == []
     assert set(load.by_slot) == {"blue"}
     assert len(fresh.ready_addresses("green")) == 1, "the old replica stays until a new one is ready"
+
+
+def test_a_pod_that_fills_its_disk_is_replaced_and_the_live_slot_serves_on(fresh: Deployed) -> None:
+    pod = fresh.pods("green")[0]["metadata"]["name"]
+    with Load(fresh.url) as load:
+        load.wait_for(5)
+        fill = "import os; f = open('/tmp/fill', 'wb'); [f.write(bytes(1 << 20)) for _ in range(300)]; f.flush()"  # its limit is 256 MiB
+        fresh.kubectl("exec", pod, "--", "python3", "-c", fill)
+        client.wait("eviction", 120, lambda: _why_ended(fresh, pod) == "Evicted")
+        fresh.wait_ready("green")
+        load.wait_for(5)
+    assert load.lost == []
+    assert pod not in {one["metadata"]["name"] for one in fresh.pods("green") if one["status"]["phase"] == "Running"}
+
+
+def _why_ended(deployed: Deployed, pod: str) -> str:
+    return str(client.read(deployed.machine, f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}")["status"].get("reason", ""))
 
 
 def _kill_runtime(deployed: Deployed, pod: str) -> None:

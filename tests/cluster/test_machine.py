@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from machine import client, enclosure, lifecycle, processes
-from machine.layout import CONTEXT, Machine
+from machine.layout import CONTEXT, Machine, Mode
+from machine.pins import kubernetes_version
 
 pytestmark = pytest.mark.cluster
 POD = {
@@ -69,6 +70,24 @@ def test_nothing_is_left_when_up_was_killed_half_way(pods: Machine, folder: Path
     finally:
         starting.kill()
         starting.wait()
+    assert lifecycle.down(folder)
+    assert _traces(folder) == before
+
+
+@pytest.mark.parametrize("mode", ["kwok", "api"])
+def test_without_real_pods_the_same_api_server_admits_the_same_objects_and_leaves_nothing(
+    cluster: Machine, folder: Path, mode: Mode
+) -> None:
+    before = _traces(folder)
+    second = lifecycle.up(mode, folder, print)
+    assert client.read(second, "/version")["gitVersion"] == kubernetes_version()
+    kinds = client.kubectl(second, "api-resources", "--output=name").stdout.split()
+    assert {"httproutes.gateway.networking.k8s.io", "scaledobjects.keda.sh", "servicemonitors.monitoring.coreos.com"} <= set(kinds)
+    if mode == "kwok":
+        client.apply(second, [POD])
+        client.wait("pod", 60, lambda: _phase(second) == "Running")
+    for running in processes.remembered(folder):
+        os.kill(running.pid, signal.SIGKILL) if running.name == "etcd" else None
     assert lifecycle.down(folder)
     assert _traces(folder) == before
 

@@ -5,7 +5,7 @@ import time
 
 import httpx
 import pytest
-from harness import keys
+from harness import keys, manifests
 from harness.load import Load
 from harness.slots import NAMESPACE, SLOTS, Deployed
 from machine import client
@@ -91,18 +91,21 @@ def test_a_rolling_change_of_the_live_slot_loses_no_request(fresh: Deployed) -> 
 
 
 def test_replicas_follow_load(fresh: Deployed) -> None:
-    client.wait("first measurement", 120, lambda: bool(_scaler(fresh)["status"].get("currentMetrics")))
-    assert fresh.deployment("blue")["spec"]["replicas"] == 1
+    scaler = manifests.named(fresh.manifests, "HorizontalPodAutoscaler", "inferstack-blue")
+    fresh.kubectl("delete", "horizontalpodautoscaler", "inferstack-blue")
+    fresh.kubectl("scale", "deployment/inferstack-blue", "--replicas=1")
+    fresh.wait_ready("blue", 1)
     with Load(fresh.url, clients=4, tokens=48) as load:
+        client.apply(fresh.machine, [scaler])
         client.wait("more replicas", 180, lambda: fresh.deployment("blue")["spec"]["replicas"] > 1)
     assert load.lost == []
+    seen = client.read(fresh.machine, f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/inferstack-blue")["status"]
+    assert {one["resource"]["name"] for one in seen["currentMetrics"]} == {"cpu", "memory"}
     assert fresh.deployment("green")["spec"]["replicas"] == 1
 
 
 def test_an_eviction_that_the_budget_does_not_allow_is_refused(fresh: Deployed) -> None:
-    fresh.kubectl("patch", "horizontalpodautoscaler", "inferstack-blue", "--type=merge", '--patch={"spec":{"minReplicas":2}}')
-    fresh.kubectl("scale", "deployment/inferstack-blue", "--replicas=2")
-    fresh.wait_ready("blue", 2)
+    fresh.fix_replicas("blue", 2)
     budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/inferstack-blue"
     client.wait("budget of one", 60, lambda: client.read(fresh.machine, budget)["status"]["disruptionsAllowed"] == 1)
     first, second = (pod["metadata"]["name"] for pod in fresh.pods("blue"))
@@ -138,12 +141,6 @@ def test_every_pod_is_under_a_policy_that_lets_in_its_port_only(environment: Dep
 def _selects(selector: dict[str, dict[str, str]], labels: dict[str, str]) -> bool:
     assert set(selector) <= {"matchLabels"}, "this test reads matchLabels only"
     return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items())
-
-
-def _scaler(deployed: Deployed) -> dict[str, dict[str, object]]:
-    path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/inferstack-blue"
-    scaler: dict[str, dict[str, object]] = client.read(deployed.machine, path)
-    return scaler
 
 
 def _all_pods(deployed: Deployed, slot: str) -> list[dict[str, dict[str, str]]]:

@@ -69,18 +69,25 @@ class Deployed:
     def deployment(self, slot: str) -> Any:
         return client.read(self.machine, f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/inferstack-{slot}")
 
-    def wait_ready(self, slot: str, replicas: int = 1, seconds: float = 240) -> float:
-        """Wait until exactly ``replicas`` of the newest template are ready endpoints; return the seconds."""
+    def wait_ready(self, slot: str, replicas: int | None = None, seconds: float = 240) -> float:
+        """Wait until ``replicas`` (by default as many as are asked for) of the newest template are ready endpoints; return the seconds."""
 
         def settled() -> bool:
             d = self.deployment(slot)
-            s = d["status"]
-            current = (
-                s.get("observedGeneration") == d["metadata"]["generation"] and s.get("updatedReplicas") == s.get("replicas") == replicas
+            asked, s = d["spec"]["replicas"], d["status"]
+            newest = (
+                s.get("observedGeneration") == d["metadata"]["generation"] and s.get("updatedReplicas", 0) == s.get("replicas", 0) == asked
             )
-            return current and len(self.ready_addresses(slot)) == replicas
+            return newest and asked == (replicas or asked) and len(self.ready_addresses(slot)) == asked
 
-        return client.wait(f"slot {slot} with {replicas} ready", seconds, settled)
+        return client.wait(f"slot {slot} ready", seconds, settled)
+
+    def fix_replicas(self, slot: str, replicas: int) -> None:
+        """Exactly ``replicas``, whatever the load, and ready."""
+        bounds = {"spec": {"minReplicas": replicas, "maxReplicas": replicas}}
+        self.kubectl("patch", "horizontalpodautoscaler", f"inferstack-{slot}", "--type=merge", f"--patch={json.dumps(bounds)}")
+        self.kubectl("scale", f"deployment/inferstack-{slot}", f"--replicas={replicas}")
+        self.wait_ready(slot, replicas)
 
     def weights(self) -> dict[str, int]:
         backends = client.read(self.machine, _ROUTE)["spec"]["rules"][0]["backendRefs"]
