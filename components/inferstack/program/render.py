@@ -14,7 +14,7 @@ import yaml
 from inferstack.environment import Layer, load_environment
 from inferstack.program.plan import run_environment
 
-_FIRST = [
+_FIRST = (
     "Namespace",
     "PriorityClass",
     "ServiceAccount",
@@ -23,7 +23,7 @@ _FIRST = [
     "PersistentVolume",
     "PersistentVolumeClaim",
     "Service",
-]
+)
 """Kinds that others need, in the order in which they are listed; the rest follows by name."""
 _HEADER = "# Written by `inferstack render`; run it again instead of editing.\n"
 KUSTOMIZATION = "kustomization.yaml"

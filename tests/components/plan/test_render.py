@@ -52,7 +52,7 @@ def test_one_slot_can_be_rendered_alone() -> None:
 
 
 def test_what_only_the_cloud_knows_is_named_and_can_be_given() -> None:
-    with pytest.raises(NotRenderable, match="azure.workload.identity/client-id"):
+    with pytest.raises(NotRenderable, match=r"azure\.workload.identity/client-id"):
         render_environment(ROOT, "prod-aks", Layer.SLOT)
     outputs = {"clientId": "11111111-2222-3333-4444-555555555555", "kubeconfig": "{}", "identifier": "aks/a/b"}
     files = render_environment(ROOT, "prod-aks", Layer.SLOT, outputs).files
