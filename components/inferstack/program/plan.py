@@ -85,18 +85,29 @@ def plan_environment(root: Path, name: str, layer: Layer | None = None, *, previ
     return Plan(name, tuple(resources), tuple(found), cost(environment), time.monotonic() - started)
 
 
-def run_environment(root: Path, name: str, environment: Environment, layer: Layer | None = None, *, preview: bool = True) -> list[StackRun]:
-    """Run every stack of an environment, the platform's first; the slots' stacks see its outputs. A local environment has none."""
+def run_environment(
+    root: Path,
+    name: str,
+    environment: Environment,
+    layer: Layer | None = None,
+    *,
+    preview: bool = True,
+    outputs: Mapping[str, Any] | None = None,
+) -> list[StackRun]:
+    """Run every stack of an environment, the platform's first; the slots' stacks see its outputs. A local environment has none.
+
+    `outputs` are those of a platform stack that is up: what they hold is known, in place of what a preview cannot know.
+    """
     if environment.platform is Platform.LOCAL:
         return []
     found: list[StackRun] = []
     project = yaml.safe_load((root / "Pulumi.yaml").read_text(encoding="utf-8"))["name"]
-    references: dict[str, Mapping[str, Any]] = {}
+    references: dict[str, Mapping[str, Any]] = {f"organization/{project}/{name}": outputs} if outputs else {}
     for stack, stack_layer, config in _stacks(root, name, environment, layer):
         if config is None:
             config = dict(read_config(root / "stacks" / f"Pulumi.{stack}.yaml"))
         run = run_stack(root, stack, config=config, preview=preview, references=references)
-        references[f"organization/{project}/{stack}"] = run.outputs
+        references[f"organization/{project}/{stack}"] = {**run.outputs, **(outputs or {})}
         found.append(StackRun(stack, stack_layer, run))
     return found
 

@@ -1,0 +1,78 @@
+"""Rendering: the plan's objects as files, the same every time, no secret in them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from inferstack.cli import run
+from inferstack.environment import Layer
+from inferstack.program.plan import plan_environment
+from inferstack.program.render import KUSTOMIZATION, NotRenderable, render_environment, write
+from tests.components.kubernetes import validate
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_object_of_the_plan_is_one_file_and_listed() -> None:
+    rendered = render_environment(ROOT, "kubernetes")
+    planned = {
+        (item.inputs["kind"], item.inputs["metadata"]["name"])
+        for item in plan_environment(ROOT, "kubernetes").resources
+        if item.type.startswith("kubernetes:")
+    }
+    objects = {name: yaml.safe_load(text) for name, text in rendered.files.items() if name != KUSTOMIZATION}
+    assert {(item["kind"], item["metadata"]["name"]) for item in objects.values()} == planned
+    assert yaml.safe_load(rendered.files[KUSTOMIZATION])["resources"] == list(objects)
+    for item in objects.values():
+        validate(item)
+        assert "pulumi.com" not in json.dumps(item)
+
+
+def test_two_renderings_are_the_same_bytes() -> None:
+    assert render_environment(ROOT, "kubernetes").files == render_environment(ROOT, "kubernetes").files
+
+
+def test_the_namespace_comes_first() -> None:
+    assert next(iter(render_environment(ROOT, "kubernetes").files)).startswith("namespace-")
+
+
+def test_secrets_are_named_and_never_written() -> None:
+    rendered = render_environment(ROOT, "prod-gke")
+    assert set(rendered.secrets) >= {"inferstack/inferstack-cache", "inferstack/llm-certificate"}
+    assert not any(name.startswith("secret-") for name in rendered.files)
+    assert "[secret]" not in "".join(rendered.files.values())
+
+
+def test_one_slot_can_be_rendered_alone() -> None:
+    files = render_environment(ROOT, "kubernetes", Layer.SLOT).files
+    assert "deployment-inferstack-green.yaml" in files
+    assert "httproute-inferstack.yaml" not in files
+
+
+def test_what_only_the_cloud_knows_is_named_and_can_be_given() -> None:
+    with pytest.raises(NotRenderable, match=r"azure\.workload.identity/client-id"):
+        render_environment(ROOT, "prod-aks", Layer.SLOT)
+    outputs = {"clientId": "11111111-2222-3333-4444-555555555555", "kubeconfig": "{}", "identifier": "aks/a/b"}
+    files = render_environment(ROOT, "prod-aks", Layer.SLOT, outputs).files
+    assert outputs["clientId"] in files["serviceaccount-inferstack-blue.yaml"]
+
+
+def test_an_object_that_is_gone_loses_its_file_and_other_files_are_never_touched(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(render_environment(ROOT, "kubernetes"), folder)
+    write(render_environment(ROOT, "kubernetes", Layer.SLOT), folder)
+    assert not (folder / "httproute-inferstack.yaml").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError):
+        write(render_environment(ROOT, "kubernetes", Layer.SLOT), tmp_path / "other")
+    assert (tmp_path / "other/notes.txt").read_text() == "mine"
+
+
+def test_the_command_says_what_it_wrote_and_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["render", "kubernetes", "--out", str(tmp_path / "out"), "--project", str(ROOT), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == found["files"]
+    assert found["secrets"] == ["inferstack/inferstack-keys"]
