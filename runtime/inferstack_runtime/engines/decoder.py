@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,40 @@ from inferstack_runtime.engines.source import MATRICES, OPTIONAL_VECTORS, VECTOR
 _STEP_ERRORS = {1: "the batch is not valid", 2: "out of memory"}
 
 
+class StepDecoder(Protocol):
+    """What the engine needs of a model; `Decoder` says what each means."""
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def block_bytes(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def reuses_prefixes(self) -> bool:
+        """Whether a sequence may start from blocks that another one computed."""
+
+    def allocate_cache(self, blocks: int) -> None: ...
+    def step(
+        self,
+        tokens: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        segments: NDArray[np.void],
+        tables: NDArray[np.int32],
+        specs: NDArray[np.void],
+        results: NDArray[np.void],
+    ) -> None: ...
+    def close(self) -> None: ...
+
+
 class StepFailed(Exception):
     """A step could not run; no request of it made progress."""
 
 
 class Decoder:
     """The native model. Not safe for use by two threads at once."""
+
+    reuses_prefixes = True
 
     def __init__(
         self,
@@ -36,6 +65,7 @@ class Decoder:
         """Raises `ModelLoadError`."""
         self._library = library or kernels.load()
         self.shape, self.threads, self.quantization = source.shape, threads, quantization
+        self.vocabulary = source.shape.vocabulary
         self._matrices = load_packed(source, quantization, cache, self._library)
         self._vectors = {name: self._vector(source, name) for name, tensor in source.tensors.items() if len(tensor.shape) == 1}
         self._rotation = source.shape.rotation(context)

@@ -63,7 +63,7 @@ def open_folder(path: Path, cache: Path | None) -> ModelSource:
     about = _json(path / "tokenizer_config.json", optional=True)
     source = ModelSource(
         path=path,
-        digest=_digest(files, cache),
+        digest=digest_of_files(files, cache),
         shape=shape,
         tensors=names,
         tokenizer=tokenizers.from_file(path / "tokenizer.json"),
@@ -168,7 +168,7 @@ def _end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> fro
     return frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int))
 
 
-def _digest(files: list[Path], cache: Path | None) -> str:
+def digest_of_files(files: list[Path], cache: Path | None) -> str:
     """Of one weights file its own digest; of several the digest of their digests, in order of name."""
     digests = [digest_of(file, cache) for file in files]
     return digests[0] if len(digests) == 1 else f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"

@@ -1,4 +1,4 @@
-"""The native engine: continuous batching over the decoder of this package's own kernels.
+"""The engine: continuous batching over a decoder, which is the one of this package's own kernels or one of transformers.
 
 One thread calls `step`; any thread submits and aborts. A step drains the inbox, asks the scheduler for shares, runs one native call over
 all rows (forward pass, sampling and log-probabilities), and hands the new tokens out.
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferstack_runtime.engines.base import EngineStats, FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs
-from inferstack_runtime.engines.decoder import Decoder, StepFailed
+from inferstack_runtime.engines.decoder import StepDecoder, StepFailed
 from inferstack_runtime.kernels import BLOCK_POSITIONS, MAX_ALTERNATIVES, SAMPLE_RESULT, SAMPLE_SPEC, SEGMENT
 from inferstack_runtime.scheduling.blocks import BlockPool
 from inferstack_runtime.scheduling.scheduler import Limits, Scheduler
@@ -39,17 +39,17 @@ class _Sample:
     target: int | None
 
 
-class NativeEngine:
+class BatchingEngine:
     """See `base.Engine`."""
 
-    def __init__(self, decoder: Decoder, limits: Limits, kv_cache_bytes: int, end_tokens: frozenset[int]) -> None:
+    def __init__(self, decoder: StepDecoder, limits: Limits, kv_cache_bytes: int, end_tokens: frozenset[int]) -> None:
         """Raises `ModelLoadError` when the KV cache cannot be reserved."""
         self._decoder, self._limits, self._end_tokens = decoder, limits, end_tokens
         per_sequence = -(-limits.context // BLOCK_POSITIONS)
         blocks = max(1, min(kv_cache_bytes // decoder.block_bytes, per_sequence * limits.max_sequences * 4))
         decoder.allocate_cache(blocks)
         self._pool = BlockPool(blocks)
-        self._scheduler = Scheduler(limits, self._pool)
+        self._scheduler = Scheduler(limits, self._pool, reuse=decoder.reuses_prefixes)
         self._inbox: deque[GenerationRequest | str] = deque()
         self._wake = threading.Condition()
         self._stepping = threading.Lock()
@@ -149,7 +149,7 @@ class NativeEngine:
             raise ValueError(f"max_tokens is {request.max_tokens}, expected 0 or more")
         if self._scheduler.blocks_for(length + 1) > self._pool.count:
             raise ValueError(f"the prompt has {length} tokens, the KV cache holds {self._pool.count * BLOCK_POSITIONS}")
-        vocabulary = self._decoder.shape.vocabulary
+        vocabulary = self._decoder.vocabulary
         if min(request.prompt) < 0 or max(request.prompt) >= vocabulary:
             raise ValueError(f"the prompt holds a token outside the vocabulary of {vocabulary}")
         sampling = request.sampling
@@ -270,7 +270,7 @@ class NativeEngine:
         spec["mask"] = 0
         if sequence.request.mask is not None:
             if not self._masks.size:
-                self._masks = np.zeros((self._limits.max_sequences, -(-self._decoder.shape.vocabulary // 32)), np.uint32)
+                self._masks = np.zeros((self._limits.max_sequences, -(-self._decoder.vocabulary // 32)), np.uint32)
             spec["mask"] = self._masks[slot].ctypes.data
 
     def _lay_out(self, shares: list[Share]) -> list[tuple[Share, int]]:

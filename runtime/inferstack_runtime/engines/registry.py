@@ -5,12 +5,14 @@ loaded.engine.submit(...)
 """
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 from pathlib import Path
 from typing import Protocol
 
 from inferstack_runtime.engines.base import LoadedModel, ModelLoadError
+from inferstack_runtime.engines.shape import UnsupportedArchitecture
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +50,26 @@ class EngineSettings(Protocol):
 
 
 def load_model(model: ModelSettings, engine: EngineSettings, weight_cache: str | Path | None = None) -> LoadedModel:
-    """A model that is ready to serve. Raises `ModelLoadError` with the file, field or setting that is wrong."""
-    if engine.kind != "native":
-        raise ModelLoadError(f"engine.kind: is {engine.kind!r}, this runtime has 'native'")
-    path = find_model(model.source)
+    """A model that is ready to serve. Raises `ModelLoadError` with the file, field or setting that is wrong.
+
+    A model that the native engine does not serve goes to transformers, with a warning, where that extra is installed.
+    """
+    if engine.kind not in ("native", "transformers"):
+        raise ModelLoadError(f"engine.kind: is {engine.kind!r}, this runtime has native and transformers")
+    device = getattr(engine, "device", "auto")
+    if device == "cuda":
+        raise ModelLoadError("engine.device: is 'cuda', the engines of this runtime compute on the CPU; a GPU is served by vllm")
+    path, cache = find_model(model.source), cache_folder(weight_cache)
     try:
-        return _load_native(model, engine, path, cache_folder(weight_cache))
+        if engine.kind == "transformers":
+            return _load_transformers(model, engine, path, cache)
+        try:
+            return _load_native(model, engine, path, cache)
+        except UnsupportedArchitecture as reason:
+            if importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None:
+                raise ModelLoadError(f"{reason}; the transformers engine may: pip install 'inferstack-runtime[transformers]'") from None
+            log.warning("%s is served by the slower transformers engine: %s", model.name, reason)
+            return _load_transformers(model, engine, path, cache)
     except MemoryError:
         raise ModelLoadError(f"{path}: out of memory while loading; lower engine.kv_cache_bytes or use a smaller quantization") from None
 
@@ -66,6 +82,19 @@ def cache_folder(weight_cache: str | Path | None) -> Path:
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "inferstack"
+
+
+def _threads(engine: EngineSettings) -> int:
+    return engine.threads or len(os.sched_getaffinity(0))
+
+
+def _cache_type(engine: EngineSettings) -> str:
+    """The native engine's name for `engine.kv_dtype`."""
+    names = {"auto": "bf16", "bf16": "bf16", "fp32": "f32", "int8": "int8"}
+    wanted = getattr(engine, "kv_dtype", "auto")
+    if wanted not in names:
+        raise ModelLoadError(f"engine.kv_dtype: is {wanted!r}, the native engine has {', '.join(names)}")
+    return names[wanted]
 
 
 def find_model(source: str) -> Path:
@@ -95,7 +124,7 @@ def _in_package(distribution: str) -> Path:
 
 def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
     from inferstack_runtime.engines.decoder import Decoder
-    from inferstack_runtime.engines.native import NativeEngine
+    from inferstack_runtime.engines.native import BatchingEngine
     from inferstack_runtime.engines.source import open_model
     from inferstack_runtime.kernels import KernelsUnavailable
     from inferstack_runtime.scheduling.scheduler import Limits
@@ -107,14 +136,16 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
     if context < model.context:
         log.warning("context of %s cut to the %d positions that the model was made for", model.name, context)
     try:
-        decoder = Decoder(source, model.quantization, context=context, threads=engine.threads or len(os.sched_getaffinity(0)), cache=cache)
+        decoder = Decoder(
+            source, model.quantization, context=context, threads=_threads(engine), cache=cache, cache_type=_cache_type(engine)
+        )
     except KernelsUnavailable as error:
         raise ModelLoadError(str(error)) from None
     limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
     log.info("%s: %s on %s kernels, %d threads", model.name, model.quantization, decoder.variant, decoder.threads)
     return LoadedModel(
         name=model.name,
-        engine=NativeEngine(decoder, limits, engine.kv_cache_bytes, source.end_tokens),
+        engine=BatchingEngine(decoder, limits, engine.kv_cache_bytes, source.end_tokens),
         tokenizer=source.tokenizer,
         digest=source.digest,
         quantization=model.quantization,
@@ -123,5 +154,37 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
         special_tokens=source.special_tokens,
         eos_token_ids=source.end_tokens,
         architecture=source.shape.architecture,
+        weight_bytes=decoder.weight_bytes,
+    )
+
+
+def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
+    from inferstack_runtime.engines.folder import digest_of_files
+    from inferstack_runtime.engines.native import BatchingEngine
+    from inferstack_runtime.engines.transformers_decoder import TransformersDecoder
+    from inferstack_runtime.scheduling.scheduler import Limits
+
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        raise ModelLoadError(f"{path}: no *.safetensors file")
+    digest = digest_of_files(files, cache)
+    if model.digest is not None and model.digest != digest:
+        raise ModelLoadError(f"{path}: digest is {digest}, the configuration expects {model.digest}")
+    decoder = TransformersDecoder(path, model.quantization, context=model.context, threads=_threads(engine))
+    context = min(model.context, int(getattr(decoder.config, "max_position_embeddings", model.context)))
+    ends = decoder.model.generation_config.eos_token_id
+    end_tokens = frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if token is not None)
+    limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
+    return LoadedModel(
+        name=model.name,
+        engine=BatchingEngine(decoder, limits, engine.kv_cache_bytes, end_tokens),
+        tokenizer=decoder.tokenizer,
+        digest=digest,
+        quantization=model.quantization,
+        context=context,
+        chat_template=decoder.chat_template,
+        special_tokens=decoder.special_tokens,
+        eos_token_ids=end_tokens,
+        architecture=str(decoder.config.model_type),
         weight_bytes=decoder.weight_bytes,
     )

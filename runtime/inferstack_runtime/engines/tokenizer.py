@@ -132,7 +132,12 @@ def from_file(path: Path) -> ModelTokenizer:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise ModelLoadError(f"{path}: not a tokenizer ({error})") from None
-    decoder = json.loads(path.read_text(encoding="utf-8")).get("decoder") or {}
+    return from_backend(backend)
+
+
+def from_backend(backend: Backend) -> ModelTokenizer:
+    """A `tokenizers` object as it is."""
+    decoder = json.loads(backend.to_str()).get("decoder") or {}
     return ModelTokenizer(backend, byte_level=decoder.get("type") == "ByteLevel")
 
 

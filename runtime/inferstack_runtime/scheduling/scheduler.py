@@ -31,8 +31,9 @@ class Limits:
 class Scheduler:
     """Holds the waiting and the running sequences. One thread only."""
 
-    def __init__(self, limits: Limits, pool: BlockPool) -> None:
-        self.limits, self.pool = limits, pool
+    def __init__(self, limits: Limits, pool: BlockPool, *, reuse: bool = True) -> None:
+        """Not `reuse`: every sequence computes its whole prompt."""
+        self.limits, self.pool, self._reuse = limits, pool, reuse
         self.waiting = WaitingQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -67,7 +68,7 @@ class Scheduler:
         sequence = share.sequence
         sequence.computed += share.rows
         self.waiting.charge(sequence.request.tenant, share.rows)
-        while (sequence.published + 1) * BLOCK_POSITIONS <= sequence.computed:
+        while self._reuse and (sequence.published + 1) * BLOCK_POSITIONS <= sequence.computed:
             start = sequence.published * BLOCK_POSITIONS
             part = tuple(sequence.tokens[start : start + BLOCK_POSITIONS])
             sequence.parent = chain(sequence.parent, part)
@@ -119,7 +120,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> bool:
         """Move a waiting sequence into a slot, with the prefix that is already computed; False when its prompt does not fit now."""
         root = tenant_root(sequence.request.tenant)
-        reuse = [] if sequence.request.sampling.prompt_logprobs else self.pool.find(root, sequence.tokens[:-1])
+        reuse = [] if sequence.request.sampling.prompt_logprobs or not self._reuse else self.pool.find(root, sequence.tokens[:-1])
         needed = self.blocks_for(len(sequence.tokens)) - len(reuse)
         if needed > self.pool.available and self.running:
             self.pool.release(reuse)
