@@ -1,8 +1,10 @@
 """Puts the parts of a process together from its configuration."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.jwt import JwtVerifier
@@ -10,12 +12,19 @@ from inferstack_runtime.access.keys import InvalidKeys, KeyFile
 from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.caching.response import ResponseCache
+from inferstack_runtime.caching.semantic import SemanticCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Loader, Models, Progress
 from inferstack_runtime.lifecycle.sources import cache_folder, local_source, weight_bytes
 from inferstack_runtime.metrics import Metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from inferstack_runtime.caching.embedding import Embedder
 
 
 def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
@@ -34,16 +43,37 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
         except (OSError, ValueError) as error:
             raise InvalidConfig(str(error)) from None
     store = SharedStore(config.cache.url, config.cache.timeout_seconds, metrics) if config.cache.url is not None else None
+    semantic = None
+    if config.cache.semantic.enabled:
+        semantic = SemanticCache(config.cache.semantic, LazyEmbedder(config.cache.semantic.embedding_source).embed, store, metrics)
     return Service(
         config=config,
         models=Models(config.models, loader or engine_loader(config), metrics, config.lifecycle, memory_of(config)),
         authenticator=Authenticator(keys, tuple(config.access.tiers), jwt),
         limiter=Limiter(config.access.tiers, store, metrics, config.identity.environment),
-        cache=ResponseCache(config.cache, config.identity.generation, store, metrics),
+        cache=ResponseCache(config.cache, config.identity.generation, store, metrics, semantic),
         store=store,
         metrics=metrics,
         clock=time.time,
     )
+
+
+class LazyEmbedder:
+    """Vectors of texts from a thread; the model is loaded by the first use."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._embedder: Embedder | None = None
+        self._loading = asyncio.Lock()
+
+    async def embed(self, texts: list[str]) -> "NDArray[np.float32]":
+        """Vectors of length 1, float32 [len(texts), 384]; raises ModelLoadError."""
+        async with self._loading:
+            if self._embedder is None:
+                from inferstack_runtime.caching.embedding import load_embedder
+
+                self._embedder = await asyncio.to_thread(load_embedder, self._source)
+        return await asyncio.to_thread(self._embedder.embed, texts)
 
 
 def memory_of(config: RuntimeConfig) -> Callable[[ModelConfig], int]:

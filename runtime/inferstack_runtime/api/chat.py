@@ -85,7 +85,16 @@ def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: To
         tenant,
         values["priority"],
         answer_grammar(values["response_format"], tools),
+        *_question(values["messages"], tools, min(wanted, default=None)),
     )
+
+
+def _question(messages: list[dict[str, Any]], tools: Tools | None, wanted: int | None) -> tuple[str | None, bytes]:
+    """The last user message, and all else that must be equal: what stands before it, and the length that was asked for."""
+    last = messages[-1]
+    if tools is not None or last["role"] != "user" or any(message["role"] == "tool" or "tool_calls" in message for message in messages):
+        return None, b""
+    return last["content"], orjson.dumps([wanted, messages[:-1], {key: value for key, value in last.items() if key != "content"}])
 
 
 def chat_tokens(served: Served, messages: list[dict[str, Any]], tools: Tools | None = None) -> tuple[int, ...]:

@@ -121,6 +121,10 @@ class Generate:
     priority: int = 0
     grammar: str | None = None
     """Grammar of the answer in llguidance's form, or None."""
+    question: str | None = None
+    """The last user message, where the semantic cache may answer it; not part of the exact key, which has the prompt."""
+    before: bytes = b""
+    """Everything before that message, for the same purpose."""
 
     @property
     def repeatable(self) -> bool:

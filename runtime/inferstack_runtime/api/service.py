@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from inferstack_runtime.caching.embedding import Embedder
 
 
+_BEHIND_ALL = 100
 log = logging.getLogger(__name__)
 
 
@@ -180,6 +181,8 @@ class Service:
             raise
         request.headers_out += policy.headers(lookups)
         for lookup in lookups:
+            if lookup.found is not None:
+                self._check_hit(lookup, served)
             source = lookup.source
             usage = lookup.run.usage if lookup.run is not None and source in ("exact", "semantic") else None
             if usage is not None:
@@ -189,6 +192,14 @@ class Service:
     async def run(self, request: Request, served: Served, generate: Generate) -> Run:
         """Begin to answer one; see `runs`."""
         return (await self.runs(request, served, [generate]))[0]
+
+    def _check_hit(self, lookup: Lookup, served: Served) -> None:
+        """Regenerate the answer to a semantic hit, behind all clients, to see whether it was right."""
+        try:
+            flight = self.fly(served, replace(lookup.generate, priority=_BEHIND_ALL))
+        except ApiError:
+            return
+        self.cache.check(lookup, served, flight)
 
     async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
         return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
@@ -261,6 +272,8 @@ class Service:
         work = [self._watch_keys(), self._work_on_batches()]
         if self.store is not None:
             work.append(self.store.open())
+        if self.store is not None and self.cache.semantic is not None:
+            work.append(self.cache.semantic.listen())
         if self.config.lifecycle.idle_seconds:
             work.append(self.models.unload_idle(self.config.lifecycle.idle_seconds))
         return work

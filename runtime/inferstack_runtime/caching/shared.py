@@ -73,6 +73,19 @@ class SharedStore:
             self._note(True)
         return result
 
+    async def subscribe(self, channel: str, receive: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand every message of a channel to `receive`; returns or raises when the connection ends."""
+        if self._client is None:
+            raise StoreDown
+        async with self._client.pubsub() as subscription:
+            await subscription.subscribe(channel)
+            async for message in subscription.listen():
+                if message["type"] == "message":
+                    try:
+                        await receive(message["data"])
+                    except StoreDown:
+                        continue
+
     def _note(self, up: bool, error: BaseException | None = None) -> None:
         if up != self._up:
             if up:

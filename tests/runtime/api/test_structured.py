@@ -1,0 +1,122 @@
+import json
+
+import jsonschema
+import pytest
+from conftest import running
+from fake_engine import TOOL_TEMPLATE
+
+PATH = "/v1/chat/completions"
+USER = [{"role": "user", "content": "go"}]
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "age": {"type": "integer", "minimum": 0, "maximum": 120}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}},
+]  # fmt: skip
+
+
+def ask(**more):
+    return {"model": "fake", "messages": USER, "temperature": 0, **more}
+
+
+def schema_format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+
+
+@pytest.mark.parametrize("schema", [PERSON, {"type": "array", "items": {"type": "integer"}, "maxItems": 2}, {"enum": ["yes", "no"]}])
+async def test_the_answer_is_json_of_the_schema(runtime, schema):
+    choice = (await runtime.post(PATH, ask(response_format=schema_format(schema)))).json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+
+
+async def test_json_object_is_an_object(runtime):
+    choice = (await runtime.post(PATH, ask(response_format={"type": "json_object"}))).json()["choices"][0]
+    assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "nonsense"}, {"$ref": "http://elsewhere/schema"}, {"pattern": "(", "type": "string"}],
+)
+async def test_a_schema_that_cannot_be_kept_is_refused(runtime, schema):
+    answer = await runtime.post(PATH, ask(response_format=schema_format(schema)))
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "response_format"
+
+
+async def test_a_schema_nested_without_end_is_refused(runtime):
+    schema = {"type": "object"}
+    for _ in range(200):
+        schema = {"type": "object", "properties": {"a": schema}}
+    answer = await runtime.post(PATH, ask(response_format=schema_format(schema)))
+    assert answer.status_code == 400
+    assert "nested" in answer.json()["error"]["message"]
+
+
+@pytest.fixture
+async def with_tools():
+    async with running(template=TOOL_TEMPLATE) as run:
+        yield run
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_named_tool_is_called_with_arguments_of_its_schema(with_tools, stream):
+    choice = {"type": "function", "function": {"name": "weather"}}
+    answer = await with_tools.post(PATH, ask(tools=TOOLS, tool_choice=choice, parallel_tool_calls=False, stream=stream))
+    assert answer.status_code == 200, answer.text
+    if stream:
+        events = [json.loads(block[6:]) for block in answer.text.split("\n\n") if block.startswith("data: {")]
+        calls = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", [])]
+        finish = events[-1]["choices"][0]["finish_reason"]
+        assert calls[0]["index"] == 0
+        assert not any(event["choices"][0]["delta"].get("content") for event in events)
+    else:
+        body = answer.json()["choices"][0]
+        calls, finish = body["message"]["tool_calls"], body["finish_reason"]
+        assert body["message"]["content"] is None
+    assert len(calls) == 1
+    assert calls[0]["function"]["name"] == "weather"
+    assert json.loads(calls[0]["function"]["arguments"]) == {"city": "Rome"}
+    assert calls[0]["id"].startswith("call_")
+    assert finish == "tool_calls"
+
+
+async def test_required_calls_one_of_them(with_tools):
+    answer = await with_tools.post(PATH, ask(tools=TOOLS, tool_choice="required", parallel_tool_calls=False))
+    assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] in ("weather", "time")
+
+
+async def test_without_a_choice_the_model_may_just_answer(with_tools):
+    message = (await with_tools.post(PATH, ask(tools=TOOLS))).json()["choices"][0]["message"]
+    assert message["content"]
+    assert "tool_calls" not in message
+    shown = with_tools.engine.submitted[0].prompt
+    assert b"weather" in bytes(token for token in shown if token < 256)
+    await with_tools.post(PATH, ask(tools=TOOLS, tool_choice="none"))
+    assert b"weather" not in bytes(token for token in with_tools.engine.submitted[1].prompt if token < 256)
+
+
+async def test_the_result_of_a_tool_goes_back_to_the_model(with_tools):
+    call = {"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
+    messages = [*USER, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "noon"}]
+    assert (await with_tools.post(PATH, ask(messages=messages, tools=TOOLS))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "bad name"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "retrieval"}]}, "tools.0"),
+    ],
+)
+async def test_tools_that_are_wrong_are_refused(with_tools, change, param):
+    answer = await with_tools.post(PATH, ask(tools=TOOLS) | change)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

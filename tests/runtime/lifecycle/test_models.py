@@ -1,0 +1,140 @@
+import asyncio
+import time
+
+import pytest
+from conftest import running, write_keys
+from fake_engine import FakeEngine, fake_model
+
+from inferstack_runtime.config import LifecycleConfig, ModelConfig
+from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.lifecycle.models import Models
+from inferstack_runtime.metrics import Metrics
+
+ADMIN = {"authorization": "Bearer root"}
+LOAD = "/api/v1/models/load"
+
+
+def model_config(name, **more):
+    return ModelConfig(name=name, source=f"package://{name}", **more)
+
+
+@pytest.fixture
+async def administered(tmp_path):
+    file = write_keys(tmp_path / "keys.json", alice={}, root={"scopes": ["inference", "admin"]})
+    models = {"models": [{"name": "fake", "source": "package://fake"}, {"name": "lazy", "source": "package://lazy", "lazy": True}]}
+    async with running(access={"keys_file": str(file)}, lifecycle={"allow": ["package://"]}, **models) as run:
+        run.client.headers.update(ADMIN)
+        yield run
+
+
+async def test_loading_needs_the_admin_scope(administered):
+    answer = await administered.post(LOAD, {"model_name": "lazy"}, authorization="Bearer alice")
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "insufficient_scope"
+
+
+async def test_a_model_is_loaded_once_and_reports_progress(administered):
+    first = await administered.post(LOAD, {"model_name": "lazy"})
+    assert first.status_code in (200, 202)
+    done = await administered.post(LOAD, {"model_name": "lazy", "wait": True})
+    assert done.status_code == 200
+    assert done.json()["status"] == "loaded"
+    assert done.json()["progress"] == 1.0
+    status = (await administered.client.get("/api/v1/models/status/lazy")).json()
+    assert status["digest"].startswith("sha256:")
+    assert administered.service.metrics.value("inferstack_model_loads_total", model="lazy", result="ok") == 1
+
+
+async def test_unloading_waits_for_work_in_flight_and_ends_service(administered):
+    administered.engine.step_seconds = 0.01
+    asking = asyncio.create_task(administered.post("/v1/completions", {"model": "fake", "prompt": "x", "max_tokens": 15}))
+    await asyncio.sleep(0.05)
+    unloaded = await administered.client.delete("/api/v1/models/fake")
+    assert asking.done(), "the request ended before the model left"
+    assert (await asking).json()["usage"]["completion_tokens"] == 15
+    assert unloaded.json()["status"] == "unloaded"
+    assert (await administered.post("/v1/completions", {"model": "fake", "prompt": "x"})).status_code == 404
+    assert (await administered.post(LOAD, {"model_name": "fake", "wait": True})).json()["status"] == "loaded"
+    assert (await administered.post("/v1/completions", {"model": "fake", "prompt": "x"})).status_code == 200
+
+
+async def test_a_further_model_comes_from_an_allowed_source_only(administered):
+    answer = await administered.post(
+        LOAD, {"provider": "package", "model_name": "New_Model", "quantization": "int8", "max_batch_size": 4, "wait": True}
+    )
+    assert answer.status_code == 200
+    assert answer.json()["model_id"] == "new-model"
+    assert answer.json()["source"] == "package://New_Model"
+    assert (await administered.post("/v1/completions", {"model": "new-model", "prompt": "x"})).status_code == 200
+    refused = await administered.post(LOAD, {"provider": "file", "model_name": "/etc/passwd"})
+    assert refused.status_code == 403
+    assert (await administered.post(LOAD, {"provider": "local_ollama", "model_name": "m"})).status_code == 400
+    assert (await administered.post(LOAD, {"model_name": "unknown"})).status_code == 404
+
+
+async def test_a_loaded_model_is_not_changed_silently(administered):
+    answer = await administered.post(LOAD, {"model_name": "fake", "quantization": "int4"})
+    assert answer.status_code == 409
+    assert answer.json()["error"]["param"] == "quantization"
+
+
+async def test_a_lazy_model_is_loaded_by_its_first_request(administered):
+    assert administered.service.models.find("lazy").state == "unloaded"
+    answers = await asyncio.gather(*(administered.post("/v1/completions", {"model": "lazy", "prompt": "x"}) for _ in range(5)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert administered.service.metrics.value("inferstack_model_loads_total", model="lazy", result="ok") == 1
+
+
+async def test_an_idle_model_leaves_and_comes_back():
+    async with running(lifecycle={"idle_seconds": 0.2}) as run:
+        idle = asyncio.create_task(run.service.models.unload_idle(0.2))
+        served = run.service.models.find("fake")
+        async with asyncio.timeout(5):
+            while served.state != "unloaded":
+                await asyncio.sleep(0.02)
+        assert (await run.post("/v1/completions", {"model": "fake", "prompt": "x"})).status_code == 200
+        assert run.service.metrics.value("inferstack_model_unloads_total", model="fake", reason="idle") == 1
+        idle.cancel()
+        await asyncio.gather(idle, return_exceptions=True)
+
+
+def loader(config, report):
+    time.sleep(0.01)
+    return fake_model(config.name, FakeEngine())
+
+
+async def test_models_share_one_budget_and_the_least_used_leaves():
+    configs = [model_config(name) for name in "abc"]
+    models = Models(configs, loader, Metrics(), LifecycleConfig(memory_bytes=200), lambda config: 100)
+    await models.load("a")
+    await models.load("b")
+    with models.use(models.find("a")):
+        await models.load("c")
+        assert [models.find(name).state for name in "abc"] == ["ready", "unloaded", "ready"]
+        with models.use(models.find("c")), pytest.raises(ModelLoadError, match="in use"):
+            await models.load("b")
+    await models.close()
+
+
+async def test_a_model_larger_than_the_budget_is_refused():
+    models = Models([model_config("a")], loader, Metrics(), LifecycleConfig(memory_bytes=50), lambda config: 100)
+    with pytest.raises(ModelLoadError, match="memory_bytes is 50"):
+        await models.load("a")
+    assert models.find("a").state == "failed"
+
+
+async def test_a_load_that_fails_can_be_tried_again():
+    turns = []
+
+    def flaky(config, report):
+        turns.append(1)
+        if len(turns) == 1:
+            raise ModelLoadError("no such file")
+        return fake_model()
+
+    models = Models([model_config("a")], flaky, Metrics())
+    results = await asyncio.gather(models.load("a"), models.load("a"), return_exceptions=True)
+    assert all(isinstance(result, ModelLoadError) for result in results)
+    assert len(turns) == 1
+    assert (await models.load("a")).state == "ready"
+    await models.close()

