@@ -82,6 +82,17 @@ def test_a_killed_slot_is_back_after_the_next_up(machine):
     assert machine.status()["slots"][status["active_slot"]]["healthy"]
 
 
+def test_requests_go_on_without_the_cache(machine):
+    load = machine.start("load", "--clients", "2", "--seconds", "5", "--max-tokens", "8")
+    time.sleep(2)
+    os.kill(machine.status()["parts"]["cache"]["pid"], signal.SIGKILL)
+    out, err = load.communicate(timeout=120)
+    assert load.returncode == 0, err
+    assert json.loads(out)["lost"] == 0
+    machine.up()
+    assert machine.status()["running"]
+
+
 def test_down_lets_a_running_stream_end(machine, client):
     question = [{"role": "user", "content": "Tell me a long story."}]
     chat = client.chat.completions.create(model=machine.ready["model"], messages=question, stream=True, max_tokens=60, temperature=0)
