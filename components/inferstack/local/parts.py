@@ -23,6 +23,7 @@ from inferstack.local.layout import Layout, read_json, write_json
 
 TOKEN_VARIABLE = "INFERSTACK_PART"  # noqa: S105 - a name, not a secret
 LAUNCH_SECONDS = 10.0
+LARGE_LOG_BYTES = 16 * 2**20
 _POLL_SECONDS = 0.02
 
 
@@ -69,6 +70,7 @@ def start_part(layout: Layout, name: str, command: Sequence[str], environment: M
     record = _record(layout, name)
     with _record_lock(record):
         write_json(record, {"name": name, "token": part.token, "command": list(command), "pid": None, "identity": None})
+    _rotate(layout.log(name))
     with layout.log(name).open("ab") as log:
         child = os.posix_spawn(
             sys.executable,
@@ -131,6 +133,13 @@ def last_lines(layout: Layout, name: str, count: int = 8) -> str:
     except OSError as error:
         lines = [f"(its log cannot be read: {error})"]
     return "\n".join(f"    {line}" for line in lines) or "    (its log is empty)"
+
+
+def _rotate(log: Path) -> None:
+    """Set a log that has grown large aside before a start; the one set aside before it goes."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > LARGE_LOG_BYTES:
+            log.replace(log.with_suffix(".old.log"))
 
 
 def _reap(pid: int) -> bool:

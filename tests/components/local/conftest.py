@@ -13,6 +13,8 @@ import yaml
 
 from inferstack.local import programs
 
+REPOSITORY = Path(__file__).parents[3]
+
 
 @dataclass
 class Project:
@@ -88,3 +90,43 @@ def project(tmp_path, monkeypatch):
         os.kill(pid, 9)
     shutil.rmtree(made.directory, ignore_errors=True)
     assert not left
+
+
+class Machine:
+    """The environment `local` of this repository in a folder of its own and on a free port, with the real runtime."""
+
+    def __init__(self, root, port):
+        self.root = root
+        document = yaml.safe_load((REPOSITORY / "stacks" / "Pulumi.local.yaml").read_text())
+        document["config"]["inferstack:environment"]["gateway"] = {"port": port}
+        (root / "stacks").mkdir()
+        (root / "stacks" / "Pulumi.local.yaml").write_text(yaml.safe_dump(document))
+        (root / "Pulumi.yaml").write_text((REPOSITORY / "Pulumi.yaml").read_text())
+
+    def start(self, command, *arguments):
+        command = [str(Path(sys.executable).with_name("inferstack")), command, "local", *arguments, "--json", "--project", str(self.root)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, command, *arguments):
+        process = self.start(command, *arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, f"{command}: {out[-2000:]} {err}"
+        return out
+
+    def up(self):
+        """The `ready` event: base_url, api_key, model, seconds_to_first_token."""
+        return json.loads(self.run("up").splitlines()[-1])
+
+    def status(self):
+        return json.loads(self.run("status"))
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory):
+    """The environment, up; all tests of a run share it, and each leaves it up."""
+    made = Machine(tmp_path_factory.mktemp("project"), free_port())
+    try:
+        made.ready = made.up()
+        yield made
+    finally:
+        made.run("down", "--drain-seconds", "1")

@@ -4,60 +4,12 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import openai
 import pytest
-import yaml
 
 pytestmark = [pytest.mark.parts, pytest.mark.slow, pytest.mark.timeout(420)]
-REPOSITORY = Path(__file__).parents[3]
-
-
-class Machine:
-    """The environment `local` of this repository in a folder of its own and on a free port, with the real runtime."""
-
-    def __init__(self, root, port):
-        self.root = root
-        document = yaml.safe_load((REPOSITORY / "stacks" / "Pulumi.local.yaml").read_text())
-        document["config"]["inferstack:environment"]["gateway"] = {"port": port}
-        (root / "stacks").mkdir()
-        (root / "stacks" / "Pulumi.local.yaml").write_text(yaml.safe_dump(document))
-        (root / "Pulumi.yaml").write_text((REPOSITORY / "Pulumi.yaml").read_text())
-
-    def start(self, command, *arguments):
-        command = [str(Path(sys.executable).with_name("inferstack")), command, "local", *arguments, "--json", "--project", str(self.root)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def run(self, command, *arguments):
-        process = self.start(command, *arguments)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, f"{command}: {out[-2000:]} {err}"
-        return out
-
-    def up(self):
-        """The `ready` event: base_url, api_key, model, seconds_to_first_token."""
-        return json.loads(self.run("up").splitlines()[-1])
-
-    def status(self):
-        return json.loads(self.run("status"))
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = Machine(tmp_path_factory.mktemp("project"), port)
-    try:
-        made.ready = made.up()
-        yield made
-    finally:
-        made.run("down", "--drain-seconds", "1")
 
 
 @pytest.fixture
@@ -128,6 +80,17 @@ def test_a_killed_slot_is_back_after_the_next_up(machine):
     assert machine.status()["running"] is False
     machine.up()
     assert machine.status()["slots"][status["active_slot"]]["healthy"]
+
+
+def test_requests_go_on_without_the_cache(machine):
+    load = machine.start("load", "--clients", "2", "--seconds", "5", "--max-tokens", "8")
+    time.sleep(2)
+    os.kill(machine.status()["parts"]["cache"]["pid"], signal.SIGKILL)
+    out, err = load.communicate(timeout=120)
+    assert load.returncode == 0, err
+    assert json.loads(out)["lost"] == 0
+    machine.up()
+    assert machine.status()["running"]
 
 
 def test_down_lets_a_running_stream_end(machine, client):

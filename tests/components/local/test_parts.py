@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inferstack.local import launch
+from inferstack.local import launch, parts
 from inferstack.local.errors import LocalError
 from inferstack.local.layout import Layout, read_json, write_json
 from inferstack.local.parts import last_lines, read_part, read_parts, start_part, stop_part
@@ -144,6 +144,16 @@ def test_the_last_lines_of_a_log_are_those_before_its_end(layout):
     wait_for(lambda: "line 99" in last_lines(layout, "sleeper"))
     assert last_lines(layout, "sleeper", 2) == "    line 98\n    line 99"
     assert "cannot be read" in last_lines(layout, "nobody")
+
+
+def test_a_large_log_is_set_aside_at_the_next_start(layout, monkeypatch):
+    monkeypatch.setattr(parts, "LARGE_LOG_BYTES", 5)
+    for size in (5, 6):
+        layout.log("sleeper").write_text("x" * size)
+        sleeper(layout, code="pass")
+        wait_for(lambda: not read_part(layout, "sleeper").alive)
+        assert layout.log("sleeper").with_suffix(".old.log").exists() is (size > 5)
+    assert layout.log("sleeper").read_text() == ""
 
 
 def test_the_identity_of_a_process_tells_it_from_others():

@@ -142,7 +142,7 @@ function showSlot(name, slot, weight) {
   }
   const word = card.querySelector("header span");
   word.textContent = slot.ready ? (weight ? "ready, live" : "ready, idle") : slot.draining ? "draining" : slot.reason || "not ready";
-  word.className = slot.ready ? "good" : slot.draining ? "warn" : "bad";
+  word.className = slot.ready ? "good" : weight && !slot.draining ? "bad" : "warn";
   const now = slot.metrics, seen = samples[name];
   figures(card.querySelector("dl"), now ? [
     ["weight", weight === null ? none : `${weight} %`],
@@ -156,7 +156,7 @@ function showSlot(name, slot, weight) {
     ["KV cache", percent(now.kv_size_bytes ? now.kv_used_bytes / now.kv_size_bytes : null)],
     ["memory", bytes(now.resident_bytes)],
     ["generation", number(slot.generation, 0)],
-    ["model", (slot.model_digest ?? "").replace("sha256:", "").slice(0, 12) || none],
+    ["model", (slot.model_digest ?? "").replace("sha256:", "").slice(0, 8) || none],
   ] : [["weight", weight === null ? none : `${weight} %`]]);
   const rates = seen.series("generated_tokens");
   line(card.querySelector(".spark"), rates, `${name}: tokens per second over the last five minutes, now ${number(rates[rates.length - 1] ?? 0)}`);
@@ -178,6 +178,8 @@ function showPromotion(promotion) {
       list.append(item);
     }
     place.append(list);
+  } else if (promotion?.kept_until && promotion.previous) {
+    place.append(element("p", `${promotion.previous} stays warm for a rollback until ${when(promotion.kept_until)}`, "soft"));
   } else if (!promotion) {
     place.append(element("p", "No promotion yet. Try: inferstack promote ENV --set slot.quantization=int8", "soft"));
   }
@@ -208,7 +210,7 @@ function showCost(state) {
     ["tokens generated", number(total("generated_tokens"), 0)],
     ["tokens from cache", number(total("cached_tokens"), 0)],
     ["prompt tokens reused", number(total("prefix_hit_tokens"), 0)],
-    ["$ per million tokens", million === null ? none : number(million, 2)],
+    ["$ per million tokens", !price ? "set a price" : million === null ? none : number(million, 2)],
     ["saved by the cache", percent(total("cached_tokens") + total("generated_tokens") ? share : null)],
   ]);
 }

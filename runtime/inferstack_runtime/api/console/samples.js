@@ -9,7 +9,8 @@ export class Samples {
 
   add(time, metrics) {
     const last = this.looks[this.looks.length - 1];
-    if (last && metrics.requests < last.metrics.requests) this.looks = []; // the process began anew
+    const counters = ["requests", "generated_tokens", "prompt_tokens"];
+    if (last && counters.some((name) => metrics[name] < last.metrics[name])) this.looks = []; // the process began anew
     this.looks.push({ time, metrics });
     this.looks = this.looks.filter((look) => look.time > time - KEPT_SECONDS);
   }
