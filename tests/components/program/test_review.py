@@ -1,0 +1,66 @@
+"""Findings of a plan, and of the program itself: the same words."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from inferstack.environment import environment_names, load_environment
+from inferstack.planning import plan_findings
+from inferstack.program.plan import plan_environment
+from inferstack.program.review import review
+from inferstack.program.run import ProgramFailed, run_function
+from inferstack.serving.stack import deploy
+from inferstack_policies import Resource
+
+ROOT = Path(__file__).parents[3]
+BAD = {"drain": {"seconds": 700, "grace_seconds": 800}, "gateway": {"class_name": "traefik", "timeout_seconds": 900}}
+
+
+def project(folder: Path, change: dict[str, Any]) -> Path:
+    """A copy of the project with one environment, `kubernetes`, changed."""
+    (folder / "stacks").mkdir(parents=True)
+    (folder / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
+    (folder / "stacks/__main__.py").write_text((ROOT / "stacks/__main__.py").read_text())
+    document = yaml.safe_load((ROOT / "stacks/Pulumi.kubernetes.yaml").read_text())
+    document["config"]["inferstack:environment"] |= change
+    (folder / "stacks/Pulumi.kubernetes.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+@pytest.mark.parametrize("name", environment_names(ROOT / "stacks"))
+def test_no_shipped_environment_has_an_error(name: str) -> None:
+    plan = plan_environment(ROOT, name)
+    assert [finding for finding in plan.findings if finding["severity"] == "error"] == []
+
+
+def test_a_plan_shows_findings_of_the_environment_and_of_its_resources(tmp_path: Path) -> None:
+    image = {"image": "ghcr.io/example/runtime:latest"}
+    plan = plan_environment(project(tmp_path, {"engine": image}), "kubernetes")
+    paths = {finding["path"].partition(":")[0] for finding in plan.findings if finding["rule"] == "image-digest"}
+    assert paths == {"engine.image", "Deployment/inferstack-blue", "Deployment/inferstack-green"}
+    assert all({"rule", "severity", "path", "message", "fix"} <= finding.keys() for finding in plan.findings)
+    assert plan.cost is not None
+    assert {"hourly_usd", "monthly_usd", "during_promotion_hourly_usd"} <= plan.cost.keys()
+
+
+def test_the_program_stops_with_the_words_of_the_plan(tmp_path: Path) -> None:
+    root = project(tmp_path, BAD)
+    environment = load_environment(root / "stacks", "kubernetes")
+    expected = [str(finding) for finding in plan_findings(environment) if finding.severity == "error"]
+    assert expected
+    config = yaml.safe_load((root / "stacks/Pulumi.kubernetes.yaml").read_text())["config"]
+    with pytest.raises(ProgramFailed) as stopped:
+        run_function(lambda: deploy(root / "stacks"), project="inferstack", stack="kubernetes", config=config)
+    for words in expected:
+        assert words in str(stopped.value)
+
+
+def test_what_the_provider_will_only_know_later_is_said_to_be_open() -> None:
+    environment = load_environment(ROOT / "stacks", "kubernetes")
+    resource = Resource("kubernetes:core/v1:Service", "s", {"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": "[unknown]"}})
+    findings = [f for f in review(environment, [resource], date(2026, 11, 21)) if f.rule == "service-public"]
+    assert [f.severity for f in findings] == ["info"]
+    assert "Service/s" in findings[0].message
