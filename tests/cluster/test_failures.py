@@ -85,15 +85,16 @@ def test_a_pod_that_fills_its_disk_is_replaced_and_the_live_slot_serves_on(fresh
         load.wait_for(5)
         fill = "import os; f = open('/tmp/fill', 'wb'); [f.write(bytes(1 << 20)) for _ in range(300)]; f.flush()"  # its limit is 256 MiB
         fresh.kubectl("exec", pod, "--", "python3", "-c", fill)
-        client.wait("eviction", 120, lambda: _why_ended(fresh, pod) == "Evicted")
+        client.wait("eviction", 120, lambda: "Evicted" in _events(fresh, pod))
         fresh.wait_ready("green")
         load.wait_for(5)
     assert load.lost == []
     assert pod not in {one["metadata"]["name"] for one in fresh.pods("green") if one["status"]["phase"] == "Running"}
 
 
-def _why_ended(deployed: Deployed, pod: str) -> str:
-    return str(client.read(deployed.machine, f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}")["status"].get("reason", ""))
+def _events(deployed: Deployed, pod: str) -> set[str]:
+    listed = client.read(deployed.machine, f"/api/v1/namespaces/{NAMESPACE}/events?fieldSelector=involvedObject.name%3D{pod}")["items"]
+    return {str(one["reason"]) for one in listed}
 
 
 def _kill_runtime(deployed: Deployed, pod: str) -> None:
