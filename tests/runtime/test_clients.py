@@ -31,7 +31,9 @@ def test_the_openai_client(server):
         assert [model.id for model in client.models.list()] == ["fake"]
         messages = [{"role": "user", "content": "hi"}]
         whole = client.chat.completions.create(model="fake", messages=messages, temperature=0)
-        stream = client.chat.completions.create(model="fake", messages=messages, temperature=0, stream=True, stream_options={"include_usage": True})
+        stream = client.chat.completions.create(
+            model="fake", messages=messages, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
         events = list(stream)
         assert "".join(event.choices[0].delta.content or "" for event in events if event.choices) == whole.choices[0].message.content
         assert events[-1].usage == whole.usage
@@ -60,7 +62,12 @@ async def test_the_asynchronous_openai_client(server):
 
 
 def test_the_openai_client_runs_a_batch(server):
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "fake", "messages": [{"role": "user", "content": "x"}]}}
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "fake", "messages": [{"role": "user", "content": "x"}]},
+    }
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
         file = client.files.create(file=io.BytesIO(json.dumps(line).encode()), purpose="batch")
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"k": "v"})

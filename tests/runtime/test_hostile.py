@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Input that no honest client sends: the process lives, its memory returns, others are served."""
 
 import random
@@ -78,7 +79,9 @@ def resident(pid):
 @pytest.fixture
 def hardened(start):
     tiers = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}
-    with start("--step-seconds", "0.005", "--length", "4000", access={"tiers": tiers}, http={"header_seconds": 1, "body_seconds": 1}) as run:
+    with start(
+        "--step-seconds", "0.005", "--length", "4000", access={"tiers": tiers}, http={"header_seconds": 1, "body_seconds": 1}
+    ) as run:
         run.event("ready")
         yield run
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from inferstack_runtime.batches.store import BatchStore
     from inferstack_runtime.batches.worker import BatchWorker
     from inferstack_runtime.caching.embedding import Embedder
+    from inferstack_runtime.checks.runner import Checks
 
 
 _BEHIND_ALL = 100
@@ -61,6 +62,7 @@ class Service:
     store: SharedStore | None
     metrics: Metrics
     clock: Callable[[], float]
+    checks: "Checks | None" = None
     state: ProcessState = field(default_factory=ProcessState)
     flights: set[Flight] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
@@ -187,7 +189,14 @@ class Service:
             usage = lookup.run.usage if lookup.run is not None and source in ("exact", "semantic") else None
             if usage is not None:
                 self.metrics[catalogue.SERVED_TOKENS].labels(served.name, source).inc(usage.generated)
-        return [lookup.run for lookup in lookups if lookup.run is not None]
+        return [self._guard(request, served, lookup.generate, lookup.run) for lookup in lookups if lookup.run is not None]
+
+    def _guard(self, request: Request, served: Served, generate: Generate, run: Run) -> Run:
+        """The run under the configured checks, which see the text of the prompt and of the answer."""
+        if self.checks is None:
+            return run
+        tokenizer = served.loaded.tokenizer
+        return self.checks.guard(run, lambda: generate.question or tokenizer.decode(generate.prompt, True), request.id)
 
     async def run(self, request: Request, served: Served, generate: Generate) -> Run:
         """Begin to answer one; see `runs`."""
@@ -292,6 +301,8 @@ class Service:
         await self.models.close()
         await self.limiter.close()
         await self.cache.close()
+        if self.checks is not None:
+            await self.checks.close()
         if self.store is not None:
             await self.store.close()
         if self._batch_store is not None:

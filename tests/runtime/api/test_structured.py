@@ -13,10 +13,11 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
 TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "weather", "description": "d", "parameters": CITY}},
     {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}},
-]  # fmt: skip
+]
 
 
 def ask(**more):
@@ -103,7 +104,11 @@ async def test_without_a_choice_the_model_may_just_answer(with_tools):
 
 async def test_the_result_of_a_tool_goes_back_to_the_model(with_tools):
     call = {"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
-    messages = [*USER, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "noon"}]
+    messages = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+    ]
     assert (await with_tools.post(PATH, ask(messages=messages, tools=TOOLS))).status_code == 200
 
 
