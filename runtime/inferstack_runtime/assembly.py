@@ -55,6 +55,14 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
             checks = open_checks(config.checks, metrics)
         except CheckUnavailable as error:
             raise InvalidConfig(str(error)) from None
+    tracer = None
+    if config.otlp_endpoint is not None:
+        from inferstack_runtime.tracing import Tracer, TracingUnavailable
+
+        try:
+            tracer = Tracer(config.otlp_endpoint, config.identity)
+        except TracingUnavailable as error:
+            raise InvalidConfig(str(error)) from None
     return Service(
         config=config,
         models=Models(config.models, loader or engine_loader(config), metrics, config.lifecycle, memory_of(config)),
@@ -65,6 +73,7 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
         metrics=metrics,
         clock=time.time,
         checks=checks,
+        tracer=tracer,
     )
 
 

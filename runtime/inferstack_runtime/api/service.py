@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from inferstack_runtime.batches.worker import BatchWorker
     from inferstack_runtime.caching.embedding import Embedder
     from inferstack_runtime.checks.runner import Checks
+    from inferstack_runtime.tracing import Tracer
 
 
 _BEHIND_ALL = 100
@@ -63,6 +64,7 @@ class Service:
     metrics: Metrics
     clock: Callable[[], float]
     checks: "Checks | None" = None
+    tracer: "Tracer | None" = None
     state: ProcessState = field(default_factory=ProcessState)
     flights: set[Flight] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
@@ -173,7 +175,7 @@ class Service:
         try:
             for lookup in missing:
                 masks = await self._masks(lookup.generate, served)
-                flight = self.fly(served, lookup.generate, masks, partial(self._landed, lookup, policy, account))
+                flight = self.fly(served, lookup.generate, masks, partial(self._landed, request, lookup, policy, account))
                 lookup.run = flight
                 if not flight.done:
                     self.cache.begin(lookup, flight)
@@ -213,8 +215,10 @@ class Service:
     async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
         return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
 
-    def _landed(self, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
+    def _landed(self, request: Request, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
         account.add(flight)
+        if self.tracer is not None and request.span is not None:
+            self.tracer.phases(request.span, flight)
         self.metrics[catalogue.SERVED_TOKENS].labels(flight.served.name, "engine").inc(flight.usage.generated)
         self.cache.keep(policy, lookup, flight)
 
@@ -303,6 +307,8 @@ class Service:
         await self.cache.close()
         if self.checks is not None:
             await self.checks.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         if self.store is not None:
             await self.store.close()
         if self._batch_store is not None:
