@@ -14,6 +14,7 @@ from inferstack_runtime.api.service import Service
 from inferstack_runtime.caching.response import ResponseCache
 from inferstack_runtime.caching.semantic import SemanticCache
 from inferstack_runtime.caching.shared import SharedStore
+from inferstack_runtime.checks.base import CheckUnavailable
 from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Loader, Models, Progress
@@ -46,6 +47,22 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
     semantic = None
     if config.cache.semantic.enabled:
         semantic = SemanticCache(config.cache.semantic, LazyEmbedder(config.cache.semantic.embedding_source).embed, store, metrics)
+    checks = None
+    if config.checks:
+        from inferstack_runtime.checks.opening import open_checks
+
+        try:
+            checks = open_checks(config.checks, metrics)
+        except CheckUnavailable as error:
+            raise InvalidConfig(str(error)) from None
+    tracer = None
+    if config.otlp_endpoint is not None:
+        from inferstack_runtime.tracing import Tracer, TracingUnavailable
+
+        try:
+            tracer = Tracer(config.otlp_endpoint, config.identity)
+        except TracingUnavailable as error:
+            raise InvalidConfig(str(error)) from None
     return Service(
         config=config,
         models=Models(config.models, loader or engine_loader(config), metrics, config.lifecycle, memory_of(config)),
@@ -55,6 +72,8 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
         store=store,
         metrics=metrics,
         clock=time.time,
+        checks=checks,
+        tracer=tracer,
     )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Input that no honest client sends: the process lives, its memory returns, others are served."""
 
 import random

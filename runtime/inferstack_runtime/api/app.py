@@ -54,6 +54,8 @@ class App:
                 path, counted = route.path, route.counted
                 if counted:
                     self._count(+1)
+                    if self._service.tracer is not None:
+                        request.span = self._service.tracer.begin(request.headers, request.method, path)
                 await self._authorize(route, request)
                 response = await route.handler(self._service, request)
             except ApiError as error:
@@ -142,6 +144,8 @@ class App:
         seconds = time.perf_counter() - started
         model = request.labels["model"]
         self._requests.labels(path, model, str(status), request.labels["tier"]).inc()
+        if request.span is not None and self._service.tracer is not None:
+            self._service.tracer.end(request.span, status, request.id, model)
         if counted:
             self._seconds.labels(path, model).observe(seconds)
             if model and status == 200:

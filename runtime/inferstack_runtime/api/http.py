@@ -50,7 +50,7 @@ def json_response(value: object, status: int = 200, headers: list[tuple[bytes, b
 class Request:
     """One request: headers by lower-case name, path parameters, and the body read once within its bounds."""
 
-    __slots__ = ("_body", "_headers", "_receive", "caller", "headers_out", "id", "labels", "notes", "params", "scope")
+    __slots__ = ("_body", "_headers", "_receive", "caller", "headers_out", "id", "labels", "notes", "params", "scope", "span")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
@@ -63,6 +63,8 @@ class Request:
         self.labels = {"model": "", "tier": ""}
         self.headers_out: list[tuple[bytes, bytes]] = []
         """More headers of the answer, whether it succeeds or not."""
+        self.span: Any = None
+        """Span of the request, where traces are on."""
         self.notes: dict[str, object] = {}
         """More fields of the request's log line."""
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from inferstack_runtime.batches.store import BatchStore
     from inferstack_runtime.batches.worker import BatchWorker
     from inferstack_runtime.caching.embedding import Embedder
+    from inferstack_runtime.checks.runner import Checks
+    from inferstack_runtime.tracing import Tracer
 
 
 _BEHIND_ALL = 100
@@ -61,6 +63,8 @@ class Service:
     store: SharedStore | None
     metrics: Metrics
     clock: Callable[[], float]
+    checks: "Checks | None" = None
+    tracer: "Tracer | None" = None
     state: ProcessState = field(default_factory=ProcessState)
     flights: set[Flight] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
@@ -171,7 +175,7 @@ class Service:
         try:
             for lookup in missing:
                 masks = await self._masks(lookup.generate, served)
-                flight = self.fly(served, lookup.generate, masks, partial(self._landed, lookup, policy, account))
+                flight = self.fly(served, lookup.generate, masks, partial(self._landed, request, lookup, policy, account))
                 lookup.run = flight
                 if not flight.done:
                     self.cache.begin(lookup, flight)
@@ -187,7 +191,14 @@ class Service:
             usage = lookup.run.usage if lookup.run is not None and source in ("exact", "semantic") else None
             if usage is not None:
                 self.metrics[catalogue.SERVED_TOKENS].labels(served.name, source).inc(usage.generated)
-        return [lookup.run for lookup in lookups if lookup.run is not None]
+        return [self._guard(request, served, lookup.generate, lookup.run) for lookup in lookups if lookup.run is not None]
+
+    def _guard(self, request: Request, served: Served, generate: Generate, run: Run) -> Run:
+        """The run under the configured checks, which see the text of the prompt and of the answer."""
+        if self.checks is None:
+            return run
+        tokenizer = served.loaded.tokenizer
+        return self.checks.guard(run, lambda: generate.question or tokenizer.decode(generate.prompt, True), request.id)
 
     async def run(self, request: Request, served: Served, generate: Generate) -> Run:
         """Begin to answer one; see `runs`."""
@@ -204,8 +215,10 @@ class Service:
     async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
         return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
 
-    def _landed(self, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
+    def _landed(self, request: Request, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
         account.add(flight)
+        if self.tracer is not None and request.span is not None:
+            self.tracer.phases(request.span, flight)
         self.metrics[catalogue.SERVED_TOKENS].labels(flight.served.name, "engine").inc(flight.usage.generated)
         self.cache.keep(policy, lookup, flight)
 
@@ -292,6 +305,10 @@ class Service:
         await self.models.close()
         await self.limiter.close()
         await self.cache.close()
+        if self.checks is not None:
+            await self.checks.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
         if self.store is not None:
             await self.store.close()
         if self._batch_store is not None:

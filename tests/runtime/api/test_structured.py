@@ -13,10 +13,11 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
 TOOLS = [
-    {"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "weather", "description": "d", "parameters": CITY}},
     {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}}},
-]  # fmt: skip
+]
 
 
 def ask(**more):
