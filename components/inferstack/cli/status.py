@@ -1,9 +1,12 @@
 """What an environment is doing."""
 
+from pathlib import Path
+from typing import Any
+
 import typer
 from rich.table import Table
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json, read_environment
+from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, read_environment
 from inferstack.environment import Platform
 
 
@@ -17,9 +20,7 @@ def status(name: EnvironmentName, project: Project = None, as_json: Json = False
     from inferstack.local.status import status as look
 
     root, environment = read_environment(name, project)
-    if environment.platform is not Platform.LOCAL:
-        raise Failure(f"status of platform {environment.platform} is not read yet", code=ExitCode.PLATFORM, path="platform")
-    data = look(root, name)
+    data = look(root, name) if environment.platform is Platform.LOCAL else _on_cluster(name, project)
     if as_json:
         print_json(data)
         return
@@ -36,3 +37,14 @@ def status(name: EnvironmentName, project: Project = None, as_json: Json = False
     for part, item in data["parts"].items():
         if not item["alive"]:
             out.print(f"{part} has ended, see {item['log']}; `inferstack up {name}` starts it again", markup=False, soft_wrap=True)
+    for difference in data.get("drift", ()):
+        out.print(f"drift: {difference}", markup=False, soft_wrap=True)
+
+
+def _on_cluster(name: str, project: Path | None) -> dict[str, Any]:
+    from inferstack.cli._promotion import open_environment, orderly
+    from inferstack.platforms.status import platform_status
+
+    opened = open_environment(name, project)
+    with orderly(name):
+        return platform_status(name, opened.environment, opened.platform)

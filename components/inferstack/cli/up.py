@@ -75,24 +75,32 @@ class _Show:
     def answer(self, machine: "LocalMachine") -> None:
         """Stream a first answer through the gateway."""
         from inferstack.local.chat import stream_chat
+        from inferstack.local.errors import LocalError
 
         model = machine.environment.models[0].name
         key = machine.api_key()
         question = [{"role": "user", "content": QUESTION}]
         if not self.as_json:
             self.out.print(f"\n> {QUESTION}", style="bold", markup=False)
-        text = ""
-        for piece in stream_chat(machine.ports.gateway, key, model, question, max_tokens=ANSWER_TOKENS, timeout=FIRST_TOKEN_SECONDS):
-            if self.first_token is None:
-                self.first_token = time.time() - self.started
-            text += piece
-            if not self.as_json:
-                self.out.print(piece, end="", markup=False, soft_wrap=True)
-                self.out.file.flush()
+        text, limited = "", None
+        pieces = stream_chat(machine.ports.gateway, key, model, question, max_tokens=ANSWER_TOKENS, timeout=FIRST_TOKEN_SECONDS)
+        try:
+            for piece in pieces:
+                if self.first_token is None:
+                    self.first_token = time.time() - self.started
+                text += piece
+                if not self.as_json:
+                    self.out.print(piece, end="", markup=False, soft_wrap=True)
+                    self.out.file.flush()
+        except LocalError as error:
+            if error.code != "limited":
+                raise
+            limited = error.message  # the environment is up, its own limits hold this question back
         if self.as_json:
-            _line({"event": "answer", "question": QUESTION, "answer": text, "seconds_to_first_token": _rounded(self.first_token)})
+            first = _rounded(self.first_token)
+            _line({"event": "answer", "question": QUESTION, "answer": text, "seconds_to_first_token": first, "limited": limited})
         else:
-            self.out.print("\n")
+            self.out.print(limited or "\n", markup=False)
             if self.first_token is not None:
                 self.out.print(f"first token after {self.first_token:.1f} s", style="bold")
 
@@ -112,6 +120,7 @@ class _Show:
             "",
             f"  base URL  {base}",
             f"  API key   {key}",
+            f"  console   {machine.gateway_url}/console (`inferstack console {name}` prints it with its key)",
             "",
             f"  curl -N {base}/chat/completions -H {shlex.quote(f'Authorization: Bearer {key}')} -H 'Content-Type: application/json' \\",
             f"    -d {shlex.quote(body)}",

@@ -22,7 +22,8 @@ def stream_chat(
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         if response.status != 200:
-            raise LocalError("refused", f"the gateway answered {response.status}: {_reason(response.read())}")
+            code = "limited" if response.status == 429 else "refused"
+            raise LocalError(code, f"the gateway answered {response.status}: {_reason(response.read())}")
         while line := response.readline():
             if not line.startswith(b"data:"):
                 continue

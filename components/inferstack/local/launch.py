@@ -7,9 +7,10 @@ record no longer carries TOKEN (a `down` came between), nothing is started. Uses
 of this package, because it runs before any of it is imported.
 """
 
-# ruff: noqa: PTH105, PTH110, PTH120, PTH123
+# ruff: noqa: PTH105, PTH110, PTH120, PTH123, PTH208
 # (pathlib would be most of the start time of so small a program)
 
+import contextlib
 import fcntl
 import json
 import os
@@ -42,7 +43,10 @@ def main(arguments: list[str]) -> None:
     record, token, *command = arguments
     os.setsid()  # an own session: no terminal, and Ctrl-C in one does not reach it
     os.chdir(os.path.dirname(os.path.dirname(record)))  # the environment's folder
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # whatever the caller of `up` left open, a held lock for instance
+    for name in os.listdir("/dev/fd"):  # whatever the caller of `up` left open, a held lock for instance
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
     with open(f"{record}.lock", "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:

@@ -182,9 +182,11 @@ def _start_gateway(machine: LocalMachine, program: list[str]) -> None:
     if not _alive(layout, GATEWAY):
         write_json(path, config)
         start_part(layout, GATEWAY, [*program, "-c", str(path), "--log-level", "warning", "--disable-hot-restart"])
-    document = gateway.routes(machine.weights(), machine.environment.gateway.timeout_seconds)
-    write_json(layout.routes, document)
-    _wait(layout, GATEWAY, lambda: machine.serves_routes(document["version_info"]))
+    before = read_json(layout.routes)
+    document = gateway.routes(gateway.read_weights(before), machine.environment.gateway.timeout_seconds)
+    if before != document:  # written only for a new time limit: a promotion may be moving weights
+        write_json(layout.routes, document)
+    _wait(layout, GATEWAY, lambda: machine.serves_routes(read_json(layout.routes)["version_info"]))
 
 
 def _start_monitor(machine: LocalMachine, monitor: monitoring.Monitor) -> str | None:

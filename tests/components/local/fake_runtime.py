@@ -2,13 +2,12 @@
 
     python fake_runtime.py serve --config FILE
 
-The model's source says how it misbehaves: `file:///fails`, `file:///dies-later`, `file:///slow`.
+The model's source says how it misbehaves: `file:///fails`, `file:///limited`.
 """
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -70,6 +69,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self.headers.get("Authorization", "").startswith("Bearer sk-") or not keys["keys"]:
             self.respond(401, {"error": {"message": "Invalid token", "type": "invalid_request_error"}})
             return
+        if SOURCE == "file:///limited":
+            self.respond(429, {"error": {"message": "too many requests", "type": "rate_limit_error"}})
+            return
         with LOCK:
             STATE["in_flight"] += 1
         try:
@@ -119,8 +121,6 @@ def main():
     if SOURCE == "file:///fails":
         print(json.dumps({"level": "error", "message": "cannot load file:///fails: no such file"}), file=sys.stderr)
         sys.exit(5)
-    if SOURCE == "file:///with-child":
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
     signal.signal(signal.SIGTERM, drain)
     listen = CONFIG["listen"]
     server = Server((listen["host"], listen["port"]), Handler)
@@ -128,7 +128,7 @@ def main():
     threading.Thread(target=metrics.serve_forever, daemon=True).start()
     print(json.dumps({"event": "listening", "port": listen["port"], "metrics_port": CONFIG["metrics"]["port"], "seconds": 0}), flush=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    time.sleep(3 if SOURCE == "file:///slow" else 0.1)
+    time.sleep(0.1)
     STATE["ready"] = True
     print(json.dumps({"event": "ready", "seconds": 0.1}), flush=True)
     while True:

@@ -133,6 +133,17 @@ def test_the_launcher_records_the_part_before_it_becomes_it(layout, tmp_path):
     assert json.loads(seen.read_text())["pid"] == child.pid
 
 
+def test_a_part_keeps_nothing_open_that_its_starter_held(layout, tmp_path):
+    seen = tmp_path / "seen"
+    code = "import os, pathlib, sys; held = [fd for fd in range(3, 64) if os.path.exists(f'/proc/self/fd/{fd}')];"
+    code += f"pathlib.Path({str(seen)!r}).write_text(f'{{held}}')"
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        sleeper(layout, code=code)
+        wait_for(lambda: seen.exists() and seen.read_text())
+    assert seen.read_text() == "[]"
+
+
 def test_a_program_that_does_not_exist_is_named(layout):
     with pytest.raises(LocalError, match="/nowhere/program is not an executable file"):
         start_part(layout, "sleeper", ["/nowhere/program"])

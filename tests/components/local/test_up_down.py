@@ -102,6 +102,13 @@ def test_a_second_up_says_it_runs_and_restarts_nothing(project):
     assert pids(project) == before
 
 
+def test_limits_that_hold_back_the_first_question_do_not_hold_back_up(project):
+    project.edit(models=[{"name": "tiny", "source": "file:///limited", "quantization": "gguf", "context": 128}])
+    said = up(project)
+    assert "429" in next(event for event in said if event["event"] == "answer")["limited"]
+    assert said[-1]["seconds_to_first_token"] is None
+
+
 @pytest.mark.parametrize("part", sorted(PARTS))
 def test_a_part_that_was_killed_is_mended_by_the_next_up_and_only_that_one(project, part):
     up(project)
