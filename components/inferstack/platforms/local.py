@@ -195,11 +195,11 @@ class LocalPlatform:
 
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         with self._client(slot) as client:
-            return exercise([client], self._models(slot), n, repeated=repeated)
+            return exercise([client], n, repeated=repeated)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._client(slot) as one, self._client(against) as other:
-            found = agree(one, other, self._models(slot))
+            found = agree([one], [other])
         return Agreement(*found) if found else None
 
     def metrics(self, slot: SlotName) -> Snapshot | None:
