@@ -43,8 +43,8 @@ class Timed:
     """A platform whose calls are timed."""
 
     inner: LocalPlatform
-    calls: list[tuple[str, float, float]] = field(default_factory=list)
-    """Name, start and end (epoch seconds)."""
+    calls: list[tuple[str, float, float, Any]] = field(default_factory=list)
+    """Name, start and end (epoch seconds), and the slot that weights gave everything to."""
 
     def __getattr__(self, name: str) -> Any:
         target = getattr(self.inner, name)
@@ -56,7 +56,8 @@ class Timed:
             try:
                 return target(*arguments, **options)
             finally:
-                self.calls.append((name, started, time.time()))
+                detail = arguments[0].sole if name == "set_weights" else None
+                self.calls.append((name, started, time.time(), detail))
 
         return timed
 
@@ -66,7 +67,7 @@ class Ran:
     """One command: how it ended, its calls and events."""
 
     ended: commands.Ended
-    calls: list[tuple[str, float, float]]
+    calls: list[tuple[str, float, float, Any]]
     events: list[Event]
     started: float
     finished: float
@@ -80,7 +81,7 @@ class Ran:
         return self.ended.entry.reason if self.ended.entry else ""
 
     def last(self, name: str) -> tuple[float, float]:
-        return next((start, end) for call, start, end in reversed(self.calls) if call == name)
+        return next((start, end) for call, start, end, _ in reversed(self.calls) if call == name)
 
 
 class Arena:

@@ -61,13 +61,15 @@ def judged(results: Sequence[dict[str, Any]], settled: Sequence[tuple[float, flo
 
 def settled_times(runs: Sequence[Ran]) -> list[tuple[float, float, str]]:
     """Spans in which one slot was proven to have all traffic: from the end of a settle to the next change of weights."""
-    changes = []
+    changes: list[tuple[str, float, str | None]] = []
+    given: str | None = None
     for ran in runs:
-        for name, start, end in ran.calls:
+        for name, start, end, slot in ran.calls:
             if name == "set_weights":
-                changes.append(("moved", start, ""))
-            elif name == "probe":
-                changes.append(("probed", end, str(ran.ended.journal.active)))
+                given = str(slot) if slot else None
+                changes.append(("moved", start, None))
+            elif name == "probe" and given is not None:
+                changes.append(("probed", end, given))
     spans = []
     for index, (kind, when, slot) in enumerate(changes):
         following = changes[index + 1] if index + 1 < len(changes) else None
@@ -167,7 +169,7 @@ def _try(made: Arena, load: Load, fault: str, changes: dict[str, Any]) -> dict[s
     target = str(made.environment.slots.initial.other)
     results = load.stop()
     met = sum(result["slot"] == target for result in results)
-    moved = [start for name, start, _ in ran.calls if name == "set_weights"]
+    moved = [start for name, start, *_ in ran.calls if name == "set_weights"]
     return {
         "fault": fault,
         "strategy": changes.get("strategy", "blue_green"),
