@@ -44,7 +44,9 @@ def open_environment(name: str, project: Path | None) -> Opened:
             from inferstack.platforms.local import LocalPlatform
 
             return Opened(root, name, environment, LocalPlatform(LocalMachine.open(root, name)))
-    raise Failure(f"{name} runs on {environment.platform}, which cannot be promoted from here yet")
+        from inferstack.platforms.kube_open import open_cluster
+
+        return Opened(root, name, environment, open_cluster(root, name, environment))
 
 
 @contextmanager

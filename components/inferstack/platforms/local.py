@@ -73,7 +73,7 @@ class LocalPlatform:
             for slot in SlotName
             if raw[slot] > 0 and (record := self._record(slot)) is not None and record["config"] != _fingerprint(machine.slot_config(slot))
         )
-        return Observation(time.time(), self._seen, slots, frozenset(SlotName), drift)
+        return Observation(self.now(), self._seen, slots, frozenset(SlotName), drift)
 
     def _slot(self, slot: SlotName) -> SlotObservation:
         machine = self._machine
@@ -186,11 +186,11 @@ class LocalPlatform:
 
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         with self._client(slot) as client:
-            return exercise([client], self._models(slot), n, repeated=repeated)
+            return exercise([client], n, repeated=repeated)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._client(slot) as one, self._client(against) as other:
-            found = agree(one, other, self._models(slot))
+            found = agree([one], [other])
         return Agreement(*found) if found else None
 
     def metrics(self, slot: SlotName) -> Snapshot | None:
@@ -218,12 +218,12 @@ class LocalPlatform:
     def acquire_lease(self, holder: str) -> Lease:
         current = self._store.read_lease()
         gone = current is not None and holders.is_gone(current.holder)
-        self._held = self._store.acquire_lease(holder, time.time(), holder_gone=gone)
+        self._held = self._store.acquire_lease(holder, self.now(), holder_gone=gone)
         return self._held
 
     def renew_lease(self) -> Lease:
         assert self._held is not None
-        self._held = self._store.renew_lease(self._held, time.time())
+        self._held = self._store.renew_lease(self._held, self.now())
         return self._held
 
     def release_lease(self) -> None:

@@ -51,7 +51,7 @@ class SlotClient:
     def __init__(self, client: httpx.Client, metrics_url: str, models: Sequence[str], key: str | None) -> None:
         self._client = client
         self._metrics_url = metrics_url
-        self._models = tuple(models)
+        self.models = tuple(models)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def readiness(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class SlotClient:
         ready = self.readiness()
         if not ready["ready"]:
             return Health(False, str(ready.get("reason") or "not ready"))
-        for model in self._models:
+        for model in self.models:
             timing = self.generate(model, 1, VERIFY_SECONDS)
             if timing.error:
                 return Health(False, f"{model}: {timing.error}")
@@ -133,11 +133,11 @@ class SlotClient:
         return counters(answer.text)
 
 
-def exercise(clients: Sequence[SlotClient], models: Sequence[str], n: int, *, repeated: bool = False) -> Exercise:
-    """`n` synthetic requests over the replicas and models in turn, WIDTH at a time; `repeated`: one prompt, one token."""
+def exercise(clients: Sequence[SlotClient], n: int, *, repeated: bool = False) -> Exercise:
+    """`n` synthetic requests over the replicas and their models in turn, WIDTH at a time; `repeated`: one prompt, one token."""
     if not clients or n <= 0:
         return Exercise(n, n, "no replica to send to") if n > 0 else Exercise(0, 0)
-    targets = list(itertools.islice(itertools.cycle(itertools.product(clients, models)), n))
+    targets = list(itertools.islice(itertools.cycle([(client, model) for client in clients for model in client.models]), n))
     started = time.perf_counter()
     with ThreadPoolExecutor(WIDTH) as pool:
         timings = list(pool.map(lambda target: target[0].generate(target[1], 1 if repeated else TOKENS, repeated=repeated), targets))
@@ -152,14 +152,21 @@ def exercise(clients: Sequence[SlotClient], models: Sequence[str], n: int, *, re
     )
 
 
-def agree(one: SlotClient, other: SlotClient, models: Sequence[str]) -> tuple[float, int] | None:
-    """Share of positions of TEXTS where both name the same next token, and the number of positions; None when one gives none."""
+def agree(mine: Sequence[SlotClient], theirs: Sequence[SlotClient]) -> tuple[float, int] | None:
+    """Share of positions of TEXTS where both slots name the same next token, and the number of positions; None when one gives none.
+
+    The first replica of each model speaks for all.
+    """
+    one = {model: client for client in reversed(mine) for model in client.models}
+    other = {model: client for client in reversed(theirs) for model in client.models}
+    if set(one) != set(other):
+        return None
     same = positions = 0
-    for model, text in itertools.product(models, TEXTS):
-        mine, theirs = one.top_tokens(model, text), other.top_tokens(model, text)
-        if mine is None or theirs is None or len(mine) != len(theirs):
+    for model, text in itertools.product(one, TEXTS):
+        left, right = one[model].top_tokens(model, text), other[model].top_tokens(model, text)
+        if left is None or right is None or len(left) != len(right):
             return None
-        pairs = [(a, b) for a, b in zip(mine, theirs, strict=True) if a or b]
+        pairs = [(a, b) for a, b in zip(left, right, strict=True) if a or b]
         same += sum(a == b for a, b in pairs)
         positions += len(pairs)
     return (same / positions, positions) if positions else None

@@ -69,6 +69,7 @@ class Checks:
             comparable=comparable,
             hourly_usd=op.policy.hourly_usd,
             sent=step.live is not None,
+            confirmed=op.attempts > 0,
         )
         verdict = self._judge(step, evidence, op)
         first_failure = first.first_failure or mine.first_failure
@@ -103,7 +104,7 @@ class Checks:
         if new is not None:
             new = new.with_failures(new.errors + failures) if failures > new.errors else new
         live = _window(live0, self._snapshot(step.live), self._now() - began) if step.live else gates.from_baseline(op.baseline)
-        evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd)
+        evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd, confirmed=op.attempts > 0)
         return Result(verdict=self._judge(step, evidence, op))
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:

@@ -17,7 +17,7 @@ from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
-from inferstack.promotion.transition import ask_abort, bootstrap, start_promotion, start_rollback, thaw
+from inferstack.promotion.transition import ask_abort, bootstrap, start_promotion, start_rollback, take_up
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         spec = change(replace(base, replicas=session.base.replicas))
         if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
             session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
-            return journal
+            return take_up(journal, seen.time)
         return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
 
     return _run(session, begin)
@@ -96,7 +96,7 @@ def rollback(session: Session, policy: Policy) -> Ended:
         if operation is None:
             return start_rollback(journal, policy, session.by, _new_id(), seen.time)
         if operation.kind == "rollback":
-            return thaw(journal, seen.time)
+            return take_up(journal, seen.time)
         return ask_abort(journal, session.by, seen.time)
 
     return _run(session, begin)
@@ -106,7 +106,7 @@ def recover(session: Session, wait_seconds: float = 0) -> Ended:
     """Finish whatever is unfinished. Waits up to `wait_seconds` for the lease of a holder that may have died."""
 
     def begin(journal: Journal | None, seen: Observation) -> Journal:
-        return thaw(_stored(session, journal, seen), seen.time)
+        return take_up(_stored(session, journal, seen), seen.time)
 
     deadline = session.clock.now() + wait_seconds
     while True:

@@ -166,7 +166,7 @@ def _precheck(journal: Journal, op: Operation, seen: Observation) -> Step:
     if op.kind == "rollback":
         return Verify(op.target)
     if op.attempts and _too_soon(op, seen):
-        return Wait(RETRY_SECONDS, f"data are missing, try {op.attempts + 1} of {TRIES}")
+        return Wait(RETRY_SECONDS, f"measuring again, try {op.attempts + 1} of {TRIES}")
     live = journal.active if seen.slots[journal.active].ready else None
     return Check("pre-check", op.target, live, 0)
 
@@ -215,7 +215,7 @@ def _postcheck(journal: Journal, op: Operation, seen: Observation) -> Step:
     if op.kind == "rollback":
         return Note(Phase.COMMIT)
     if op.attempts and _too_soon(op, seen):
-        return Wait(RETRY_SECONDS, f"data are missing, try {op.attempts + 1} of {TRIES}")
+        return Wait(RETRY_SECONDS, f"measuring again, try {op.attempts + 1} of {TRIES}")
     live = journal.active if shares(op)[op.step] < 100 else None
     return Check("post-check", op.target, live, max(op.policy.gates.window_seconds, op.policy.step_seconds))
 

@@ -62,12 +62,14 @@ def ask_abort(journal: Journal, by: str, now: float) -> Journal:
     return replace(journal, operation=_enter(operation, Phase.REVERT, now, f"aborted by {by}"))
 
 
-def thaw(journal: Journal, now: float) -> Journal:
-    """A frozen operation tries the way back once more; anything else is unchanged."""
+def take_up(journal: Journal, now: float) -> Journal:
+    """Go on with an unfinished operation: time without a promoter counts for no deadline; a frozen one tries the way back."""
     operation = journal.operation
-    if operation is None or operation.phase is not Phase.FROZEN:
+    if operation is None:
         return journal
-    return replace(journal, operation=_enter(operation, Phase.REVERT, now))
+    if operation.phase is Phase.FROZEN:
+        return replace(journal, operation=_enter(operation, Phase.REVERT, now))
+    return replace(journal, operation=replace(operation, since=now, rendered=now if operation.rendered else 0))
 
 
 def advance(journal: Journal, step: Step, result: Result, now: float) -> Journal:

@@ -1,0 +1,35 @@
+"""The adapter of a cluster environment, put together from its file and from what is found in the cluster."""
+
+import os
+from pathlib import Path
+
+from inferstack.cluster.names import slot_name
+from inferstack.environment import Environment, Layer, Platform, SlotName
+from inferstack.platforms.kube_api import KubeApi
+from inferstack.platforms.kube_reach import default_reach
+from inferstack.platforms.kube_render import ApplyRenderer, PulumiRenderer, Renderer
+from inferstack.platforms.kubernetes import KEY_VARIABLE, KubernetesPlatform
+
+
+def open_cluster(root: Path, name: str, environment: Environment) -> KubernetesPlatform:
+    """Connect by the kubeconfig (`context` of the environment). Raises PlatformError, ModuleNotFoundError (the extra `kubernetes`)."""
+    api = KubeApi.from_kubeconfig(environment.context)
+    reach = default_reach(environment.context)
+    return KubernetesPlatform(api, name, environment, choose_renderer(api, root, name, environment), reach, os.environ.get(KEY_VARIABLE))
+
+
+def choose_renderer(api: KubeApi, root: Path, name: str, environment: Environment) -> Renderer:
+    """By the slot's Pulumi stack where one manages the slots, else by apply.
+
+    Slots of a cloud's cluster carry what only their stack knows (identities, volumes), so there it is always the stack.
+    """
+    if environment.platform in (Platform.GKE, Platform.AKS) or (environment.layer is Layer.PLATFORM and _by_pulumi(api, environment)):
+        return PulumiRenderer(api, root, name, environment)
+    return ApplyRenderer(api, name, environment)
+
+
+def _by_pulumi(api: KubeApi, environment: Environment) -> bool:
+    path = f"/apis/apps/v1/namespaces/{environment.namespace}/deployments/{slot_name(SlotName.BLUE)}"
+    found = api.get(path) or {}
+    managers = {entry.get("manager", "") for entry in found.get("metadata", {}).get("managedFields") or ()}
+    return any(manager.startswith("pulumi") for manager in managers)

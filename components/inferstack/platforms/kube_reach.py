@@ -1,0 +1,104 @@
+"""How promotion talks to one pod: directly from inside the cluster, through the API server's port-forward from anywhere else.
+
+Not through the API server's HTTP proxy, because that takes the Authorization header for itself.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import httpcore
+import httpx
+
+
+class Reach(Protocol):
+    """A way to a pod's port."""
+
+    def client(self, pod: dict[str, Any], port: int) -> Any:
+        """A context manager that gives an httpx.Client whose base URL is the pod's port."""
+
+
+class DirectReach:
+    """From inside the cluster: the pod's own address."""
+
+    @contextmanager
+    def client(self, pod: dict[str, Any], port: int) -> Iterator[httpx.Client]:
+        with httpx.Client(base_url=f"http://{pod['status']['podIP']}:{port}", trust_env=False) as client:
+            yield client
+
+
+class ForwardReach:
+    """From anywhere: one port-forward for each connection."""
+
+    def __init__(self, context: str | None) -> None:
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
+        self._core = client.CoreV1Api(client.ApiClient(settings))
+
+    @contextmanager
+    def client(self, pod: dict[str, Any], port: int) -> Iterator[httpx.Client]:
+        transport = httpx.HTTPTransport()
+        transport._pool.close()
+        transport._pool = httpcore.ConnectionPool(network_backend=_Forwarded(self._core, pod["metadata"]))
+        with httpx.Client(base_url=f"http://{pod['metadata']['name']}:{port}", transport=transport, trust_env=False) as client:
+            yield client
+
+
+def default_reach(context: str | None) -> Reach:
+    """Directly where this process is a pod itself, else by port-forward."""
+    return DirectReach() if os.environ.get("KUBERNETES_SERVICE_HOST") and context is None else ForwardReach(context)
+
+
+class _Forwarded(httpcore.NetworkBackend):
+    """Connections that are port-forwards to one pod, whatever name is asked for."""
+
+    def __init__(self, core: Any, metadata: dict[str, Any]) -> None:
+        self._core, self._metadata = core, metadata
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, local_address: str | None = None, socket_options: Any = None
+    ) -> httpcore.NetworkStream:
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.stream import portforward
+
+        try:
+            forward = portforward(
+                self._core.connect_get_namespaced_pod_portforward, self._metadata["name"], self._metadata["namespace"], ports=str(port)
+            )
+        except (ApiException, OSError) as error:
+            raise httpcore.ConnectError(f"port-forward to {self._metadata['name']}:{port}: {error}") from error
+        return _Stream(forward.socket(port))
+
+
+class _Stream(httpcore.NetworkStream):
+    """A socket as httpcore wants it."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            self._socket.settimeout(timeout)
+            return bytes(self._socket.recv(max_bytes))
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ReadError(str(error)) from error
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.sendall(buffer)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return None

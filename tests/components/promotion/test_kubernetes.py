@@ -1,0 +1,241 @@
+"""The cluster's adapter against an API server in this process: promotions, crash points, conflicts, reasons of a slot that never comes."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from inferstack.environment import SlotName
+from inferstack.promotion import commands
+from inferstack.promotion.journal import Outcome
+from inferstack.promotion.lease import LeaseHeld
+from inferstack.promotion.platform import PlatformError
+from inferstack.promotion.spec import SlotSpec, with_settings
+from inferstack.promotion.weights import Weights
+from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy
+from tests.components.promotion.world import Killed
+
+BLUE, GREEN = SlotName.BLUE, SlotName.GREEN
+NEW_IMAGE = "registry.example/runtime@sha256:" + "2" * 64
+EVERY_REQUEST = os.environ.get("INFERSTACK_EXHAUSTIVE") == "1"
+
+
+def newer(spec: SlotSpec) -> SlotSpec:
+    return with_settings(spec, {"slot.image": NEW_IMAGE})
+
+
+def promote(world: ClusterWorld, holder: str = "alice@host:1", **changes: object) -> commands.Ended:
+    return commands.promote(KubeProcess(world, holder).session(), newer, kube_policy(world, **changes))
+
+
+def rollback(world: ClusterWorld, holder: str = "alice@host:1") -> commands.Ended:
+    return commands.rollback(KubeProcess(world, holder).session(), kube_policy(world))
+
+
+def images(world: ClusterWorld, slot: SlotName) -> set[str]:
+    return {pod["spec"]["containers"][0]["image"] for pod in world.kind("pods") if pod["owner"] == f"inferstack-{slot}"}
+
+
+def test_a_promotion_moves_the_route_and_keeps_the_old_slot_warm() -> None:
+    world = ClusterWorld()
+    ended = promote(world, strategy="canary", steps=(25, 100))
+    assert ended.outcome is Outcome.COMMITTED, ended.entry
+    assert world.weights() == Weights(0, 100)
+    assert images(world, GREEN) == {NEW_IMAGE}
+    assert images(world, BLUE) == {IMAGE}
+    assert world.ready(GREEN) == 2
+    assert world.find("horizontalpodautoscalers", "inferstack-blue")["spec"]["minReplicas"] == 2  # type: ignore[index]
+    back = rollback(world)
+    assert back.outcome is Outcome.COMMITTED
+    assert world.weights() == Weights(100, 0)
+
+
+def test_rolling_and_two_tiers_work_too() -> None:
+    world = ClusterWorld()
+    assert promote(world, strategy="rolling").outcome is Outcome.COMMITTED
+    models = [
+        {"name": "small", "source": "hf://o/s", "quantization": "int8", "tier": "fast", "weight": 80},
+        {"name": "large", "source": "hf://o/l", "quantization": "int8", "tier": "quality", "weight": 20},
+    ]
+    both = ClusterWorld(environment(models=models))
+    assert promote(both).outcome is Outcome.COMMITTED
+    assert both.weights() == Weights(0, 100)
+
+
+def killed(world: ClusterWorld, command: Callable[..., commands.Ended], at: int, when: str) -> None:
+    world.kill_at = (at, when)
+    with pytest.raises(Killed):
+        command(world)
+    world.kill_at = None
+    world.time += 40  # the lease of a promoter that died elsewhere ends
+    world.reconcile()
+
+
+@pytest.mark.parametrize(
+    ("command", "bad"), [(promote, False), (promote, True), (rollback, False)], ids=["promote", "reverted", "rollback"]
+)
+def test_killed_at_any_write_to_the_cluster_one_rerun_converges(command: Callable[..., commands.Ended], bad: bool) -> None:
+    def make() -> ClusterWorld:
+        world = ClusterWorld()
+        if command is rollback:
+            assert promote(world).outcome is Outcome.COMMITTED
+            world.requests.clear()
+        if bad:
+            world.errors_of["2"] = 0.5
+        return world
+
+    clean = make()
+    assert command(clean).outcome is (Outcome.REVERTED if bad else Outcome.COMMITTED)
+    points = [index for index, request in enumerate(clean.requests) if EVERY_REQUEST or not request.startswith("GET")]
+    survived = 0
+    for index in points:
+        for when in ("before", "after"):
+            world = make()
+            killed(world, command, index, when)
+            journal = world.stored()
+            last = "rollback" if command is rollback else "promote"
+            if journal is not None and journal.operation is None and journal.history and journal.history[-1].kind == last:
+                commands.recover(KubeProcess(world, "bob@host:2").session())
+            else:
+                command(world, "bob@host:2")
+            journal = world.stored()
+            assert journal is not None
+            assert journal.operation is None, f"killed {when} {clean.requests[index]}"
+            assert world.weights().sole is journal.active
+            assert journal.weights == world.weights()
+            assert world.ready(journal.active) >= 2
+            assert images(world, journal.active) == {IMAGE if bad or command is rollback else NEW_IMAGE}, (
+                f"killed {when} {clean.requests[index]}"
+            )
+            survived += 1
+    name = f"{command.__name__}{' reverted' if bad else ''} on the cluster's adapter"
+    kinds = "requests" if EVERY_REQUEST else "writes"
+    print(f"{name}: {survived} of {2 * len(points)} crash points survived ({kinds}, of {len(clean.requests)} requests)")
+
+
+def test_the_second_promoter_touches_nothing() -> None:
+    world = ClusterWorld()
+    first = KubeProcess(world, "alice@host:1")
+    first.acquire_lease("alice@host:1")
+    before = {path: value["metadata"].get("resourceVersion") for path, value in world.objects.items()}
+    with pytest.raises(LeaseHeld, match="alice@host:1"):
+        promote(world, "bob@host:2")
+    assert before == {path: value["metadata"].get("resourceVersion") for path, value in world.objects.items()}
+
+
+def test_flakes_throttling_and_conflicts_are_lived_through() -> None:
+    world = ClusterWorld()
+    count = {"n": 0}
+
+    def flaky(method: str, path: str) -> httpx.Response | None:
+        count["n"] += 1
+        if count["n"] % 11 == 0:
+            return httpx.Response(503, json={"message": "etcd leader changed"})
+        if count["n"] % 37 == 0:
+            return httpx.Response(429, json={"message": "too many requests"})
+        if count["n"] % 53 == 0 and method == "PATCH":
+            return httpx.Response(409, json={"message": "the object has been modified"})
+        return None
+
+    world.fail = flaky
+    assert promote(world).outcome is Outcome.COMMITTED
+
+
+def test_an_error_is_never_taken_for_absence() -> None:
+    world = ClusterWorld()
+    world.fail = lambda method, path: httpx.Response(500, json={"message": "down"}) if "/deployments/" in path else None
+    with pytest.raises(PlatformError, match="down"):
+        promote(world)
+    assert world.weights() == Weights(100, 0)
+
+
+def waiting(reason: str, message: str = "", restarts: int = 0) -> Object:
+    last = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    container = {"restartCount": restarts, "state": {"waiting": {"reason": reason, "message": message}}, "lastState": last}
+    return {"phase": "Pending", "containerStatuses": [container]}
+
+
+REASONS = {
+    "image": (waiting("ImagePullBackOff", "manifest unknown: not found"), "manifest unknown"),
+    "crash loop": (waiting("CrashLoopBackOff", restarts=3), "cannot open model"),
+    "unschedulable": (
+        {
+            "phase": "Pending",
+            "conditions": [
+                {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
+            ],
+        },
+        "Insufficient nvidia.com/gpu",
+    ),
+    "secret": (waiting("CreateContainerConfigError", 'secret "inferstack-keys" not found'), "inferstack-keys"),
+}
+
+
+@pytest.mark.parametrize("kind", list(REASONS))
+def test_a_slot_that_never_becomes_ready_says_why(kind: str) -> None:
+    status, words = REASONS[kind]
+    world = ClusterWorld()
+    world.trouble = lambda pod: status if pod["metadata"]["annotations"]["inferstack.dev/generation"] == "2" else None
+    ended = promote(world)
+    assert ended.outcome is Outcome.REVERTED
+    assert words in ended.entry.reason  # type: ignore[union-attr]
+    assert world.weights() == Weights(100, 0)
+    assert not [request for request in world.requests if "PATCH" in request and "httproutes" in request]
+
+
+def test_a_refused_quota_is_the_reason_at_once() -> None:
+    world = ClusterWorld()
+    deploy = world._deployment
+
+    def refuse(deployment: Object) -> None:
+        deploy(deployment)
+        if deployment["spec"]["template"]["metadata"]["annotations"]["inferstack.dev/generation"] == "2":
+            message = 'pods "x" is forbidden: exceeded quota: gpus, requested: 1, used: 2, limited: 2'
+            deployment["status"]["conditions"] = [{"type": "ReplicaFailure", "status": "True", "message": message}]
+            for pod in [pod for pod in world.kind("pods") if pod["owner"] == deployment["metadata"]["name"]]:
+                del world.objects[world._pod_path(pod)]
+
+    world._deployment = refuse  # type: ignore[method-assign]
+    ended = promote(world)
+    assert ended.outcome is Outcome.REVERTED
+    assert "exceeded quota" in ended.entry.reason  # type: ignore[union-attr]
+
+
+def test_an_edit_of_the_live_image_is_drift_and_blocks() -> None:
+    world = ClusterWorld()
+    deployment = world.find("deployments", "inferstack-blue")
+    assert deployment is not None
+    deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/other@sha256:" + "3" * 64
+    ended = promote(world)
+    assert ended.outcome is Outcome.REFUSED
+    assert "blue" in ended.entry.reason  # type: ignore[union-attr]
+
+
+def test_a_changed_route_template_is_seen_as_drift_and_applied_by_the_next_change_of_weights() -> None:
+    world = ClusterWorld()
+    template = world.find("configmaps", "inferstack-route")
+    assert template is not None
+    template["data"]["rules.json"] = template["data"]["rules.json"].replace("600s", "900s")
+    assert promote(world).outcome is Outcome.REFUSED
+    assert promote(world, allow_drift=True).outcome is Outcome.COMMITTED
+    assert "900s" in str(world.find("httproutes", "inferstack")["spec"]["rules"])  # type: ignore[index]
+
+
+def test_an_old_pod_that_still_serves_is_no_ready_replica_of_the_new_spec() -> None:
+    world = ClusterWorld()
+    process = KubeProcess(world)
+    assert process.observe().slots[GREEN].ready == 1
+    for pod in world.kind("pods"):
+        pod["metadata"]["annotations"]["inferstack.dev/generation"] = "0"
+    assert process.observe().slots[GREEN].ready == 0
+
+
+def test_a_spec_survives_the_way_over_the_cluster() -> None:
+    world = ClusterWorld()
+    process = KubeProcess(world)
+    process.acquire_lease("alice@host:1")
+    spec = replace(newer(SlotSpec.from_environment(world.environment)), generation=7)
+    process.render(GREEN, spec)
+    assert process.observe().slots[GREEN].spec == spec

@@ -1,0 +1,201 @@
+"""Journal, lease and file store; settings of a slot; metrics text."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from inferstack.environment import InvalidEnvironment
+from inferstack.platforms.holder import holder_name, is_gone
+from inferstack.platforms.prometheus_text import counters
+from inferstack.promotion import commands, journal, lease
+from inferstack.promotion.filestore import FileStore
+from inferstack.promotion.journal import JournalUnreadable, Phase
+from inferstack.promotion.lease import LeaseHeld, LeaseLost
+from inferstack.promotion.platform import Conflict
+from inferstack.promotion.spec import SlotSpec, flatten, with_settings
+from tests.components.promotion.world import Killed, Process, World, policy, version
+
+GOLDEN = Path(__file__).with_name("golden") / "journal-schema-1.json"
+
+
+def running() -> journal.Journal:
+    """The journal of a promotion that was killed in its check."""
+    world = World()
+
+    def stop(name: str, process: Process) -> None:
+        stored = world.stored()
+        if stored and stored.phase is Phase.POSTCHECK:
+            raise Killed
+
+    world.before_call = stop
+    with pytest.raises(Killed):
+        commands.promote(Process(world).session(), lambda spec: version("int8"), policy())
+    found = world.stored()
+    assert found is not None
+    return found
+
+
+def test_a_journal_survives_its_text() -> None:
+    found = running()
+    assert journal.load(journal.dump(found)) == found
+
+
+def test_a_journal_that_an_earlier_version_wrote_is_read() -> None:
+    found = journal.load(GOLDEN.read_text())
+    assert found.phase is Phase.POSTCHECK
+    assert found.operation is not None
+    assert found.operation.spec.models[0].quantization == "int8"
+
+
+def test_an_older_schema_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = journal.to_document(running())
+    old = {**document, "live": document["active"]}
+    del old["active"]
+
+    def migrate(data: dict) -> dict:  # type: ignore[type-arg]
+        return {**{key: value for key, value in data.items() if key != "live"}, "active": data["live"]}
+
+    monkeypatch.setattr(journal, "SCHEMA", 2)
+    monkeypatch.setitem(journal.MIGRATIONS, 1, migrate)
+    assert journal.load(json.dumps(old)).active == document["active"]
+
+
+def test_a_newer_schema_is_refused_and_nothing_is_touched() -> None:
+    document = {**journal.to_document(running()), "schema": journal.SCHEMA + 1}
+    with pytest.raises(JournalUnreadable, match="newer inferstack"):
+        journal.load(json.dumps(document))
+    world = World()
+    world.journal = json.dumps(document)
+    world._read = ("", None)
+    with pytest.raises(JournalUnreadable):
+        commands.promote(Process(world).session(), lambda spec: spec, policy())
+    assert not {"render", "set_weights", "scale", "write_journal"} & set(world.calls)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": true}', '{"schema": 1}', '{"schema": 0}', '{"schema": "1"}'])
+def test_a_damaged_journal_says_what_to_do(text: str) -> None:
+    with pytest.raises(JournalUnreadable):
+        journal.load(text)
+
+
+def test_writes_of_the_file_are_compare_and_swap(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    found = running()
+    assert store.read_journal() == (None, "")
+    first = store.write_journal(found, "", None)
+    assert store.read_journal() == (found, first)
+    with pytest.raises(Conflict):
+        store.write_journal(found, "", None)
+    second = store.write_journal(replace(found, generation=9), first, None)
+    with pytest.raises(Conflict):
+        store.write_journal(found, first, None)
+    assert store.read_journal()[1] == second
+    document = json.loads(store.journal.read_text())
+    assert (document["phase"], document["active_slot"], document["previous_slot"]) == ("post-check", "blue", None)
+
+
+def test_a_write_without_the_lease_is_refused(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    held = store.acquire_lease("a", 0, holder_gone=False)
+    store.acquire_lease("b", 100, holder_gone=False)
+    with pytest.raises(LeaseLost, match="b"):
+        store.write_journal(running(), "", held)
+    with pytest.raises(LeaseLost):
+        store.renew_lease(held, 101)
+    store.release_lease(held)
+    assert store.read_lease() is not None
+    assert store.read_lease().holder == "b"  # type: ignore[union-attr]
+
+
+def test_a_lease_has_one_holder_until_it_ends_and_its_generation_only_rises() -> None:
+    first = lease.acquire(None, "a", 0)
+    with pytest.raises(LeaseHeld, match="held by a since 1970-01-01"):
+        lease.acquire(first, "b", 29)
+    second = lease.acquire(first, "b", 31)
+    third = lease.acquire(lease.release(second, second), "a", 32)
+    assert [first.generation, second.generation, third.generation] == [1, 2, 3]
+    assert lease.acquire(third, "b", 33, holder_gone=True).generation == 4
+    assert lease.renew(first, first, 20).renewed == 20
+    with pytest.raises(LeaseLost):
+        lease.renew(second, first, 40)
+
+
+def test_a_holder_is_gone_only_when_its_process_of_this_machine_is() -> None:
+    me = holder_name()
+    assert not is_gone(me)
+    user, _, rest = me.partition("@")
+    machine, pid, _ = rest.split(":")
+    assert is_gone(f"{user}@{machine}:{pid}:other-start")
+    assert not is_gone(f"{user}@elsewhere:{pid}:other-start")
+    assert not is_gone("somebody")
+
+
+def test_settings_change_what_they_name_and_all_faults_come_at_once() -> None:
+    spec = with_settings(
+        version(), {"slot.quantization": "int8", "slot.engine.threads": 2, "slot.replicas": 3, "slot.resources.memory": "4Gi"}
+    )
+    assert (spec.models[0].quantization, spec.engine.threads, spec.replicas, spec.resources.memory) == ("int8", 2, 3, "4Gi")
+    assert spec.version != version().version
+    assert replace(spec, replicas=1).version == spec.version
+    wrong = {"slot.quantisation": "int8", "slot.context": "many", "slot.engine.threads": -1, "slot.replicas": 0, "other": 1}
+    with pytest.raises(InvalidEnvironment) as error:
+        with_settings(version(), wrong)
+    assert len(error.value.problems) == 5
+    assert "slot.quantization" in str(error.value)
+    assert flatten({"slot": {"engine": {"threads": 2}}}) == {"slot.engine.threads": 2}
+
+
+def test_a_spec_survives_its_json() -> None:
+    spec = version("int8", "r/i@sha256:" + "0" * 64)
+    assert SlotSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+TEXT = """# HELP inferstack_requests_total Requests.
+inferstack_requests_total{route="/v1/completions",model="a b",code="200",tier="d"} 90
+inferstack_requests_total{route="/v1/chat/completions",model="m",code="503",tier="d"} 4
+inferstack_requests_total{route="/v1/completions",model="m",code="429",tier="d"} 50
+inferstack_requests_total{route="/v1/models",model="",code="200",tier="d"} 1000
+inferstack_finished_total{model="m",reason="error"} 6
+inferstack_finished_total{model="m",reason="stop"} 80
+inferstack_time_to_first_token_seconds_bucket{model="m",le="0.1"} 10
+inferstack_time_to_first_token_seconds_bucket{model="m",le="0.5"} 30
+inferstack_time_to_first_token_seconds_bucket{model="m",le="+Inf"} 31
+inferstack_inter_token_seconds_bucket{model="m",le="+Inf"} 5
+inferstack_generated_tokens_total{model="m"} 700
+inferstack_kv_cache_size_bytes{model="m"} 1e6
+process_resident_memory_bytes 2.5e+08
+process_start_time_seconds 17
+"""
+
+
+def test_the_runtimes_own_metrics_are_read() -> None:
+    found = counters(TEXT)
+    assert (found.requests, found.errors, found.tokens) == (94, 6, 700)
+    assert found.ttft.counts == (10, 20, 1)
+    assert (found.resident_bytes, found.bounded_bytes, found.started) == (2.5e8, 1e6, 17)
+
+
+def test_the_metrics_of_vllm_are_read() -> None:
+    text = """http_requests_total{handler="/v1/completions",method="POST",status="2xx"} 40
+http_requests_total{handler="/v1/completions",method="POST",status="5xx"} 2
+http_requests_total{handler="/health",method="GET",status="2xx"} 900
+vllm:time_to_first_token_seconds_bucket{le="0.1",model_name="m"} 40
+vllm:time_to_first_token_seconds_bucket{le="+Inf",model_name="m"} 42
+vllm:time_per_output_token_seconds_bucket{le="+Inf",model_name="m"} 42
+vllm:generation_tokens_total{model_name="m"} 10
+"""
+    found = counters(text)
+    assert (found.requests, found.errors, found.ttft.total, found.tokens) == (42, 2, 42, 10)
+
+
+def test_every_name_that_is_read_is_one_that_the_runtime_exposes() -> None:
+    from inferstack.platforms import prometheus_text
+    from inferstack_runtime import metrics
+
+    source = Path(prometheus_text.__file__).read_text()
+    import re
+
+    for name in set(re.findall(r'"(inferstack_[a-z_]+|process_[a-z_]+)"', source)):
+        assert metrics.find(name) is not None, f"the runtime exposes no {name}"
