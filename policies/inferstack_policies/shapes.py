@@ -10,6 +10,7 @@ SERVED = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
 """Workloads that stand and answer requests."""
 GPU_RESOURCE = "nvidia.com/gpu"
 SLOT_LABEL = "inferstack.dev/slot"
+DEVICE_PLUGINS = "/var/lib/kubelet/device-plugins"
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
@@ -121,3 +122,9 @@ def gpus(container: Mapping[str, Any]) -> Any:
             if key == GPU_RESOURCE or key.startswith("nvidia.com/mig-"):
                 return value
     return None
+
+
+def is_device_plugin(resource: Resource) -> bool:
+    """A DaemonSet that touches one folder of the node, where the kubelet takes device plugins; root owns it, so they run as root."""
+    paths = [at(volume, "hostPath", "path") for _, spec in pod_specs(resource) for volume in sequence(spec.get("volumes"))]
+    return resource.kind == "DaemonSet" and {path for path in paths if path is not None} == {DEVICE_PLUGINS}

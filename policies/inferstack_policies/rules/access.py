@@ -1,10 +1,10 @@
 """Who may do what: roles, bindings, namespaces."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inferstack_policies.model import Context, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, mapping, sequence
+from inferstack_policies.model import Context, Finding, Resource, Rule
+from inferstack_policies.shapes import WORKLOADS, at, is_device_plugin, mapping, sequence
 
 ROLES = frozenset({"Role", "ClusterRole"})
 _ESCALATING = {"escalate", "bind", "impersonate"}
@@ -71,9 +71,14 @@ def default_namespace(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         yield "metadata.namespace", "the object stands in the namespace that everybody shares."
 
 
-def pod_security(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    if mapping(r.metadata.get("labels")).get("pod-security.kubernetes.io/enforce") != "restricted":
-        yield "metadata.labels", "the API server does not refuse pods that break the standard `restricted`."
+def pod_security(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
+    """Every namespace refuses pods that break `restricted`, but for one that holds device plugins and nothing else."""
+    for namespace in (r for r in resources if r.kind == "Namespace" and r.is_kubernetes):
+        held = [r for r in resources if r.kind in WORKLOADS and r.is_kubernetes and r.namespace == namespace.object_name]
+        plugins_only = bool(held) and all(is_device_plugin(r) for r in held)
+        level = mapping(namespace.metadata.get("labels")).get("pod-security.kubernetes.io/enforce")
+        if level != "restricted" and not plugins_only:
+            yield Finding(namespace, "metadata.labels", "the API server does not refuse pods that break the standard `restricted`.")
 
 
 RULES = (
@@ -137,7 +142,6 @@ RULES = (
         "The API server's own check is the last one that nobody can skip.",
         "Label the namespace pod-security.kubernetes.io/enforce: restricted.",
         (),
-        frozenset({"Namespace"}),
-        pod_security,
+        check_stack=pod_security,
     ),
 )

@@ -4,7 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from inferstack_policies.model import Context, Resource, Rule
-from inferstack_policies.shapes import SLOT_LABEL, WORKLOADS, at, containers, labels_of_pods, mapping, number, pod_specs, sequence
+from inferstack_policies.shapes import (
+    SLOT_LABEL,
+    WORKLOADS,
+    at,
+    containers,
+    is_device_plugin,
+    labels_of_pods,
+    mapping,
+    number,
+    pod_specs,
+    sequence,
+)
 
 LOWEST_ID = 10_000
 
@@ -16,13 +27,13 @@ def _effective(container: Any, spec: Any, key: str) -> Any:
 
 
 def non_root(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, container, spec in containers(r):
+    for where, container, spec in containers(r) if not is_device_plugin(r) else ():
         if _effective(container, spec, "runAsNonRoot") is not True:
             yield f"{where}.securityContext.runAsNonRoot", "the container may run as root."
 
 
 def user_id(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, container, spec in containers(r):
+    for where, container, spec in containers(r) if not is_device_plugin(r) else ():
         for key in ("runAsUser", "runAsGroup"):
             found = number(_effective(container, spec, key))
             if found is None or found <= LOWEST_ID:
@@ -72,7 +83,7 @@ def host_namespaces(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 
 def host_path(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, spec in pod_specs(r):
+    for where, spec in pod_specs(r) if not is_device_plugin(r) else ():
         for i, volume in enumerate(sequence(spec.get("volumes"))):
             if mapping(volume).get("hostPath") is not None:
                 yield f"{where}.volumes[{i}].hostPath", f"the pod mounts {at(volume, 'hostPath', 'path')} of the node."

@@ -27,10 +27,13 @@ def encrypted(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             yield "enableHttpsTrafficOnly", "weights may be read in plain HTTP."
         if r.props.get("minimumTlsVersion") not in ("TLS1_2", "TLS1_3"):
             yield "minimumTlsVersion", "versions of TLS with known holes are accepted."
-    if r.type == "gcp:memorystore/instance:Instance" and r.props.get("transitEncryptionMode") != "SERVER_AUTHENTICATION":
-        yield "transitEncryptionMode", "prompts and answers cross the network readable."
     if r.type == "azure-native:redisenterprise:Database" and r.props.get("clientProtocol") != "Encrypted":
         yield "clientProtocol", "prompts and answers cross the network readable."
+
+
+def cache_encrypted(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    if r.type == "gcp:memorystore/instance:Instance" and r.props.get("transitEncryptionMode") != "SERVER_AUTHENTICATION":
+        yield "transitEncryptionMode", "between the slots and the cache only Google's own network encryption holds."
 
 
 def authenticated(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -69,13 +72,22 @@ RULES = (
         "error",
         "The cache holds prompts and answers of all tenants.",
         "Turn TLS on for every client.",
-        ("CKV_AZURE_3", "CKV_AZURE_44", "CKV_GCP_95", "CKV_GCP_97", "AZU-0008", "AZU-0011"),
-        frozenset({"StorageAccount", "Instance", "Database"}),
+        ("CKV_AZURE_3", "CKV_AZURE_44", "AZU-0008", "AZU-0011"),
+        frozenset({"StorageAccount", "Database"}),
         encrypted,
     ),
     Rule(
+        "cache-encrypted",
+        "warning",
+        "The cache holds prompts and answers; TLS of its own does not rely on the network's.",
+        "Set transit encryption, and give the slots the instance's authority.",
+        ("CKV_GCP_97",),
+        frozenset({"Instance"}),
+        cache_encrypted,
+    ),
+    Rule(
         "storage-authenticated",
-        "error",
+        "warning",
         "A network is not a person.",
         "Use IAM authentication for the cache.",
         ("CKV_GCP_95",),
