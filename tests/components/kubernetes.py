@@ -9,7 +9,15 @@ from inferstack.environment import Environment, lay_over, parse_environment
 
 VERSION = kubernetes_validate.latest_version()
 DIGEST = "sha256:" + "0" * 64
-CUSTOM_GROUPS = ("gateway.networking.k8s.io", "keda.sh", "leaderworkerset.x-k8s.io", "networking.gke.io", "secrets-store.csi.x-k8s.io")
+CUSTOM_GROUPS = (
+    "gateway.networking.k8s.io",
+    "keda.sh",
+    "leaderworkerset.x-k8s.io",
+    "networking.gke.io",
+    "monitoring.coreos.com",
+    "azmonitoring.coreos.com",
+    "monitoring.googleapis.com",
+)
 """API groups of custom resources: a real API server with their definitions checks them."""
 
 SMALL: dict[str, Any] = {

@@ -9,7 +9,7 @@ NAMESPACE = "inferstack-gpu"
 
 
 def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[str, dict[str, Any]]:
-    """The plugin's objects by role: namespace, config (where GPUs are shared), daemon_set.
+    """The plugin's objects by role: namespace, config (where GPUs are shared), default_deny, network_policy, daemon_set.
 
     The plugin needs the kubelet's socket folder of the host, which no restricted namespace allows: it gets one of its own.
     """
@@ -40,10 +40,28 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
         "name": "device-plugin",
         "image": reference("nvidia_device_plugin"),
         "args": arguments,
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "128Mi"}},
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
+        "resources": {
+            "requests": {"cpu": "50m", "memory": "128Mi", "ephemeral-storage": "32Mi"},
+            "limits": {"memory": "128Mi", "ephemeral-storage": "32Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "volumeMounts": mounts,
     }
+    for role, name, pods in (
+        ("default_deny", "inferstack-default-deny", {}),
+        ("network_policy", "nvidia-device-plugin", {"matchLabels": labels}),
+    ):
+        found[role] = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": metadata(name, NAMESPACE, component_labels("network")),
+            "spec": {"podSelector": pods, "policyTypes": ["Ingress", "Egress"]},
+        }
     found["daemon_set"] = {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",

@@ -7,7 +7,7 @@ import pulumi
 from inferstack.cluster.device_plugin import device_plugin_objects
 from inferstack.cluster.resources import check_roles, customize, make
 
-ROLES = frozenset({"namespace", "config", "daemon_set"})
+ROLES = frozenset({"namespace", "config", "default_deny", "network_policy", "daemon_set"})
 
 
 class GpuDevicePluginArgs(TypedDict):

@@ -11,9 +11,11 @@ from typing import Any
 import pulumi
 
 from inferstack.cluster.gpu import GpuDevicePlugin
+from inferstack.cluster.monitoring import Monitoring
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
 from inferstack.cluster.resources import make
+from inferstack.cluster.scrape import scrape_objects
 from inferstack.cluster.storage import cache_secret_object, weights_objects
 from inferstack.environment import (
     BASE_KEY,
@@ -30,7 +32,7 @@ from inferstack.environment import (
 )
 from inferstack.planning import plan_findings
 from inferstack.serving.clouds import CloudSide, attach, create, placed
-from inferstack.serving.manifests.engines import bucket
+from inferstack.serving.manifests.engines import bucket, profile
 from inferstack.serving.route import InferenceRoute
 from inferstack.serving.slot import InferenceSlot, InferenceSlotArgs
 
@@ -75,6 +77,9 @@ def _platform(
             environment.namespace, side.storage_account, side.storage_container, side.storage_group
         ).items():
             make(f"weights-{role}", manifest, after)
+    port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
+    if scrape_objects(environment, port):
+        Monitoring("monitoring", {"settings": settings, "port": port}, after)
     InferenceRoute("route", {"settings": settings}, after)
     return after
 

@@ -219,3 +219,29 @@ def test_an_engine_image_is_told_its_model_length_and_split() -> None:
 
 def test_the_image_is_the_environments_digest() -> None:
     assert first({})[2]["image"] == f"registry.example/runtime@{DIGEST}"
+
+
+def test_a_model_that_spans_nodes_is_a_leader_with_workers_that_receive_no_requests() -> None:
+    changes = {
+        "engine": {"kind": "vllm", "tensor_parallel": 2, "pipeline_parallel": 3},
+        "gpu": {"accelerator": "nvidia-l4", "count": 6},
+        "scaling": {"policy": "queue"},
+    }
+    group = groups(changes)[1][0]
+    spec = group.workload["spec"]
+    assert (group.workload["kind"], spec["leaderWorkerTemplate"]["size"]) == ("LeaderWorkerSet", 3)
+    assert "replicas" not in spec
+    assert group.scaler["spec"]["scaleTargetRef"]["kind"] == "LeaderWorkerSet"  # type: ignore[index]
+    leader, worker = (spec["leaderWorkerTemplate"][key] for key in ("leaderTemplate", "workerTemplate"))
+    selector = group.service["spec"]["selector"]
+    assert selector.items() <= leader["metadata"]["labels"].items()
+    assert not selector.items() <= worker["metadata"]["labels"].items()
+    for pod, rank in ((leader, "0"), (worker, "$(LWS_WORKER_INDEX)")):
+        container = pod["spec"]["containers"][0]
+        arguments = container["args"]
+        assert arguments[arguments.index("--node-rank") + 1] == rank
+        assert arguments[arguments.index("--nnodes") + 1] == "3"
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert "readinessProbe" in leader["spec"]["containers"][0]
+    assert "readinessProbe" not in worker["spec"]["containers"][0]
+    validate({"apiVersion": "v1", "kind": "Pod", **{key: value for key, value in worker.items() if key in ("metadata", "spec")}})

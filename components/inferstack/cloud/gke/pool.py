@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_gcp as gcp
 
-from inferstack.cluster.names import ACCELERATOR_LABEL
+from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
 _FLEX_START_SECONDS = 7 * 24 * 3600
 """Longest life of a flex-start node."""
@@ -132,6 +132,7 @@ def node_config(args: GkeGpuPoolArgs, capacity: str) -> gcp.container.NodePoolNo
         "gcfs_config": {"enabled": True},
         "gvnic": {"enabled": True},
         "labels": {ACCELERATOR_LABEL: args["accelerator"]},
+        "taints": [{"key": GPU_TAINT, "value": "present", "effect": "NO_SCHEDULE"}],
         "metadata": {"disable-legacy-endpoints": "true"},
     }
     if capacity == "spot":

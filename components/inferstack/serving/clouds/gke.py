@@ -85,6 +85,7 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "subnetwork": cluster.subnetwork,
                 "size": environment.cache.size,
                 "high_availability": environment.cache.high_availability,
+                "deletion_protection": protected,
             },
         ).url
     kubeconfig: pulumi.Output[str] = pulumi.Output.secret(cluster.kubeconfig)

@@ -9,6 +9,7 @@ from typing import Any
 
 from inferstack.cluster.names import SLOT_LABEL, metadata, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
+from inferstack.serving.manifests.distributed import distributed
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 
@@ -34,13 +35,19 @@ def _hpa(environment: Environment, slot: SlotName, group: ReplicaGroup, floor: i
         "kind": "HorizontalPodAutoscaler",
         "metadata": metadata(name, environment.namespace, slot_labels(slot, group.name)),
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "scaleTargetRef": _target(environment, group, name),
             "minReplicas": max(floor, 1),
             "maxReplicas": max(group.replicas.max, floor, 1),
             "metrics": _hpa_metrics(environment, group),
             "behavior": _behavior(environment),
         },
     }
+
+
+def _target(environment: Environment, group: ReplicaGroup, name: str) -> dict[str, str]:
+    if distributed(environment, group):
+        return {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": name}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
 
 
 def _hpa_metrics(environment: Environment, group: ReplicaGroup) -> list[dict[str, Any]]:
@@ -90,7 +97,7 @@ def _scaled_object(environment: Environment, slot: SlotName, group: ReplicaGroup
         "kind": "ScaledObject",
         "metadata": metadata(name, environment.namespace, slot_labels(slot, group.name)),
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "scaleTargetRef": _target(environment, group, name),
             "minReplicaCount": floor,
             "maxReplicaCount": max(group.replicas.max, floor, 1),
             "cooldownPeriod": ceil(environment.scaling.down_window_seconds),

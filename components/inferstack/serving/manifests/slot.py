@@ -6,6 +6,7 @@ from typing import Any
 from inferstack.cluster.names import metadata, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.serving.manifests import config as configuration
+from inferstack.serving.manifests.distributed import distributed, leader_worker_set
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.gateway import gateway_policies
 from inferstack.serving.manifests.groups import ReplicaGroup, replica_groups
@@ -81,15 +82,8 @@ def _group(
             "metadata": metadata(own, namespace, labels),
             "data": {"runtime.json": content},
         }
-    deployment: dict[str, Any] = {
-        "selector": {"matchLabels": labels},
-        "revisionHistoryLimit": 3,
-        "progressDeadlineSeconds": int(environment.promotion.ready_seconds) + 60,
-        "strategy": _strategy(environment, group),
-        "template": pod_template(environment, slot, group, placement, name=name, generation=generation),
-    }
-    if not scaled(environment):
-        deployment["replicas"] = floor
+    template = pod_template(environment, slot, group, placement, name=name, generation=generation)
+    replicas = None if scaled(environment) else floor
     return GroupObjects(
         group=group,
         service_account={
@@ -106,7 +100,7 @@ def _group(
             "metadata": metadata(own, namespace, labels),
             "spec": {"type": "ClusterIP", "selector": labels, "ports": ports},
         },
-        workload={"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(own, namespace, labels), "spec": deployment},
+        workload=_workload(environment, slot, group, template, replicas),
         scaler=scaler(environment, slot, group, floor=floor),
         disruption_budget={
             "apiVersion": "policy/v1",
@@ -116,6 +110,30 @@ def _group(
         },
         gateway_policies=gateway_policies(environment, slot, group),
     )
+
+
+def _workload(
+    environment: Environment, slot: SlotName, group: ReplicaGroup, template: dict[str, Any], replicas: int | None
+) -> dict[str, Any]:
+    """A Deployment, or a LeaderWorkerSet where a replica spans nodes."""
+    if distributed(environment, group):
+        return leader_worker_set(environment, slot, group, template, replicas)
+    labels = slot_labels(slot, group.name)
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": labels},
+        "revisionHistoryLimit": 3,
+        "progressDeadlineSeconds": int(environment.promotion.ready_seconds) + 60,
+        "strategy": _strategy(environment, group),
+        "template": template,
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(slot_name(slot, group.name), environment.namespace, labels),
+        "spec": spec,
+    }
 
 
 def _strategy(environment: Environment, group: ReplicaGroup) -> dict[str, Any]:
