@@ -1,7 +1,7 @@
 """The back-test as a process: one JSON object on stdin, one on stdout.  python -m inferstack_runtime.autoscaler
 
 In: `trace` ({"text", "source"} or {"shape", "peak", "hours", "seed"}), `replica` (Replica), `bounds` (fewest, most), `budget_hourly_usd`,
-`fixed_hourly_usd`, `targets` (queue, kv, cpu, memory, down_seconds), `slo_seconds`. Out: `policies`, a list of results, and what they rest on.
+`fixed_hourly_usd`, `targets` (queue, kv, cpu, memory, down_seconds), `slo_seconds`. Out: `policies`, a list of results, and the load.
 """
 
 import json

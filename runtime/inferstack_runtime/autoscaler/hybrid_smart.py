@@ -9,8 +9,8 @@ prediction  = next value of the line through the last 10 points, 0 to 1
 
 One more replica above 0.8, one fewer below 0.5, then 300 s of quiet.
 
-At a steady load the trend is 0, so that the score of a slot that is entirely overloaded and fails is 0.8: it fires only while things get
-worse. On CPUs, where the GPU's share is 0, the ceiling is lower still. That is why it is not the default; the back-test shows the difference.
+At a steady load the trend is 0, so that the score of a slot that is entirely overloaded and fails is 0.8: it fires only while things
+get worse. On CPUs, where the GPU's share is 0, the ceiling is lower still. It is therefore not the default; the back-test shows why.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ def wanted(replicas: int, value: float, target: float) -> int:
 
 @dataclass(frozen=True)
 class QueueAndCache:
-    """Aims at waiting requests per replica and at a share of the KV cache. `horizon`: samples that a forecast looks ahead; it may only add."""
+    """Aims at waiting requests per replica and a share of the KV cache. `horizon`: samples a forecast looks ahead; it may only add."""
 
     bounds: Bounds = field(default_factory=Bounds)
     queue_target: float = 4
@@ -107,7 +107,9 @@ class Fixed:
         return to(last.replicas, self.bounds.keep(self.bounds.fewest), 1.0, "fixed")
 
 
-def every_policy(bounds: Bounds, queue_target: float, kv_target: float, cpu_target: float, memory_target: float, down_seconds: float) -> list[Policy]:
+def every_policy(
+    bounds: Bounds, queue_target: float, kv_target: float, cpu_target: float, memory_target: float, down_seconds: float
+) -> list[Policy]:
     """The policies that the back-test compares."""
     return [
         Fixed(bounds),

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 SHAPES = ("day", "burst", "ramp", "steady")
 
@@ -35,7 +36,7 @@ def parse(text: str, source: str) -> Trace:
     if len(rows) < 2:
         raise BadTrace(f"{source}: expected at least two rows of seconds and requests_per_second, found {len(rows)}")
     step = rows[1][0] - rows[0][0]
-    for number, (before, after) in enumerate(zip(rows, rows[1:], strict=False), start=2):
+    for number, (before, after) in enumerate(pairwise(rows), start=2):
         if step <= 0 or abs(after[0] - before[0] - step) > 1e-3 * step:
             raise BadTrace(f"{source}: row {number}: seconds {after[0]:g}: expected {before[0] + step:g}, times in equal steps")
     for number, (_, rate) in enumerate(rows, start=1):
@@ -45,7 +46,7 @@ def parse(text: str, source: str) -> Trace:
 
 
 def generate(shape: str, peak: float, hours: float = 24.0, seed: int = 0, step: float = 15.0) -> Trace:
-    """A made-up load: `day` (one wave, low at night), `burst` (a low load with sudden peaks), `ramp`, `steady`. `peak` in requests per second."""
+    """A made-up load: `day` (one wave), `burst` (a low load with sudden peaks), `ramp`, `steady`. `peak` in requests per second."""
     if shape not in SHAPES:
         raise BadTrace(f"generated:{shape}: expected one of {', '.join(SHAPES)}")
     noise, count = random.Random(seed), max(2, int(hours * 3600 / step))  # noqa: S311 - not for secrets
