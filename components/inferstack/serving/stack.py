@@ -10,6 +10,7 @@ from typing import Any
 
 import pulumi
 
+from inferstack.cluster.monitor import Monitoring
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
 from inferstack.cluster.resources import provider
@@ -47,6 +48,8 @@ def deploy(stacks: Path) -> None:
         options = pulumi.ResourceOptions(provider=cluster, depends_on=[namespace])
         if environment.cache.backend == "cluster":
             RedisCache("cache", {"settings": settings}, options)
+        if environment.monitoring.backend != "none":
+            Monitoring("monitoring", {"settings": settings, "environment": name}, options)
         InferenceRoute("route", {"settings": settings}, options)
     generation = generation_of()
     for slot in slots_of(environment):
