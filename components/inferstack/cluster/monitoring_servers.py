@@ -43,6 +43,7 @@ def server_objects(environment: Environment, name: str, groups: list[dict[str, A
     for server, content in texts.items():
         found[f"{server}_service"] = _service(environment, server)
         found[f"{server}_stateful_set"] = _stateful_set(environment, server, content)
+        found[f"{server}_disruption_budget"] = _disruption_budget(environment, server)
         found[f"{server}_network_policy"] = _network_policy(environment, server)
     return found
 
@@ -174,6 +175,14 @@ def _service(environment: Environment, server: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(_name(server), environment.namespace, labels), "spec": spec}
 
 
+def _disruption_budget(environment: Environment, server: str) -> dict[str, Any]:
+    """A single replica may be moved: its volume goes with it."""
+    labels = component_labels(server)
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": labels}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
+    meta = metadata(_name(server), environment.namespace, labels)
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": spec}
+
+
 def _network_policy(environment: Environment, server: str) -> dict[str, Any]:
     """Grafana and slots ask Prometheus, Prometheus and slots (the monitoring API) Alertmanager; nobody in the cluster asks Grafana."""
     runtimes = {"podSelector": {"matchExpressions": [{"key": SLOT_LABEL, "operator": "Exists"}]}}
@@ -232,7 +241,10 @@ def _stateful_set(environment: Environment, server: str, content: dict[str, str]
 
 def _pod(environment: Environment, server: str) -> dict[str, Any]:
     scrapes = server == "prometheus"
-    mounts = [{"name": "config", "mountPath": "/etc/config", "readOnly": True}, {"name": "data", "mountPath": _DATA[server]}]
+    mounts: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": "/etc/config", "readOnly": True},
+        {"name": "data", "mountPath": _DATA[server]},
+    ]
     volumes: list[dict[str, Any]] = [
         {"name": "config", "configMap": {"name": _name(server)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
@@ -243,7 +255,12 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         for kind, file in (("datasources", "datasource.yml"), ("dashboards", "boards.yml")):
             mounts.append({"name": "config", "mountPath": f"/etc/provisioning/{kind}/{file}", "subPath": file, "readOnly": True})
         mounts.append({"name": "boards", "mountPath": "/etc/boards", "readOnly": True})
+        mounts.append({"name": "password", "mountPath": "/etc/password", "readOnly": True})
+        volumes.append({"name": "password", "secret": {"secretName": GRAFANA_SECRET, "defaultMode": 0o440}})
         volumes.append({"name": "boards", "configMap": {"name": _name("grafana-boards")}})
+    if scrapes:
+        mounts.append({"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True})
+        volumes.append({"name": "token", "projected": _token()})
     if server == "alertmanager":
         for severity, secret in sorted(environment.monitoring.receivers.items()):
             mounts.append({"name": f"receiver-{severity}", "mountPath": f"/etc/receivers/{severity}", "readOnly": True})
@@ -272,7 +289,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
     }
     return {
         "serviceAccountName": _name("prometheus") if scrapes else "default",
-        "automountServiceAccountToken": scrapes,
+        "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 60 if scrapes else 30,
         "securityContext": {
@@ -284,6 +301,19 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         },
         "containers": [container],
         "volumes": volumes,
+    }
+
+
+def _token() -> dict[str, Any]:
+    """What a client of the API server needs to list pods, with a token that expires; only the server that scrapes has it."""
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    return {
+        "defaultMode": 0o440,
+        "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ],
     }
 
 
@@ -309,7 +339,7 @@ def _variables(server: str) -> list[dict[str, Any]]:
         "GF_USERS_ALLOW_SIGN_UP": "false",
         "GF_ANALYTICS_REPORTING_ENABLED": "false",
         "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+        "GF_SECURITY_ADMIN_PASSWORD__FILE": f"/etc/password/{PASSWORD_KEY}",
         "GF_PATHS_PROVISIONING": "/etc/provisioning",
     }
-    password = {"name": "GF_SECURITY_ADMIN_PASSWORD", "valueFrom": {"secretKeyRef": {"name": GRAFANA_SECRET, "key": PASSWORD_KEY}}}
-    return [{"name": key, "value": value} for key, value in found.items()] + [password]
+    return [{"name": key, "value": value} for key, value in found.items()]

@@ -36,7 +36,8 @@ class Decision:
 class Policy(Protocol):
     """Decides from the samples so far, the oldest first; `changed` is when the number last changed."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def decide(self, history: Sequence[Sample], changed: float) -> Decision: ...
 

@@ -47,7 +47,8 @@ def test_grafana_has_a_password_from_a_secret_and_no_anonymous_access() -> None:
     container = objects("bundled")["grafana_stateful_set"]["spec"]["template"]["spec"]["containers"][0]
     variables = {variable["name"]: variable for variable in container["env"]}
     assert variables["GF_AUTH_ANONYMOUS_ENABLED"]["value"] == "false"
-    assert variables["GF_SECURITY_ADMIN_PASSWORD"]["valueFrom"]["secretKeyRef"]["name"] == "inferstack-grafana"
+    assert variables["GF_SECURITY_ADMIN_PASSWORD__FILE"]["value"] == "/etc/password/admin-password"
+    assert "valueFrom" not in json.dumps(container["env"])
 
 
 @pytest.mark.parts
