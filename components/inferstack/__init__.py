@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inferstack.cloud.gke.pool import GkeGpuPool as GkeGpuPool
     from inferstack.cloud.gke.storage import GkeStorage as GkeStorage
     from inferstack.cluster.gpu import GpuDevicePlugin as GpuDevicePlugin
-    from inferstack.cluster.monitoring import Monitoring as Monitoring
+    from inferstack.cluster.monitor import Monitoring as Monitoring
     from inferstack.cluster.namespace import ServingNamespace as ServingNamespace
     from inferstack.cluster.redis import RedisCache as RedisCache
     from inferstack.serving.route import InferenceRoute as InferenceRoute
@@ -38,7 +38,7 @@ COMPONENTS = {
     "InferenceRoute": "inferstack.serving.route",
     "InferenceService": "inferstack.serving.service",
     "InferenceSlot": "inferstack.serving.slot",
-    "Monitoring": "inferstack.cluster.monitoring",
+    "Monitoring": "inferstack.cluster.monitor",
     "RedisCache": "inferstack.cluster.redis",
     "ServingNamespace": "inferstack.cluster.namespace",
 }

@@ -1,5 +1,6 @@
 """Show what an environment will consist of, what is wrong with it, and what it will cost; needs no account."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,6 @@ from inferstack.environment import Layer
 if TYPE_CHECKING:
     from rich.tree import Tree
 
-    from inferstack.planning import Cost
     from inferstack.program.plan import Plan
 
 
@@ -64,21 +64,21 @@ def show(found: "Plan") -> None:
         style = {"error": "bold red", "warning": "yellow"}.get(finding.severity, "dim")
         out.print(f"{finding.severity}: ", style=style, end="")
         out.print(f"{finding.path}: {finding.message} Fix: {finding.fix} [{finding.rule}]", markup=False, soft_wrap=True)
-    out.print(cost_line(found.cost), markup=False, soft_wrap=True)
+    out.print(cost_line(found.to_json()["cost"]), markup=False, soft_wrap=True)
     count = sum(1 for item in found.resources if not item.type.startswith("inferstack:"))
     out.print(f"{count} resources, {len(found.findings)} findings, planned in {found.seconds:.1f} s", style="dim")
 
 
-def cost_line(cost: "Cost") -> str:
-    """One line with the dollars of a plan; what is not known is said, never guessed."""
+def cost_line(cost: Mapping[str, Any]) -> str:
+    """One line with the dollars of a plan (the keys of its JSON); what is not known is said, never guessed."""
     parts = [
-        _dollars(cost.hourly_usd, "/h at rest", 2),
-        _dollars(cost.monthly_usd, "/month", 0),
-        _dollars(cost.during_promotion_hourly_usd, "/h while promoting", 2),
-        _dollars(cost.at_most_hourly_usd, "/h at most", 2),
-        _dollars(cost.usd_per_million_tokens, " per million tokens", 2),
+        _dollars(cost["hourly_usd"], "/h at rest", 2),
+        _dollars(cost["monthly_usd"], "/month", 0),
+        _dollars(cost["during_promotion_hourly_usd"], "/h while promoting", 2),
+        _dollars(cost["at_most_hourly_usd"], "/h at most", 2),
+        _dollars(cost["usd_per_million_tokens"], " per million tokens", 2),
     ]
-    left_out = f"; not counted: {', '.join(cost.not_counted)}" if cost.not_counted else ""
+    left_out = f"; not counted: {', '.join(cost['not_counted'])}" if cost["not_counted"] else ""
     return ", ".join(parts) + left_out
 
 

@@ -63,7 +63,9 @@ def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
 def _prometheus(
     root: Path, environment: str, alertmanager: int | None, slot_metrics: Mapping[str, int], gateway_admin: int
 ) -> dict[str, Any]:
-    slots = [{"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot)}} for slot in SlotName]
+    slots = [
+        {"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot), "environment": environment}} for slot in SlotName
+    ]
     gateway = {"targets": [f"127.0.0.1:{gateway_admin}"]}
     alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]} if alertmanager else {}
     return {

@@ -4,10 +4,9 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 
-from inferstack.cluster.monitoring import Monitoring
+from inferstack.cluster.monitor import Monitoring
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
-from inferstack.cluster.scrape import scrape_objects
 from inferstack.environment import SlotName, parse_environment
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.route import InferenceRoute
@@ -46,8 +45,10 @@ class InferenceService(pulumi.ComponentResource):
         after = pulumi.ResourceOptions(parent=self, depends_on=[self.serving_namespace])
         self.cache = RedisCache(f"{name}-cache", {"settings": settings}, after) if environment.cache.backend == "cluster" else None
         port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
-        scraped = scrape_objects(environment, port)
-        self.monitoring = Monitoring(f"{name}-monitoring", {"settings": settings, "port": port}, after) if scraped else None
+        watched = environment.monitoring.backend != "none"
+        self.monitoring = (
+            Monitoring(f"{name}-monitoring", {"settings": settings, "environment": name, "port": port}, after) if watched else None
+        )
         self.route = InferenceRoute(f"{name}-route", {"settings": settings}, after)
         self.slots: dict[str, InferenceSlot] = {}
         for slot in args.get("slots", [str(slot) for slot in SlotName]):

@@ -11,11 +11,10 @@ from typing import Any
 import pulumi
 
 from inferstack.cluster.gpu import GpuDevicePlugin
-from inferstack.cluster.monitoring import Monitoring
+from inferstack.cluster.monitor import Monitoring
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
 from inferstack.cluster.resources import make
-from inferstack.cluster.scrape import scrape_objects
 from inferstack.cluster.storage import cache_secret_object, weights_objects
 from inferstack.environment import (
     BASE_KEY,
@@ -50,7 +49,7 @@ def deploy(stacks: Path) -> None:
     options = pulumi.ResourceOptions(provider=side.provider)
     settings = environment.model_dump(mode="json")
     if environment.layer is not Layer.SLOT:
-        options = _platform(environment, settings, side, options)
+        options = _platform(environment, name, settings, side, options)
     generation, told = generation_of(), vars(placed(environment, name, side))
     for slot in slots_of(environment):
         arguments: InferenceSlotArgs = {"settings": settings, "slot": str(slot), "environment": name, "generation": generation}
@@ -61,7 +60,7 @@ def deploy(stacks: Path) -> None:
 
 
 def _platform(
-    environment: Environment, settings: dict[str, Any], side: CloudSide, options: pulumi.ResourceOptions
+    environment: Environment, name: str, settings: dict[str, Any], side: CloudSide, options: pulumi.ResourceOptions
 ) -> pulumi.ResourceOptions:
     """The cluster's side of an environment; returns the options of what comes after it."""
     namespace = ServingNamespace("namespace", {"settings": settings}, options)
@@ -78,8 +77,8 @@ def _platform(
         ).items():
             make(f"weights-{role}", manifest, after)
     port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
-    if scrape_objects(environment, port):
-        Monitoring("monitoring", {"settings": settings, "port": port}, after)
+    if environment.monitoring.backend != "none":
+        Monitoring("monitoring", {"settings": settings, "environment": name, "port": port}, after)
     InferenceRoute("route", {"settings": settings}, after)
     return after
 

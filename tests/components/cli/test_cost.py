@@ -1,0 +1,129 @@
+"""`inferstack cost` and `inferstack scaling backtest`: figures from prices and measurements, unknown where nothing is known."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+
+from inferstack.cli import run
+from inferstack.cli.cost import QUERIES, cost_report
+from inferstack.delivery.comment import _policies
+from inferstack.environment import parse_environment
+from inferstack.planning import cost, plan_findings
+from inferstack.planning.prices import machine_price
+from inferstack.planning.savings import replica_hourly_usd, savings
+
+GKE: dict[str, Any] = {
+    "platform": "gke",
+    "region": "us-central1",
+    "models": [{"name": "llama-3.1-8b-instruct", "source": "hf://meta-llama/Llama-3.1-8B-Instruct", "quantization": "bf16"}],
+    "engine": {"kind": "vllm", "image": "ghcr.io/x/y@sha256:" + "0" * 64, "kv_cache": "4Gi"},
+    "gpu": {"accelerator": "nvidia-a100-80gb", "max_nodes": 6},
+    "slots": {"replicas": {"min": 2, "max": 3}, "idle_replicas": 1},
+    "cloud": {"project": "p"},
+}
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """A Prometheus that answers with (labels, value) by query."""
+    known: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlparse(self.path).query)["query"][0]
+            result = [{"metric": labels, "value": [0, str(value)]} for labels, value in known.get(query, [])]
+            body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", known
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_replica_costs_its_share_of_its_node() -> None:
+    environment = parse_environment(GKE)
+    price = machine_price("gke", "a2-ultragpu-1g", "us-central1", "on_demand", 1)
+    assert price is not None
+    assert replica_hourly_usd(environment) == pytest.approx(price.hourly_usd, rel=1e-6)
+    assert replica_hourly_usd(parse_environment({**GKE, "platform": "kubernetes", "gateway": {"class_name": "x"}})) is None
+
+
+def test_slots_and_models_share_what_is_planned_until_it_is_measured() -> None:
+    report = cost_report("e", parse_environment(GKE), None)
+    replica = report["replica_hourly_usd"]
+    assert report["slots"]["blue"] == {"replicas": 2, "hourly_usd": pytest.approx(2 * replica)}
+    assert report["slots"]["green"] == {"replicas": 1, "hourly_usd": pytest.approx(replica)}
+    assert report["models"][0]["hourly_usd"] == pytest.approx(3 * replica)
+    assert report["models"][0]["usd_per_million_tokens"] is None
+    assert report["measured"] is None
+    assert report["opencost"][0]["metric"] == "node_total_hourly_cost"
+
+
+def test_measured_tokens_give_dollars_per_million_and_what_the_cache_saves(answers: tuple[str, dict[str, Any]]) -> None:
+    address, known = answers
+    known[QUERIES["replicas"]] = [({"slot": "blue"}, 4)]
+    known[QUERIES["tokens_per_second"]] = [({"model": "llama-3.1-8b-instruct"}, 1000.0)]
+    known[QUERIES["cached_share"]] = [({}, 0.2)]
+    report = cost_report("e", parse_environment(GKE), address)
+    measured, replica = report["measured"], report["replica_hourly_usd"]
+    assert report["slots"] == {"blue": {"replicas": 4, "hourly_usd": pytest.approx(4 * replica)}}
+    assert report["models"][0]["shared_by"] == "tokens"
+    assert report["models"][0]["usd_per_million_tokens"] == pytest.approx(4 * replica / 3.6, rel=1e-5)
+    hourly = measured["usd_per_million_tokens"] * 3.6
+    assert hourly > 4 * replica  # the control plane and its nodes count too
+    assert measured["cache_saves_hourly_usd"] == pytest.approx(hourly * 0.25)
+    assert measured["batch_size"] is None
+
+
+def test_a_prometheus_that_does_not_answer_is_said_not_hidden() -> None:
+    report = cost_report("e", parse_environment(GKE), "http://127.0.0.1:1")
+    assert report["measured"] is None
+    assert "127.0.0.1:1" in report["measured_error"]
+
+
+def test_every_recommendation_fits_and_saves_what_it_says() -> None:
+    environment = parse_environment(GKE)
+    found = {saving.kind: saving for saving in savings(environment)}
+    assert {"shrink the idle slot", "spot share", "right-size the GPU", "quantize"} <= set(found)
+    idle = environment.model_copy(update={"slots": environment.slots.model_copy(update={"idle_replicas": 0})})
+    before, after = cost(environment).hourly_usd, cost(idle).hourly_usd
+    assert before is not None
+    assert after is not None
+    assert found["shrink the idle slot"].hourly_usd == pytest.approx(before - after, abs=1e-3)
+    size = found["right-size the GPU"]
+    changed = parse_environment({**GKE, "gpu": {**GKE["gpu"], **{key.partition(".")[2]: value for key, value in size.settings.items()}}})
+    worse = {f.rule for f in plan_findings(changed) if f.severity == "error"} - {f.rule for f in plan_findings(environment)}
+    assert not worse
+    assert all(saving.hourly_usd > 0 and saving.but for saving in found.values())
+
+
+def test_the_backtest_gives_the_rows_that_a_pull_request_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("seconds,requests_per_second\n" + "".join(f"{15 * i},{12 if 40 < i < 160 else 2}\n" for i in range(240)))
+    assert run(["scaling", "backtest", str(trace), "--capacity", "5", "--replica-usd", "1", "--max", "4", "--json"]) == 0
+    rows = _policies(json.loads(capsys.readouterr().out))
+    assert set(rows) == {"fixed", "cpu", "thresholds", "hybrid_smart", "queue", "queue_forecast"}
+    assert rows["fixed"]["cost_usd"] == pytest.approx(1.0)
+    assert rows["queue"]["slo_minutes_missed"] < rows["fixed"]["slo_minutes_missed"]
+
+
+def test_the_backtest_says_what_it_cannot_know_or_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["scaling", "backtest", "generated:day"]) == 2
+    assert "--capacity" in capsys.readouterr().err
+    assert run(["scaling", "backtest", str(tmp_path / "none.csv"), "--capacity", "5"]) == 2
+    assert run(["scaling", "backtest", "generated:week", "--capacity", "5"]) == 2
+    assert "expected one of day" in capsys.readouterr().err
