@@ -25,6 +25,7 @@ TOKEN_VARIABLE = "INFERSTACK_PART"  # noqa: S105 - a name, not a secret
 LAUNCH_SECONDS = 10.0
 LARGE_LOG_BYTES = 16 * 2**20
 _POLL_SECONDS = 0.02
+_ENVIRONMENT_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -202,11 +203,24 @@ def _wait_gone(part: Part, seconds: float) -> bool:
 
 
 def _carriers(token: str) -> list[int]:
-    """Processes whose environment holds the token: the part's children. Needs /proc; elsewhere none are found."""
+    """Processes whose environment holds the token: the part's children. Needs /proc; elsewhere none are found.
+
+    A process that is just becoming another program shows no environment for a moment, so an empty one is looked at again.
+    """
     needle = f"{TOKEN_VARIABLE}={token}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if needle in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-    return found
+    found: set[int] = set()
+    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if int(folder.name) != os.getpid()]
+    for _ in range(_ENVIRONMENT_LOOKS):
+        unknown = []
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                held = Path(f"/proc/{pid}/environ").read_bytes()
+                if needle in held.split(b"\0"):
+                    found.add(pid)
+                elif not held and Path(f"/proc/{pid}/exe").readlink():  # kernel threads and zombies have no program
+                    unknown.append(pid)
+        if not unknown:
+            break
+        pids = unknown
+        time.sleep(_POLL_SECONDS)
+    return sorted(found)
