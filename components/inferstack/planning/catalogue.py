@@ -87,6 +87,8 @@ class Format:
     engines: tuple[str, ...]
     cpu_engines: tuple[str, ...]
     capability: float
+    computes: float
+    """Compute capability from which the GPU multiplies in the format itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +256,15 @@ def architecture(model: Model) -> Architecture | None:
 @cache
 def formats() -> Mapping[str, Format]:
     return {
-        name: Format(name, row["linear_bits"], row["embedding_bits"], tuple(row["engines"]), tuple(row["cpu"]), row["capability"])
+        name: Format(
+            name,
+            row["linear_bits"],
+            row["embedding_bits"],
+            tuple(row["engines"]),
+            tuple(row["cpu"]),
+            row["capability"],
+            row.get("computes", row["capability"]),
+        )
         for name, row in read("formats.yaml")["formats"].items()
     }
 

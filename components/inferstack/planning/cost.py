@@ -61,7 +61,7 @@ def cost(environment: Environment) -> Cost:
 
 
 def throughput(environment: Environment) -> Throughput | None:
-    """The measurement for the environment's one GPU model, its weights and its GPUs; None when nobody published one."""
+    """The newest measurement, of the same engine if there is one, for the one GPU model, its weights and its GPUs."""
     gpu = environment.gpu
     models = placement.gpu_models(environment)
     if gpu is None or len(models) != 1:
@@ -69,11 +69,14 @@ def throughput(environment: Environment) -> Throughput | None:
     architecture = catalogue.architecture(models[0][1])
     if architecture is None:
         return None
-    for row in catalogue.read("throughput.yaml")["measurements"]:
-        same = (architecture.name, models[0][1].quantization, gpu.accelerator, gpu.count)
-        if (row["model"], row["quantization"], row["accelerator"], row["gpus"]) == same:
-            return Throughput(row["tokens_per_second"], row["engine"], row["source"], str(row["date"]))
-    return None
+    wanted = (architecture.name, models[0][1].quantization, gpu.accelerator, gpu.count)
+    rows = [
+        Throughput(row["tokens_per_second"], row["engine"], row["source"], str(row["date"]))
+        for row in catalogue.read("throughput.yaml")["measurements"]
+        if (row["model"], row["quantization"], row["accelerator"], row["gpus"]) == wanted
+    ]
+    own = [row for row in rows if row.engine.lower().startswith(environment.engine.kind)]
+    return max(own or rows, key=lambda row: row.date, default=None)
 
 
 def replica_cap(environment: Environment) -> int | None:

@@ -76,8 +76,23 @@ def page() -> str:
         f"- **{key}**: [{s['title']}]({s['url']}), {s['date']}." for key, s in catalogue.read("published-fit.yaml")["sources"].items()
     ]
     notes = [f"- {_name(c.row)} ({c.row['source']}): {c.row['note']}." for c in comparisons() if "note" in c.row]
-    body = "\n".join([*rows, "", "## Sources", "", *sources, "", "## Notes", "", *notes, ""])
+    body = "\n".join([*rows, "", "## What loads at all", "", *_verdicts(), "", "## Sources", "", *sources, "", "## Notes", "", *notes, ""])
     return _HEAD + body + _FOOT.format(copies=constants["sampler_copies"], margin=1 - constants["utilization"])
+
+
+def _verdicts() -> list[str]:
+    """What loads at all, by a public table, beside the longest context that ours gives."""
+    data = catalogue.read("published-fit.yaml")
+    lines = ["| model | format | GPUs | served with a context of | ours, at most |", "|---|---|---|---|---|"]
+    for row in data["verdicts"]:
+        served = fit.Served(catalogue.architectures()[row["model"]], row["quantization"], 1)
+        memory = catalogue.gpus()[row["accelerator"]].memory
+        ours = fit.gpu_fit([served], memory, tensor_parallel=row["gpus"], sequences=256, batch_tokens=8192)
+        longest = f"{min(ours.largest_context(), served.architecture.context):,}" if ours.room > 0 else "does not load"
+        theirs = f"{row['context']:,}" if row["context"] else "does not load"
+        lines.append(f"| {row['model']} | {row['quantization']} | {row['gpus']} x {row['accelerator']} | {theirs} | {longest} |")
+    source = data["verdicts_source"]
+    return [*lines, "", f"Source: [{source['title']}]({source['url']}), {source['date']}."]
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -76,6 +76,17 @@ def test_a_million_tokens_cost_what_a_measured_replica_gives() -> None:
     assert cost(e).usd_per_million_tokens == pytest.approx(hourly / (measured.tokens_per_second * 3600) * 1e6)
 
 
+def test_the_newest_measurement_of_the_same_engine_counts() -> None:
+    model = {"name": "llama-3.1-8b-instruct", "source": "gs://w/x", "quantization": "fp8"}
+    change = {"gpu": {"accelerator": "nvidia-h100-80gb", "max_nodes": 4}, "models~": [model]}
+    by_vllm = throughput(environment("gke", change))
+    by_other = throughput(environment("gke", {**change, "engine": {"kind": "openai"}}))
+    assert by_vllm is not None
+    assert by_other is not None
+    assert by_vllm.engine.startswith("vLLM")
+    assert by_other.engine.startswith("TensorRT-LLM")
+
+
 def test_without_a_measurement_there_is_no_price_per_token() -> None:
     assert cost(environment("gke-production")).usd_per_million_tokens is None
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +102,17 @@ def test_mig_slices_share_a_gpu() -> None:
     assert fit.partitions_per_gpu(H100, "1g.20gb") == 4
     assert fit.partitions_per_gpu(H100, "3g.40gb") == 2
     assert fit.partition_memory(H100, "3g.40gb") == H100.memory // 2
+
+
+@pytest.mark.parametrize(
+    "row", catalogue.read("published-fit.yaml")["verdicts"], ids=lambda r: f"{r['model']}-{r['gpus']}x{r['accelerator']}"
+)
+def test_what_a_public_table_says_fits_does_and_what_it_says_does_not_does_not(row: dict[str, Any]) -> None:
+    memory = catalogue.gpus()[row["accelerator"]].memory
+    result = fit_of(row["model"], row["quantization"], memory, tensor_parallel=row["gpus"], sequences=256, batch_tokens=8192)
+    longest = result.largest_context()
+    assert longest >= (row["context"] or 0)
+    if row["context"] is None:
+        assert result.room <= 0
+    elif row["model"] == "llama-3.3-70b-instruct" and row["gpus"] == 1:
+        assert longest < 4 * row["context"]  # the next step of the table was not served

@@ -1,5 +1,6 @@
 """Findings of a plan, and of the program itself: the same words."""
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 from inferstack.environment import environment_names, load_environment
 from inferstack.planning import plan_findings
 from inferstack.program.plan import plan_environment
-from inferstack.program.review import review
+from inferstack.program.review import context_of, review, rule_findings
 from inferstack.program.run import ProgramFailed, run_function
 from inferstack.serving.stack import deploy
 from inferstack_policies import Resource
@@ -34,6 +35,15 @@ def project(folder: Path, change: dict[str, Any]) -> Path:
 def test_no_shipped_environment_has_a_planning_error_even_without_its_waivers(name: str) -> None:
     environment = load_environment(ROOT / "stacks", name).model_copy(update={"waivers": ()})
     assert [str(finding) for finding in plan_findings(environment) if finding.severity == "error"] == []
+
+
+@pytest.mark.parametrize("golden", sorted((ROOT / "tests/components/plan/golden").glob("*.json")), ids=lambda file: file.stem)
+def test_no_planned_resource_of_a_shipped_environment_breaks_a_rule_of_severity_error_even_without_waivers(golden: Path) -> None:
+    environment = load_environment(ROOT / "stacks", golden.stem.rpartition(".")[0]).model_copy(update={"waivers": ()})
+    rows = json.loads(golden.read_text(encoding="utf-8"))["resources"]
+    assert rows
+    found = rule_findings((Resource(row["type"], row["name"], row["inputs"]) for row in rows), context_of(environment))
+    assert [str(finding) for finding in found if finding.severity == "error"] == []
 
 
 def test_a_plan_shows_findings_of_the_environment_and_of_its_resources(tmp_path: Path) -> None:

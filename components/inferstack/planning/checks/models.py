@@ -66,6 +66,10 @@ def formats(e: Environment) -> Iterator[Finding]:
                 message,
                 f"use {' or '.join(others[:3])}, or gpu.accelerator {' or '.join(sold[:2])}.",
             )
+        elif i in on_gpu and kind and kind.capability < form.computes:
+            message = f"`{kind.name}` unpacks {form.name} to 16 bits before it multiplies: memory is saved, time is not."
+            better = [f for f in _formats_of(e.engine.kind, kind, True) if f in ("int8", "awq", "gptq")]
+            yield Finding("format-unpacked", "warning", path, message, f"nothing, or use {' or '.join(better) or 'bf16'}.")
 
 
 def _formats_of(engine: str, kind: catalogue.Gpu | None, on_gpu: bool) -> list[str]:
