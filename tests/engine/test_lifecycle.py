@@ -43,7 +43,7 @@ def test_a_preset_goes_up_settles_and_comes_down(engine: Engine, name: str) -> N
     }
     assert planned <= made
     assert {kind for kind, _ in made - planned} <= {"pulumi:pulumi:Stack", "pulumi:pulumi:StackReference"} | {
-        f"pulumi:providers:{package}" for package in ("gcp", "azure-native", "kubernetes")
+        f"pulumi:providers:{package}" for package in ("gcp", "azure-native", "kubernetes", "pulumi")
     }
     if load_environment(ROOT / "stacks", name).platform is not Platform.KUBERNETES:
         unprotect(engine, name)
