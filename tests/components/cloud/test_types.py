@@ -24,8 +24,18 @@ def test_the_cloud_modules_are_typed_and_a_typo_in_an_argument_is_an_error(tmp_p
     wrong = tmp_path / "wrong.py"
     wrong.write_text('import pulumi_gcp as gcp\n\ngcp.container.NodePool("x", cluster="c", node_config={"machine_typ": "a"})\n')
     process = subprocess.run(
-        [sys.executable, "-m", "mypy", "--config-file", tmp_path / "mypy.ini", "--cache-dir", ROOT / ".mypy_cache" / "clouds"]
-        + [wrong, ROOT / "components/inferstack/cloud", ROOT / "components/inferstack/serving/clouds"],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            tmp_path / "mypy.ini",
+            "--cache-dir",
+            ROOT / ".mypy_cache" / "clouds",
+            wrong,
+            ROOT / "components/inferstack/cloud",
+            ROOT / "components/inferstack/serving/clouds",
+        ],
         capture_output=True,
         text=True,
     )
