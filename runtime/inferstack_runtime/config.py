@@ -5,9 +5,9 @@ config = load_config(Path("runtime.json"))       # raises InvalidConfig with eve
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Quantization = Literal["none", "bf16", "fp16", "int8", "int4", "gguf", "nf4", "fp8", "awq", "gptq"]
 Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
@@ -117,6 +117,8 @@ class CacheConfig(_Section):
     """Response cache and the server that replicas share. `url` null: both are per process."""
 
     url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://")
+    url_file: str | None = None
+    """File whose content is `url`, where the address is a secret."""
     ttl_seconds: Positive = 300
     route_ttl_seconds: dict[str, Positive] = Field(default_factory=dict)
     """Life by route path."""
@@ -126,6 +128,16 @@ class CacheConfig(_Section):
     bytes: NonNegative = 64 * 1024 * 1024
     timeout_seconds: Annotated[float, Field(gt=0)] = 0.02
     semantic: SemanticConfig = Field(default_factory=SemanticConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_url(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or not isinstance(raw.get("url_file"), str) or raw.get("url") is not None:
+            return raw
+        try:
+            return {**raw, "url": Path(raw["url_file"]).read_text(encoding="utf-8").strip()}
+        except OSError as error:
+            raise ValueError(f"url_file {raw['url_file']} cannot be read: {error.strerror}") from None
 
 
 class DrainConfig(_Section):

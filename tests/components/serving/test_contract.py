@@ -1,0 +1,34 @@
+"""The configuration that a slot's pods get is one that the runtime takes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inferstack_runtime.config import InvalidConfig, parse_config
+from tests.components.serving.test_manifests import VARIANTS, first
+
+
+@pytest.mark.parametrize("variant", [name for name, changes in VARIANTS.items() if changes.get("engine", {}).get("kind") is None])
+def test_the_runtime_takes_what_a_slot_is_given(variant: str, tmp_path: Path) -> None:
+    config = written(VARIANTS[variant])
+    if "url_file" in config["cache"]:
+        (tmp_path / "url").write_text("rediss://:key@cache.example:10000/0\n")
+        config["cache"]["url_file"] = str(tmp_path / "url")
+    parsed = parse_config(config)
+    assert parsed.identity.slot == "blue"
+    if "url_file" in config["cache"]:
+        assert parsed.cache.url == "rediss://:key@cache.example:10000/0"
+
+
+def test_a_missing_address_is_named(tmp_path: Path) -> None:
+    config = written(VARIANTS["external cache"])
+    config["cache"]["url_file"] = str(tmp_path / "nothing")
+    with pytest.raises(InvalidConfig, match="cannot be read"):
+        parse_config(config)
+
+
+def written(changes: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(first(changes)[0].config_map["data"]["runtime.json"])  # type: ignore[index]
+    return found
