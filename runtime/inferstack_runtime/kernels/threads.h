@@ -69,12 +69,12 @@ class Team {
   // what it held before; then it takes what is left of the others'. False when the job is over.
   template <class F>
   INLINE bool share(Place& place, int count, const F& unit) {
+    if (count <= 0) return true;
+    const uint64_t key = place.job << PHASE_BITS | place.phase++;
     if (size_ == 1) {
       for (int i = 0; i < count; i++) unit(i);
       return true;
     }
-    if (count <= 0) return true;
-    const uint64_t key = place.job << PHASE_BITS | place.phase++;
     for (int i = 0; i < size_; i++) {
       const int owner = place.thread + i < size_ ? place.thread + i : place.thread + i - size_;
       const int first = (int)((int64_t)count * owner / size_), range = (int)((int64_t)count * (owner + 1) / size_) - first;
