@@ -106,7 +106,7 @@ async def _blocks(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[
         while block := await reader.read(1 << 16):
             yield block
         return
-    while size := int((await reader.readline()).split(b";")[0].strip() or b"0", 16):
+    while size := int((await reader.readuntil(b"\n")).split(b";")[0], 16):
         yield await reader.readexactly(size)
         await reader.readexactly(2)
 

@@ -1,4 +1,4 @@
-"""The engine's own commands of `inferstack-runtime`: quantize, eval and convert. `register(commands)` adds them to the parser.
+"""The engine's own commands of `inferstack-runtime`: quantize, eval, bench and convert. `register(commands)` adds them to the parser.
 
 Each sets `run(options) -> exit code`: 0 done, 2 wrong input, 3 below the gate, 5 the model cannot be loaded.
 """
@@ -29,6 +29,16 @@ def register(commands: Any) -> None:
     evaluation.add_argument("--gate", type=_share, default=None, metavar="SHARE", help="least top-1 agreement (default 0.95)")
     evaluation.add_argument("--texts", type=Path, default=None, metavar="FILE", help="other texts, separated by lines of ----")
     evaluation.set_defaults(run=_guarded(_evaluate))
+    bench = commands.add_parser("bench", help="speed of the engine alone, and its share of what this machine allows")
+    _common(bench)
+    bench.add_argument("--quantization", default="gguf", metavar="F", help="the format to measure (default gguf)")
+    bench.add_argument(
+        "--batches", type=_numbers, default=(1, 8, 32), metavar="N,N", help="sequences that decode together (default 1,8,32)"
+    )
+    bench.add_argument("--prompts", type=_numbers, default=(128, 512), metavar="N,N", help="prompt lengths (default 128,512)")
+    bench.add_argument("--context", type=int, default=150, metavar="N", help="positions before a decode step (default 150)")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="time for each shape (default 2)")
+    bench.set_defaults(run=_guarded(_bench))
     conversion = commands.add_parser("convert", help="write a GGUF model with its Q4_1 matrices as another type; without --type: its path")
     _common(conversion)
     conversion.add_argument("--type", default=None, metavar="T", help="Q4_0 or Q8_0")
@@ -48,6 +58,13 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: every number must be above 0")
+    return numbers
 
 
 def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -123,6 +140,35 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"perplexity ratio  {result.perplexity_ratio:.4f}   ({result.perplexity:.3f} / {result.reference_perplexity:.3f})")
         print(f"weights           {result.weight_bytes / 1e6:.1f} MB   ({result.reference_weight_bytes / 1e6:.1f} MB unquantized)")
     return 0 if passed else 3
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from inferstack_runtime import kernels
+    from inferstack_runtime.engines.decoder import Decoder
+    from inferstack_runtime.engines.registry import cache_folder, find_model
+    from inferstack_runtime.engines.source import open_model
+    from inferstack_runtime.engines.speed import measure
+
+    library, cache = kernels.load(), cache_folder(options.weight_cache)
+    source = open_model(find_model(options.source), cache)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    longest = max(options.context + 1, *options.prompts)
+    decoder = Decoder(source, options.quantization, context=longest, threads=threads, cache=cache, library=library)
+    bandwidth, arithmetic = library.limits(threads)
+    steps = measure(decoder, library, batches=options.batches, prompts=options.prompts, context=options.context, seconds=options.seconds)
+    decoder.close()
+    if options.json:
+        about = {"kernels": library.variant, "threads": threads, "quantization": options.quantization, "weight_bytes": decoder.weight_bytes}
+        limits = {"bytes_per_second": bandwidth, "multiply_adds_per_second": arithmetic}
+        print(json.dumps(about | {"limits": limits, "steps": [step.as_dict() for step in steps]}))
+        return 0
+    print(f"{options.quantization} on {library.variant} kernels, {threads} threads, {decoder.weight_bytes / 1e6:.1f} MB of weights")
+    print(f"this machine now: {bandwidth / 1e9:.1f} GB/s, {2 * arithmetic / 1e12:.2f} TOP/s in 8 bit")
+    for step in steps:
+        shape, times = f"{step.kind:8} {step.sequences:3} x {step.rows // step.sequences:4} rows", f"(best {step.best_seconds * 1e3:.2f})"
+        shares = f"memory {step.memory_share:4.0%}  compute {step.compute_share:4.0%}"
+        print(f"{shape}  {step.seconds * 1e3:8.2f} ms {times}  {step.tokens_per_second:7.0f} tok/s  {shares}")
+    return 0
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 VARIANTS = ("portable", "avx2", "avx512vnni")
 """By level of the CPU, see `inferstack_cpu_level`."""
 
@@ -148,6 +148,7 @@ class Library:
             ("unpack_source", i32, [i32, p, i64, p]),
             ("product", i32, [i32, i32, i32, p, p, i32, p]),
             ("sample", None, [p, i32, p, p]),
+            ("limits", i32, [i32, i64, i32, p]),
             ("model_new", p, [ctypes.POINTER(ModelSpec), i32]),
             ("model_free", None, [p]),
             ("cache_block_bytes", i64, [p]),
@@ -185,6 +186,13 @@ class Library:
         if self.c.inferstack_product(FORMATS[packed], n, k, data.ctypes.data, x.ctypes.data, len(x), out.ctypes.data):
             raise MemoryError(f"product of {len(x)} rows of {k}")
         return out
+
+    def limits(self, threads: int, size: int = 256 << 20, rounds: int = 5) -> tuple[float, float]:
+        """What all `threads` together reach on this machine now: bytes read per second, 8-bit multiply-adds per second."""
+        out = (ctypes.c_double * 2)()
+        if self.c.inferstack_limits(threads, size, rounds, out):
+            raise MemoryError(f"a buffer of {size} bytes")
+        return out[0], out[1]
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 
 EXPORT int32_t inferstack_abi_version() { return ABI_VERSION; }
 
@@ -83,10 +83,53 @@ EXPORT void inferstack_sample(const float* logits, int32_t vocabulary, const Sam
   Sampler().run(logits, vocabulary, *spec, *result);
 }
 
+// What the machine allows, for comparison with what a step achieves: best of `rounds`, all threads together.
+// out[0] bytes per second read from a buffer of `bytes`; out[1] multiply-adds per second of 8-bit products held in registers.
+EXPORT int32_t inferstack_limits(int32_t threads, int64_t bytes, int32_t rounds, double out[2]) {
+  try {
+    Buffer<uint8_t> buffer;
+    buffer.at_least((size_t)bytes);
+    memset(buffer.data, 1, (size_t)bytes);
+    std::atomic<uint32_t> sink{0};
+    const int pieces = 64, repeats = 20000;
+    const int64_t piece = bytes / pieces / 256 * 256;
+    const auto seconds = [&](Team& team) {
+      double best = INFINITY;
+      for (int round = 0; round < rounds; round++) {
+        const auto start = std::chrono::steady_clock::now();
+        team.run();
+        best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      }
+      return best;
+    };
+    std::atomic<Team*> self{nullptr};
+    const auto read = [&](int index) {
+      u32x16 total[4] = {};
+      const uint8_t* from = buffer.data + index * piece;
+      for (int64_t i = 0; i < piece; i += 256)
+        for (int j = 0; j < 4; j++) total[j] += load<u32x16>(from + i + 64 * j);
+      const u32x16 all = total[0] + total[1] + total[2] + total[3];
+      for (int i = 0; i < 16; i++) sink += all[i];
+    };
+    {
+      Team team(threads, [&](Team::Place& place) { self.load()->share(place, pieces, read); });
+      self = &team;
+      out[0] = (double)(piece * pieces) / seconds(team);
+    }
+    {
+      Team team(threads, [&](Team::Place& place) { self.load()->share(place, pieces, [&](int) { sink += products(repeats); }); });
+      self = &team;
+      out[1] = (double)repeats * PRODUCTS_PER_ROUND * pieces / seconds(team);
+    }
+  } catch (const std::exception&) {
+    return STEP_NO_MEMORY;
+  }
+  return 0;
+}
+
 struct Handle {
-  Team team;
   Model model;
-  Handle(const ModelSpec& spec, int threads) : team(threads), model(spec, team) {}
+  Handle(const ModelSpec& spec, int threads) : model(spec, threads) {}
 };
 
 EXPORT void* inferstack_model_new(const ModelSpec* spec, int32_t threads) {

@@ -89,13 +89,16 @@ struct Scratch {
   Buffer<float> product, second, panel, unpacked, rms;  // products of a head or panel: [rows][head_dim] or [rows][32]
   Attention attention;
   Sampler sampler;
+  uint64_t measured_job = ~0ull, measured_phase = 0;
 };
 
 class Model {
  public:
-  Model(const ModelSpec& spec, Team& team)
-      : spec_(spec), layers_(spec.layer, spec.layer + spec.layers), team_(team), scratch_(new Scratch[(size_t)team.size()]) {}
-  ~Model() { delete[] scratch_; }
+  Model(const ModelSpec& spec, int threads)
+      : spec_(spec),
+        layers_(spec.layer, spec.layer + spec.layers),
+        scratch_(new Scratch[(size_t)std::max(threads, 1)]),
+        team_(threads, [this](Team::Place& place) { work(place, scratch_[place.thread]); }) {}
 
   int64_t cache_block_bytes() const { return head_bytes(spec_.cache_type, spec_.head_dim) * spec_.key_value_heads * spec_.layers; }
 
@@ -106,20 +109,26 @@ class Model {
     } catch (const std::bad_alloc&) {
       return STEP_NO_MEMORY;
     }
-    team_.run([&](int thread) { work(batch, thread, scratch_[thread]); });
+    batch_ = &batch;
+    rows_ = batch.rows;
+    samples_ = batch.samples;
+    attention_units_ = (int)tasks_.size();
+    team_.run();
     return STEP_DONE;
   }
 
  private:
   const ModelSpec spec_;
   const std::vector<Layer> layers_;
-  Team& team_;
-  Scratch* scratch_;
+  const std::unique_ptr<Scratch[]> scratch_;
   Buffer<float> x_, squares_, query_, logits_, head_rms_;
   ActivationBuffers normed_buffers_, attended_buffers_, hidden_buffers_, head_buffers_;
   Activations normed_, attended_, hidden_, head_in_;
   struct Task { int32_t segment, row, rows, head; };
   std::vector<Task> tasks_;
+  const Batch* batch_ = nullptr;  // read inside units only
+  std::atomic<int> rows_{0}, samples_{0}, attention_units_{0};
+  Team team_;  // last, so that its threads end first
 
   bool valid(const Batch& b) const {
     if (b.rows < 1 || b.segments < 1) return false;
@@ -175,45 +184,59 @@ class Model {
         }
   }
 
-  void work(const Batch& b, int thread, Scratch& s) {
-    Team::Local local;
+  // See Team: outside of units only constants and atomics.
+  void work(Team::Place& place, Scratch& s) {
     const int hidden_panels = spec_.hidden / PANEL;
-    team_.share(local, thread, b.rows, [&](int row) { embed(b, row); });
+    if (!team_.share(place, rows_, [&](int row) { embed(*batch_, row); })) return;
     for (size_t l = 0; l < layers_.size(); l++) {
       const Layer& layer = layers_[l];
-      measure(b.rows, s);
-      team_.share(local, thread, spec_.heads + spec_.key_value_heads, [&](int unit) { project(b, layer, (int)l, unit, s); });
-      team_.share(local, thread, (int)tasks_.size(), [&](int unit) { attention(b, (int)l, tasks_[(size_t)unit], s); });
-      team_.share(local, thread, hidden_panels, [&](int panel) {
-        panel_product(layer.output, panel, attended_, b.rows, s.unpacked.data, s.product.data);
-        add(b.rows, panel, layer.feed_forward_norm, s);
-      });
-      measure(b.rows, s);
-      team_.share(local, thread, panels(spec_.feed_forward), [&](int panel) { feed_forward(b.rows, layer, panel, s); });
+      const uint64_t before = place.phase;
+      if (!team_.share(place, spec_.heads + spec_.key_value_heads, [&](int unit) {
+            measure(place, before, s);
+            project(*batch_, layer, (int)l, unit, s);
+          }))
+        return;
+      if (!team_.share(place, attention_units_, [&](int unit) { attention(*batch_, (int)l, tasks_[(size_t)unit], s); })) return;
+      if (!team_.share(place, hidden_panels, [&](int panel) {
+            panel_product(layer.output, panel, attended_, batch_->rows, s.unpacked.data, s.product.data);
+            add(batch_->rows, panel, layer.feed_forward_norm, s);
+          }))
+        return;
+      const uint64_t between = place.phase;
+      if (!team_.share(place, panels(spec_.feed_forward), [&](int panel) {
+            measure(place, between, s);
+            feed_forward(batch_->rows, layer, panel, s);
+          }))
+        return;
       const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
-      team_.share(local, thread, hidden_panels, [&](int panel) {
-        panel_product(layer.down, panel, hidden_, b.rows, s.unpacked.data, s.product.data);
-        add(b.rows, panel, next, s);
-      });
+      if (!team_.share(place, hidden_panels, [&](int panel) {
+            panel_product(layer.down, panel, hidden_, batch_->rows, s.unpacked.data, s.product.data);
+            add(batch_->rows, panel, next, s);
+          }))
+        return;
     }
-    for (int first = 0; first < b.samples; first += HEAD_ROWS) {
-      const int rows = std::min(HEAD_ROWS, b.samples - first), stride = panels(spec_.vocabulary) * PANEL;
-      team_.share(local, thread, rows, [&](int i) { gather(b.specs[first + i].row, i); });
-      team_.share(local, thread, panels(spec_.vocabulary), [&](int panel) {
-        panel_product(spec_.head, panel, head_in_, rows, s.unpacked.data, s.product.data);
-        for (int i = 0; i < rows; i++) {
-          float* out = logits_.data + (int64_t)i * stride + panel * PANEL;
-          const f32x16 rms = splat(head_rms_.data[i]);
-          store(out, load<f32x16>(s.product.data + i * PANEL) * rms);
-          store(out + 16, load<f32x16>(s.product.data + i * PANEL + 16) * rms);
-          for (int c = spec_.vocabulary - panel * PANEL; c < PANEL; c++) out[c] = -INFINITY;
-        }
-      });
-      team_.share(local, thread, rows, [&](int i) {
-        const auto width = (size_t)spec_.vocabulary;
-        if (b.logits) memcpy(b.logits + (size_t)(first + i) * width, logits_.data + (int64_t)i * stride, sizeof(float) * width);
-        s.sampler.run(logits_.data + (int64_t)i * stride, spec_.vocabulary, b.specs[first + i], b.results[first + i]);
-      });
+    for (int first = 0; first < samples_; first += HEAD_ROWS) {
+      const int rows = std::min(HEAD_ROWS, samples_ - first), stride = panels(spec_.vocabulary) * PANEL;
+      if (!team_.share(place, rows, [&](int i) { gather(batch_->specs[first + i].row, i); })) return;
+      if (!team_.share(place, panels(spec_.vocabulary), [&](int panel) { score(rows, stride, panel, s); })) return;
+      if (!team_.share(place, rows, [&](int i) {
+            const auto width = (size_t)spec_.vocabulary;
+            const float* logits = logits_.data + (int64_t)i * stride;
+            if (batch_->logits) memcpy(batch_->logits + (size_t)(first + i) * width, logits, sizeof(float) * width);
+            s.sampler.run(logits, spec_.vocabulary, batch_->specs[first + i], batch_->results[first + i]);
+          }))
+        return;
+    }
+  }
+
+  void score(int rows, int stride, int panel, Scratch& s) {
+    panel_product(spec_.head, panel, head_in_, rows, s.unpacked.data, s.product.data);
+    for (int i = 0; i < rows; i++) {
+      float* out = logits_.data + (int64_t)i * stride + panel * PANEL;
+      const f32x16 rms = splat(head_rms_.data[i]);
+      store(out, load<f32x16>(s.product.data + i * PANEL) * rms);
+      store(out + 16, load<f32x16>(s.product.data + i * PANEL + 16) * rms);
+      for (int c = spec_.vocabulary - panel * PANEL; c < PANEL; c++) out[c] = -INFINITY;
     }
   }
 
@@ -230,8 +253,12 @@ class Model {
     return 1.0f / sqrtf(total / (float)spec_.hidden + spec_.epsilon);
   }
 
-  void measure(int rows, Scratch& s) const {
-    for (int row = 0; row < rows; row++) s.rms.data[row] = inverse_rms(row);
+  // 1 / rms of all rows, once per thread and phase.
+  INLINE void measure(const Team::Place& place, uint64_t phase, Scratch& s) const {
+    if (s.measured_job == place.job && s.measured_phase == phase) return;
+    s.measured_job = place.job;
+    s.measured_phase = phase;
+    for (int row = 0; row < batch_->rows; row++) s.rms.data[row] = inverse_rms(row);
   }
 
   void embed(const Batch& b, int row) {

@@ -1,7 +1,8 @@
-// A team of threads that runs one function together; barriers and shared work counters between its phases.
+// A team of threads that works through the phases of a job together.
 //
-// Waiting threads spin for a moment, then yield, and between jobs finally sleep: with two cores the thread that serves the network must
-// get its time at once, and a barrier is passed some hundred times per step.
+// A phase is over when all its units are done, not when all threads have arrived: on two cores a thread is often off the CPU because the
+// network's thread or a client has it, and nobody must wait for a thread that holds no work. A late thread skips what is over. Waiting
+// threads spin for a moment, then yield, and between jobs finally sleep.
 #pragma once
 #include <sched.h>
 
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -27,92 +29,93 @@ INLINE void pause_cpu() {
 
 class Team {
  public:
-  explicit Team(int size) : size_(size < 1 ? 1 : size > MAX_THREADS ? MAX_THREADS : size) {
-    for (int i = 1; i < size_; i++) workers_.emplace_back([this, i] { work(i); });
+  // Where one thread stands: the job, and how many of its phases are behind it.
+  struct Place {
+    int thread;
+    uint64_t job, phase = 0;
+  };
+
+  // `work(place)` calls `share` for each phase and returns as soon as that gives false. All threads must come to the same phases.
+  // Outside of units it may read only what is constant or atomic, because a late thread may be there while the next job is prepared.
+  Team(int size, std::function<void(Place&)> work) : size_(size < 1 ? 1 : size > 256 ? 256 : size), work_(std::move(work)), claims_(new Claim[(size_t)size_]) {
+    for (int i = 1; i < size_; i++) workers_.emplace_back([this, i] { attend(i); });
   }
   ~Team() {
+    stop_.store(true);
+    open((job_ + 1) << PHASE_BITS);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-      jobs_.fetch_add(1);
     }
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
   int size() const { return size_; }
 
-  // Run `job(thread)` on every thread, the caller being thread 0; returns when all are done.
-  void run(const std::function<void(int)>& job) {
-    job_ = &job;
-    phase_.store(0);
-    for (int phase = 0; phase < PHASES; phase++) reset(phase);
-    if (size_ > 1) {
-      jobs_.fetch_add(1);
-      if (asleep_.load()) {
+  // Run one job; the caller is thread 0. Returns when all phases are over, whether or not every thread has noticed.
+  void run() {
+    job_ = (job_ + 1) & JOB_MASK;
+    open(job_ << PHASE_BITS);
+    if (size_ > 1 && asleep_.load()) {
+      {
         std::lock_guard<std::mutex> lock(mutex_);
-        wake_.notify_all();
       }
+      wake_.notify_all();
     }
-    job(0);
-    wait_for_all();
+    Place place{0, job_};
+    work_(place);
   }
 
-  // What one thread knows of the phases of a job.
-  struct Local {
-    int phase = 0;
-  };
-
-  // Units 0..count-1 of the current phase, then a barrier. Each thread works through its own range, so that it reads memory forward and
-  // finds in its cache what it held before; then it takes what is left of the others'.
+  // Units 0..count-1 of the next phase. Each thread works through its own range, so that it reads memory forward and finds in its cache
+  // what it held before; then it takes what is left of the others'. False when the job is over.
   template <class F>
-  INLINE void share(Local& local, int thread, int count, const F& unit) {
+  INLINE bool share(Place& place, int count, const F& unit) {
+    if (count <= 0) return true;
+    const uint64_t key = place.job << PHASE_BITS | place.phase++;
     if (size_ == 1) {
       for (int i = 0; i < count; i++) unit(i);
-      return;
+      return true;
     }
     for (int i = 0; i < size_; i++) {
-      const int owner = thread + i < size_ ? thread + i : thread + i - size_;
-      const int first = (int)((int64_t)count * owner / size_), last = (int)((int64_t)count * (owner + 1) / size_);
-      auto& taken = counters_[local.phase % PHASES][owner].taken;
-      if (i && taken.load(std::memory_order_relaxed) >= last - first) continue;
-      for (int next; (next = first + taken.fetch_add(1, std::memory_order_relaxed)) < last;) unit(next);
+      const int owner = place.thread + i < size_ ? place.thread + i : place.thread + i - size_;
+      const int first = (int)((int64_t)count * owner / size_), range = (int)((int64_t)count * (owner + 1) / size_) - first;
+      for (int taken; (taken = claim(claims_[(size_t)owner].value, key, range)) >= 0;) {
+        unit(first + taken);
+        if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) open(key + 1);
+      }
     }
-    barrier(local);
-  }
-
-  void barrier(Local& local) {
-    if (size_ == 1) return;
-    const int phase = local.phase++;
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
-      arrived_.store(0, std::memory_order_relaxed);
-      reset((phase + 2) % PHASES);
-      phase_.store(phase + 1, std::memory_order_release);
-      return;
-    }
-    for (int spins = 0; phase_.load(std::memory_order_acquire) <= phase; spins++) spins < 4000 ? pause_cpu() : (void)sched_yield();
+    uint64_t now;
+    for (int spins = 0; (now = key_.load(std::memory_order_acquire)) == key; spins++) spins < 2000 ? pause_cpu() : (void)sched_yield();
+    return now >> PHASE_BITS == place.job;
   }
 
  private:
-  static constexpr int MAX_THREADS = 256, PHASES = 4;
-  struct alignas(64) Counter {
-    std::atomic<int> taken{0};
+  static constexpr int PHASE_BITS = 16, INDEX_BITS = 24;
+  static constexpr uint64_t JOB_MASK = (1u << 24) - 1;
+  struct alignas(64) Claim {
+    std::atomic<uint64_t> value{0};  // the phase's key, and how many units of the owner's range are taken
   };
 
-  void reset(int phase) {
-    for (int i = 0; i < size_; i++) counters_[phase][i].taken.store(0, std::memory_order_relaxed);
+  static INLINE int claim(std::atomic<uint64_t>& value, uint64_t key, int range) {
+    uint64_t seen = value.load(std::memory_order_acquire);
+    for (;;) {
+      const int taken = (int)(seen & ((1u << INDEX_BITS) - 1));
+      if (seen >> INDEX_BITS != key || taken >= range) return -1;
+      if (value.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel, std::memory_order_acquire)) return taken;
+    }
   }
 
-  void wait_for_all() {
-    if (size_ == 1) return;
-    for (int spins = 0; done_.load(std::memory_order_acquire) < size_ - 1; spins++) spins < 4000 ? pause_cpu() : (void)sched_yield();
+  void open(uint64_t key) {
     done_.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < size_; i++) claims_[(size_t)i].value.store(key << INDEX_BITS, std::memory_order_release);
+    key_.store(key);
   }
 
-  void work(int thread) {
+  void attend(int thread) {
     uint64_t seen = 0;
     for (;;) {
       const auto start = std::chrono::steady_clock::now();
-      for (int spins = 0; jobs_.load(std::memory_order_acquire) == seen; spins++) {
+      uint64_t job;
+      for (int spins = 0; (job = key_.load(std::memory_order_acquire) >> PHASE_BITS) == seen; spins++) {
         if (spins < 500) {
           pause_cpu();
           continue;
@@ -121,28 +124,27 @@ class Team {
         if (std::chrono::steady_clock::now() - start < std::chrono::microseconds(200)) continue;
         std::unique_lock<std::mutex> lock(mutex_);
         asleep_.fetch_add(1);
-        wake_.wait(lock, [&] { return jobs_.load() != seen; });
+        wake_.wait(lock, [&] { return key_.load() >> PHASE_BITS != seen; });
         asleep_.fetch_sub(1);
       }
-      seen++;
-      if (stop_) return;
-      (*job_)(thread);
-      done_.fetch_add(1, std::memory_order_release);
+      if (stop_.load()) return;
+      seen = job;
+      Place place{thread, job};
+      work_(place);
     }
   }
 
   const int size_;
+  const std::function<void(Place&)> work_;
+  const std::unique_ptr<Claim[]> claims_;
   std::vector<std::thread> workers_;
-  const std::function<void(int)>* job_ = nullptr;
-  bool stop_ = false;
+  uint64_t job_ = 0;
+  std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
-  alignas(64) std::atomic<uint64_t> jobs_{0};
+  alignas(64) std::atomic<uint64_t> key_{0};
   alignas(64) std::atomic<int> asleep_{0};
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> phase_{0};
   alignas(64) std::atomic<int> done_{0};
-  Counter counters_[PHASES][MAX_THREADS];
 };
 
 }  // namespace

@@ -145,7 +145,7 @@ def write_folder(folder: Path, config: dict[str, Any], weights: Weights) -> Path
 
 def logits_of(source: ModelSource, tokens: list[int], chunks: list[int], quantization: str = "none", **changes: Any) -> np.ndarray:
     """Logits of every position, computed in chunks of the given sizes."""
-    decoder = Decoder(source, quantization, context=256, threads=2, **{"cache_type": "f32", **changes})
+    decoder = Decoder(source, quantization, context=256, **{"cache_type": "f32", "threads": 2, **changes})
     decoder.allocate_cache(8)
     tables = np.array([[5, 2, 7, 1, 3, 0, 6, 4]], np.int32)  # any order of blocks will do
     out, start = [], 0
@@ -192,6 +192,13 @@ def test_any_chunking_gives_the_same_bits(quantization: str, tmp_path: Path) -> 
     source = open_model(write_folder(tmp_path / "model", CONFIG, random_weights(CONFIG)), None)
     whole = logits_of(source, TOKENS, [75], quantization)
     np.testing.assert_array_equal(logits_of(source, TOKENS, [1] * 40 + [13, 7, 15], quantization), whole)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 7])
+def test_any_number_of_threads_gives_the_same_bits(threads: int, tmp_path: Path) -> None:
+    source = open_model(write_folder(tmp_path / "model", CONFIG, random_weights(CONFIG)), None)
+    expected = logits_of(source, TOKENS, [70, 1, 4], "int8")
+    np.testing.assert_array_equal(logits_of(source, TOKENS, [70, 1, 4], "int8", threads=threads), expected)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
