@@ -1,25 +1,52 @@
 """The manifests of an environment, and the order in which an API server takes them."""
 
 import copy
+import functools
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 Manifest = dict[str, Any]
 _FIRST = ("Namespace", "CustomResourceDefinition", "ServiceAccount", "Secret", "ConfigMap", "PersistentVolumeClaim", "Service")
 
 
-def of_environment(root: Path, name: str) -> list[Manifest]:
-    """Every Kubernetes object that `pulumi up` creates for the environment ``name``, by the real program."""
+@functools.cache
+def _planned(root: Path, name: str) -> str:
     command = [str(Path(sys.executable).parent / "inferstack"), "plan", name, "--json", "--project", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3):  # 3: planned, with findings
         raise RuntimeError(f"inferstack plan {name}: {done.stderr.strip()}")
-    resources = json.loads(done.stdout)["resources"]
+    return done.stdout
+
+
+def of_environment(root: Path, name: str) -> list[Manifest]:
+    """Every Kubernetes object that `pulumi up` creates for the environment ``name``, by the real program.
+
+    What only a cloud knows before it was created (an identity, an account) stands as `unknown` in it, and so does what is secret.
+    """
+    resources = json.loads(_planned(root, name).replace("[unknown]", "unknown"))["resources"]
     found = [one["inputs"] for one in resources if one["type"].startswith("kubernetes:")]
-    return in_order([one for one in found if {"apiVersion", "kind"} <= set(one)])
+    objects = [one for one in found if {"apiVersion", "kind"} <= set(one)]
+    for one in objects:
+        if isinstance(one.get("stringData"), str):
+            one["stringData"] = {"unknown": one["stringData"]}
+    return in_order(objects)
+
+
+def rendered(root: Path, name: str) -> list[Manifest]:
+    """The same as files, as `inferstack render` writes them. Raises RuntimeError where a value is not known yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(Path(sys.executable).parent / "inferstack"), "render", name, "--out", f"{folder}/rendered", "--project", str(root)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"inferstack render {name}: {done.stderr.strip()}")
+        files = sorted(path for path in Path(folder, "rendered").rglob("*.yaml") if path.name != "kustomization.yaml")
+        return in_order([one for path in files for one in yaml.safe_load_all(path.read_text()) if one])
 
 
 def in_order(manifests: list[Manifest]) -> list[Manifest]:
@@ -43,12 +70,23 @@ def pods_of(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def into_namespace(manifests: list[Manifest], namespace: str) -> list[Manifest]:
-    """The same objects in another namespace, the namespace itself left out."""
+    """The same objects with their restricted namespace replaced, the namespaces themselves left out."""
+    kept = privileged(manifests)
     moved = copy.deepcopy([one for one in manifests if one["kind"] != "Namespace"])
     for one in moved:
-        if "namespace" in one["metadata"]:
+        if one["metadata"].get("namespace") not in (None, *kept):
             one["metadata"]["namespace"] = namespace
     return moved
+
+
+def privileged(manifests: list[Manifest]) -> set[str]:
+    """Names of the namespaces for agents of the nodes, which hold devices and cannot be restricted."""
+    enforce = "pod-security.kubernetes.io/enforce"
+    return {
+        one["metadata"]["name"]
+        for one in manifests
+        if one["kind"] == "Namespace" and one["metadata"]["labels"].get(enforce) == "privileged"
+    }
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:

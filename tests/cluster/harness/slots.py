@@ -120,7 +120,7 @@ class Deployed:
 
 def deploy(machine: Machine) -> Deployed:
     """Apply every object of the environment, with API keys, and wait until both slots are ready and the Gateway answers."""
-    objects = manifests.of_environment(project_root(), ENVIRONMENT)
+    objects = manifests.rendered(project_root(), ENVIRONMENT)
     own = [one for one in objects if one["kind"] == "Namespace"]
     rest = [keys.secret("inferstack-keys", NAMESPACE), *(one for one in objects if one["kind"] != "Namespace")]
     started = time.monotonic()

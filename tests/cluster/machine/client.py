@@ -37,8 +37,10 @@ def kubectl(m: Machine, *arguments: str, given: str | None = None, check: bool =
 
 def apply(m: Machine, objects: Iterable[dict[str, Any]]) -> None:
     """Server-side apply, with unknown fields refused."""
-    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
-    kubectl(m, "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", given=listed)
+    items = list(objects)
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+    if items:
+        kubectl(m, "apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", given=listed)
 
 
 def apply_files(m: Machine, files: Iterable[Path]) -> None:
