@@ -1,13 +1,20 @@
 """What an environment is doing."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, read_environment
-from inferstack.environment import Platform
+from inferstack.environment import Environment, Platform
+
+WATCH_SECONDS = 1.0
 
 
 def register(app: typer.Typer) -> None:
@@ -15,36 +22,84 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
 
 
-def status(name: EnvironmentName, project: Project = None, as_json: Json = False) -> None:
+def status(
+    name: EnvironmentName,
+    project: Project = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every second until Ctrl-C; with --json one object per line.")] = False,
+    as_json: Json = False,
+) -> None:
     """Show slots, weights, phase and parts of an environment."""
-    from inferstack.local.status import status as look
-
     root, environment = read_environment(name, project)
-    data = look(root, name) if environment.platform is Platform.LOCAL else _on_cluster(name, project)
+    look = _look(root, name, environment)
+    if watch:
+        _watch(name, look, as_json=as_json)
+        return
+    data = look()
     if as_json:
         print_json(data)
-        return
-    out = console()
-    at = f" at {data['url']}" if data["running"] else ""
-    out.print(f"environment {name}: {'running' if data['running'] else 'not fully running' if data['parts'] else 'down'}{at}", markup=False)
-    out.print(f"phase {data['phase']}, generation {data['generation']}", markup=False)
-    table = Table("slot", "weight", "state", "model", "quantization", "in flight", "url", box=None)
-    for slot, item in data["slots"].items():
-        state = "ready" if item["healthy"] else item.get("reason") or ("ready, not yet seen by the gateway" if item["ready"] else "down")
-        cells = [slot, f"{data['weights'][slot]} %", state, item["model"], item["quantization"], item.get("in_flight"), item["url"]]
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
-    out.print(table)
-    for part, item in data["parts"].items():
-        if not item["alive"]:
-            out.print(f"{part} has ended, see {item['log']}; `inferstack up {name}` starts it again", markup=False, soft_wrap=True)
-    for difference in data.get("drift", ()):
-        out.print(f"drift: {difference}", markup=False, soft_wrap=True)
+    else:
+        console().print(_view(name, data))
 
 
-def _on_cluster(name: str, project: Path | None) -> dict[str, Any]:
+def _look(root: Path, name: str, environment: Environment) -> Callable[[], dict[str, Any]]:
+    if environment.platform is Platform.LOCAL:
+        from inferstack.local.status import status as local_status
+
+        return lambda: local_status(root, name)
+
     from inferstack.cli._promotion import open_environment, orderly
     from inferstack.platforms.status import platform_status
 
-    opened = open_environment(name, project)
-    with orderly(name):
-        return platform_status(name, opened.environment, opened.platform)
+    opened = open_environment(name, root)
+
+    def look() -> dict[str, Any]:
+        with orderly(name):
+            return platform_status(name, opened.environment, opened.platform)
+
+    return look
+
+
+def _watch(name: str, look: Callable[[], dict[str, Any]], *, as_json: bool) -> None:
+    """Until interrupted. Without a terminal, a view is printed only when something changed."""
+    import json
+    import sys
+
+    out = console()
+    try:
+        if as_json or not out.is_terminal:
+            before: dict[str, Any] = {}
+            while True:
+                data = look()
+                if as_json:
+                    sys.stdout.write(json.dumps(data) + "\n")
+                    sys.stdout.flush()
+                elif data != before:
+                    out.print(_view(name, data))
+                before = data
+                time.sleep(WATCH_SECONDS)
+        with Live(_view(name, look()), console=out, auto_refresh=False) as live:
+            while True:
+                time.sleep(WATCH_SECONDS)
+                live.update(_view(name, look()), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+def _view(name: str, data: dict[str, Any]) -> Group:
+    parts = data.get("parts", {})
+    at = f" at {data['url']}" if data.get("url") and data.get("running", True) else ""
+    state = "running" if data.get("running", True) else "not fully running" if parts else "down"
+    lines = [f"environment {name}: {state}{at}", f"phase {data['phase']}, generation {data['generation']}"]
+    table = Table("slot", "weight", "state", "replicas", "model", "quantization", "in flight", "url", box=None)
+    for slot, item in data["slots"].items():
+        up = "ready" if item["healthy"] else item.get("reason") or ("ready, not yet seen by the gateway" if item["ready"] else "down")
+        weight = f"{data['weights'][slot]} %"
+        cells = [slot, weight, up, item["replicas"], item["model"], item["quantization"], item.get("in_flight"), item["url"]]
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    ended = [
+        Text(f"{part} has ended, see {item['log']}; `inferstack up {name}` starts it again")
+        for part, item in parts.items()
+        if not item["alive"]
+    ]
+    drift = [Text(f"drift: {difference}") for difference in data.get("drift", ())]
+    return Group(*(Text(line) for line in lines), table, *ended, *drift)

@@ -181,6 +181,8 @@ def _shift(journal: Journal, op: Operation, seen: Observation) -> Step:
     broken = _broken(op, target)
     if broken:
         return _give_up(op, broken)
+    if (grown := _needed_now(op, seen.slots[journal.active])) != op.needed:
+        return Note(Phase.SHIFT, changes={"needed": grown}, same_deadline=True)
     needed = replicas_for(op, percent)
     if target.ready < needed and _late(op, seen, op.policy.ready_seconds):
         return _give_up(op, f"{op.target} has {target.ready} of {needed} replicas ready after {op.policy.ready_seconds:.0f} s")

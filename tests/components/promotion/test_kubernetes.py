@@ -3,11 +3,15 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from inferstack.environment import SlotName
+from inferstack.environment import CONFIG_KEY, SLOT_KEY, SlotName, parse_environment, resolve_config
+from inferstack.platforms.kube_render import slot_settings, with_spec
+from inferstack.platforms.status import platform_status
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld
@@ -239,3 +243,26 @@ def test_a_spec_survives_the_way_over_the_cluster() -> None:
     spec = replace(newer(SlotSpec.from_environment(world.environment)), generation=7)
     process.render(GREEN, spec)
     assert process.observe().slots[GREEN].spec == spec
+
+
+def test_status_has_the_keys_that_other_tools_read() -> None:
+    world = ClusterWorld()
+    assert promote(world).outcome is Outcome.COMMITTED
+    process = KubeProcess(world)
+    data = platform_status("staging", world.environment, process)
+    assert (data["active_slot"], data["previous_slot"], data["phase"], data["generation"]) == ("green", "blue", "idle", 2)
+    assert data["weights"] == {"blue": 0, "green": 100}
+    assert set(data["slots"]["blue"]) >= {"ready", "replicas", "model", "quantization", "model_digest", "url", "healthy"}
+    assert data["slots"]["green"]["healthy"]
+    assert data["drift"] == []
+
+
+def test_a_slots_own_stack_is_told_the_same_that_is_applied(tmp_path: Path) -> None:
+    """What `pulumi up` of the slot's stack reads is the environment that apply would render."""
+    (tmp_path / "Pulumi.staging.yaml").write_text(yaml.safe_dump({"config": {CONFIG_KEY: environment().model_dump(mode="json")}}))
+    spec = replace(newer(SlotSpec.from_environment(environment())), generation=7)
+    settings = slot_settings("staging", GREEN, spec)
+    assert settings[SLOT_KEY].pop("generation") == 7
+    told = parse_environment(resolve_config(tmp_path, settings))
+    assert told.slot is GREEN
+    assert told.model_copy(update={"layer": environment().layer, "slot": None}) == with_spec(environment(), spec)

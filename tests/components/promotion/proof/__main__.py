@@ -25,12 +25,13 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--count", type=int, default=100, help="promotions and rollbacks under load")
     parser.add_argument("--switches", type=int, default=10, help="naive switches")
+    parser.add_argument("--every-request", action="store_true", help="on the cluster's adapter reads are crash points too (slow)")
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3600, help="longest time for the promotions of one part")
     parser.add_argument("--figures", type=Path, default=FIGURES)
     options = parser.parse_args()
     run: dict[str, Any] = {
-        "crash": scenarios.crash,
+        "crash": lambda: scenarios.crash(options.every_request),
         "sequences": lambda: scenarios.sequences(options.sequences),
         "pairs": lambda: scenarios.pairs(options.count, "light", options.seconds),
         "model-pairs": lambda: scenarios.pairs(options.count, "model", options.seconds),

@@ -28,6 +28,8 @@ FAULTS = {
 CODES = {name: code for code, name in FAULTS.items()}
 SYNTHETIC_TOKENS = 8
 """Promotion's own requests ask for this many tokens or one; the `-live` faults spare them."""
+WARM_REQUESTS = 3
+"""The first requests, the process's own warm-up among them, are answered: a version that fails those never becomes ready."""
 LEAK_BYTES = 8 * 2**20
 
 
@@ -37,6 +39,7 @@ class FaultyEngine:
     def __init__(self, engine: Any, fault: str) -> None:
         self._engine = engine
         self._fault = fault
+        self._requests = 0
         self._leaked: list[bytearray] = []
         self._broken: set[str] = set()
         self._slow: set[str] = set()
@@ -50,7 +53,9 @@ class FaultyEngine:
             block = bytearray(LEAK_BYTES)
             block[::4096] = b"x" * len(block[::4096])
             self._leaked.append(block)
-        if (self._fault == "erroring" or (self._fault == "erroring-live" and live)) and random.random() < 0.5:
+        self._requests += 1
+        chosen = self._fault == "erroring" or (self._fault == "erroring-live" and live)
+        if chosen and self._requests > WARM_REQUESTS and random.random() < 0.5:
             self._broken.add(request.request_id)
         if self._fault == "slow" or (self._fault == "slow-live" and live):
             self._slow.add(request.request_id)

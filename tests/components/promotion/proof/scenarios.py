@@ -35,9 +35,9 @@ def run_tests(expression: str, **environment: str) -> dict[str, Any]:
     return {"passed": done.returncode == 0, "lines": [line.lstrip(".") for line in survived], "seconds": time.time() - started}
 
 
-def crash() -> dict[str, Any]:
+def crash(every_request: bool) -> dict[str, Any]:
     """Exhaustive crash injection, over the protocol and over each adapter's own calls."""
-    return run_tests("tests/components/promotion -k test_killed", INFERSTACK_EXHAUSTIVE="1")
+    return run_tests("tests/components/promotion -k test_killed", INFERSTACK_EXHAUSTIVE=str(int(every_request)))
 
 
 def sequences(count: int) -> dict[str, Any]:

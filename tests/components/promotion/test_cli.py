@@ -1,0 +1,162 @@
+"""The commands: exit codes, plain lines, JSON events, what an interruption says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferstack.cli import _promotion, run
+from inferstack.environment import load_environment
+from inferstack.promotion import lease
+from tests.components.promotion.world import BLUE, GREEN, Behaviour, Process, World, converged, version
+
+FILE = """config:
+  inferstack:environment:
+    platform: local
+    models: [{name: m, source: "package://m", quantization: gguf}]
+    cache: {backend: none}
+    slots: {replicas: {min: 2, max: 4}}
+    promotion: {settle_count: 5, gates: {window_seconds: 10}}
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A project whose environment `local` is this world."""
+    (tmp_path / "Pulumi.yaml").write_text("name: p\nruntime: python\n")
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(FILE)
+    made = World()
+    made.behaviours[version("int8").version] = Behaviour()
+    environment = load_environment(tmp_path / "stacks", "local")
+    made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(environment)
+
+    def opened(name: str, project: Path | None) -> _promotion.Opened:
+        return _promotion.Opened(tmp_path, name, environment, Process(made, "me@host:1"))
+
+    monkeypatch.setattr(_promotion, "open_environment", opened)
+    monkeypatch.setattr(_promotion, "holder_name", lambda: "me@host:1")
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def test_a_promotion_says_what_it_does_and_where_it_ended(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "m gguf",
+        "m int8",
+        "weights to blue 0 / green 100",
+        "pre-check: pass",
+        "green serves m int8",
+        "inferstack rollback local",
+        "\x1b",
+    ):
+        assert (part in out) == (part != "\x1b")
+    assert run(["rollback", "local"]) == 0
+    assert world.weights is not None
+    assert world.weights.sole is BLUE
+
+
+def test_events_are_one_json_object_a_line_and_the_last_says_the_state(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["promote", "local", "--set", "slot.quantization=int8", "--strategy", "canary", "--steps", "10,100", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {"step", "rates", "verdict", "done"} <= {event["event"] for event in events}
+    last = events[-1]
+    assert (last["outcome"], last["active_slot"], last["previous_slot"], last["phase"]) == ("committed", "green", "blue", "idle")
+    assert last["weights"] == {"blue": 0, "green": 100}
+    assert any(event["weights"] == {"blue": 90, "green": 10} for event in events[:-1])
+    assert run(["history", "local", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["history"][0]["outcome"] == "committed"
+
+
+def test_a_bad_version_ends_with_4_and_the_reason(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.behaviours = {}
+    original = world.behaviour
+    world.behaviour = lambda slot: Behaviour(errors=0.5) if slot is GREEN else original(slot)  # type: ignore[method-assign]
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 4
+    assert "requests failed" in capsys.readouterr().err
+    assert converged(world) is None
+
+
+def test_the_second_promoter_ends_with_5_and_the_holder(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.lease = lease.acquire(None, "ci@runner:7", world.time)
+    assert run(["promote", "local", "--json"]) == 5
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["holder"] == "ci@runner:7"
+    assert "since" in error["message"]
+    assert not {"render", "set_weights", "scale", "write_journal"} & set(world.calls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["promote", "local", "--set", "slot.quantisation=int8"], "slot.quantization"),
+        (["promote", "local", "--set", "nonsense"], "KEY=VALUE"),
+        (["promote", "local", "--steps", "50,10"], "rising"),
+        (["promote", "local", "--strategy", "sideways"], "blue_green"),
+        (["promote", "local", "--file", "missing.yaml"], "missing.yaml"),
+        (["rollback", "local"], "no previous version"),
+        (["abort", "local"], "unfinished"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_changes_nothing(
+    world: World, arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert word in capsys.readouterr().err
+    assert not {"render", "set_weights", "scale"} & set(world.calls)
+
+
+def test_a_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["promote", "local", "--set", "slot.quantization=int8", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["live_slot"], plan["target_slot"], plan["changed"], plan["replicas"]) == ("blue", "green", True, 2)
+    assert set(world.calls) == {"read_journal", "observe"}
+
+
+def test_settings_come_from_a_file_too(world: World, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text("slot:\n  quantization: int4\n  engine: {threads: 2}\n")
+    assert run(["promote", "local", "--file", "new.yaml", "--set", "slot.quantization=int8"]) == 0
+    spec = world.slots[GREEN].spec
+    assert spec is not None
+    assert (spec.models[0].quantization, spec.engine.threads) == ("int8", 2)
+
+
+def test_an_interruption_leaves_what_can_be_resumed_and_says_how(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(name: str, process: Process) -> None:
+        if name == "set_weights":
+            raise KeyboardInterrupt
+
+    world.before_call = interrupt
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    error = capsys.readouterr().err
+    assert "shift" in error
+    assert "inferstack recover local" in error
+    world.before_call = lambda name, process: None
+    assert world.lease is not None
+    assert world.lease.holder == "", "the lease was not freed"
+    assert run(["recover", "local"]) == 0
+    assert world.weights is not None
+    assert world.weights.sole is GREEN
+
+
+def test_an_aborted_promotion_is_done(world: World) -> None:
+    def interrupt(name: str, process: Process) -> None:
+        if name == "warm":
+            raise KeyboardInterrupt
+
+    world.before_call = interrupt
+    assert run(["promote", "local"]) == 130
+    world.before_call = lambda name, process: None
+    assert run(["abort", "local"]) == 0
+    assert converged(world) is None
+
+
+def test_drift_ends_with_3(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["drift", "local"]) == 0
+    world.drift = ("the image of blue was changed",)
+    assert run(["drift", "local", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out.partition("\n")[2])["drift"] == ["the image of blue was changed"]
+    assert run(["promote", "local"]) == 2
+    assert run(["promote", "local", "--allow-drift"]) == 0
