@@ -77,6 +77,7 @@ def killed(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     world.reconcile()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "bad"), [(promote, False), (promote, True), (rollback, False)], ids=["promote", "reverted", "rollback"]
 )
