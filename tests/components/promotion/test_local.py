@@ -65,9 +65,7 @@ class Machine(LocalMachine):
         write_json(self.layout.state, {"environment": "local", "desired": "up", "digest": "", "ports": PORTS.to_json()})
         write_json(self.layout.keys, {"secret": "", "keys": []})
         for slot in SlotName:
-            write_json(
-                self.layout.slot_config(slot), runtime_config("local", ENVIRONMENT, slot, PORTS, keys_file=self.layout.keys, cache_url=None)
-            )
+            write_json(self.layout.slot_config(slot), runtime_config(self.layout, ENVIRONMENT, slot, PORTS))
             self.running[slot] = (self.slot_config(slot), 0.0)
         write_json(self.layout.routes, routes({"blue": 100, "green": 0}, 600))
 

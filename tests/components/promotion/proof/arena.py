@@ -219,4 +219,6 @@ class Load:
                 self._process.kill()
                 raise
         self._reader.join(10)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         return [json.loads(line) for line in self._lines]
