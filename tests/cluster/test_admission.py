@@ -10,7 +10,7 @@ from machine.layout import Machine, project_root
 
 pytestmark = pytest.mark.cluster
 STACKS = project_root() / "stacks"
-OF_CLOUDS = {"networking.gke.io"}
+OF_CLOUDS = {"networking.gke.io", "monitoring.googleapis.com", "azmonitoring.coreos.com"}
 """API groups that only a cloud's own clusters have: no other server can say whether an object of theirs is right."""
 
 

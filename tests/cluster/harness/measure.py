@@ -15,7 +15,7 @@ from machine import build, client, lifecycle
 from machine.layout import project_root
 
 from harness.load import Load
-from harness.slots import ENVIRONMENT, Deployed
+from harness.slots import ENVIRONMENT, Deployed, command_environment
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def weight_changes(deployed: Deployed, times: int = 10) -> list[Change]:
 def moved(deployed: Deployed, old: str, *command: str) -> Moved:
     """Run one promotion command of `inferstack` under streaming load and see when the last answer of ``old`` was sent for."""
     program = [*lifecycle.enter(deployed.machine), str(Path(sys.executable).parent / "inferstack"), command[0], ENVIRONMENT, *command[1:]]
-    environment = os.environ | {"KUBECONFIG": str(deployed.machine.kubeconfig)}
+    environment = command_environment(deployed.machine)
     with Load(deployed.url) as load:
         load.wait_for(10)
         started = time.time()
@@ -104,7 +104,7 @@ def moved(deployed: Deployed, old: str, *command: str) -> Moved:
 def commands_work(deployed: Deployed) -> str | None:
     """None when `inferstack status` knows this environment; otherwise what it says."""
     program = [*lifecycle.enter(deployed.machine), str(Path(sys.executable).parent / "inferstack"), "status", ENVIRONMENT, "--json"]
-    environment = os.environ | {"KUBECONFIG": str(deployed.machine.kubeconfig)}
+    environment = command_environment(deployed.machine)
     done = subprocess.run(program, env=environment, cwd=project_root(), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None

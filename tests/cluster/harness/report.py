@@ -92,7 +92,7 @@ def _promotion(deployed: slots.Deployed) -> list[tuple[str, str, str]]:
     if refused:
         return [("`inferstack promote cluster`", f"not measured: {refused}", "")]
     there = measure.moved(deployed, "blue", "promote", "--set", "slot.context=768", "--yes")
-    back = measure.moved(deployed, "green", "rollback", "--yes")
+    back = measure.moved(deployed, "green", "rollback")
     return [
         ("`promote` to its end", f"{there.command_seconds:.1f} s", ""),
         ("`promote` to all traffic on the new slot", f"{there.traffic_seconds:.1f} s", ""),

@@ -1,6 +1,7 @@
 """The environment `cluster` on a running machine: deploy it, look at its slots, move its weights, take it away."""
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,11 @@ def deploy(machine: Machine) -> Deployed:
     seconds = time.monotonic() - started
     deployed.wait_answers("blue")
     return Deployed(machine, rest, seconds)
+
+
+def command_environment(machine: Machine) -> dict[str, str]:
+    """What a command of `inferstack` needs to reach this machine and to be let in by its slots."""
+    return os.environ | {"KUBECONFIG": str(machine.kubeconfig), "INFERSTACK_KEY": keys.KEY}
 
 
 def remove(machine: Machine) -> None:
