@@ -17,6 +17,7 @@ from inferstack_runtime.engines.decoder import Decoder
 from inferstack_runtime.engines.registry import find_model
 from inferstack_runtime.engines.source import ModelSource, open_model
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 RECORDED: dict[str, Any] = json.loads((HERE / "smollm2.json").read_text())
