@@ -137,7 +137,12 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
         log.warning("context of %s cut to the %d positions that the model was made for", model.name, context)
     try:
         decoder = Decoder(
-            source, model.quantization, context=context, threads=_threads(engine), cache=cache, cache_type=_cache_type(engine)
+            source,
+            model.quantization,
+            context=context,
+            threads=_threads(engine),
+            cache=cache,
+            cache_type=_cache_type(engine, model.quantization),
         )
     except KernelsUnavailable as error:
         raise ModelLoadError(str(error)) from None
