@@ -1,5 +1,6 @@
 """One Kubernetes for all tests of this lane: started before the first, ended after the last unless it ran before."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -44,6 +45,8 @@ def namespace(cluster: Machine, request: pytest.FixtureRequest) -> Iterator[str]
 @pytest.fixture(scope="session")
 def environment(pods: Machine) -> Iterator[slots.Deployed]:
     """The environment `cluster`, deployed with the runtime's real image. Skips where the image cannot be built."""
+    if not os.environ.get("INFERSTACK_LONG"):
+        pytest.skip("building the runtime's image for the node takes many minutes: INFERSTACK_LONG=1 does it")
     try:
         archive = runtime_image.archive(project_root(), cache_folder(), lambda text: print(f"cluster: {text}"))
     except runtime_image.CannotBuildImage as error:

@@ -13,7 +13,10 @@ from machine import client, enclosure, lifecycle, processes
 from machine.layout import CONTEXT, Machine, Mode
 from machine.pins import kubernetes_version
 
-pytestmark = pytest.mark.cluster
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(not os.environ.get("INFERSTACK_LONG"), reason="starts and kills a dozen machines: INFERSTACK_LONG=1 does it"),
+]
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
