@@ -88,9 +88,9 @@ def _threads(engine: EngineSettings) -> int:
     return engine.threads or len(os.sched_getaffinity(0))
 
 
-def _cache_type(engine: EngineSettings) -> str:
-    """The native engine's name for `engine.kv_dtype`."""
-    names = {"auto": "bf16", "bf16": "bf16", "fp32": "f32", "int8": "int8"}
+def _cache_type(engine: EngineSettings, quantization: str) -> str:
+    """The native engine's name for `engine.kv_dtype`; `auto` rounds keys and values only where weights are rounded further."""
+    names = {"auto": "f32" if quantization in ("none", "bf16", "fp16") else "bf16", "bf16": "bf16", "fp32": "f32", "int8": "int8"}
     wanted = getattr(engine, "kv_dtype", "auto")
     if wanted not in names:
         raise ModelLoadError(f"engine.kv_dtype: is {wanted!r}, the native engine has {', '.join(names)}")
@@ -137,7 +137,12 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
         log.warning("context of %s cut to the %d positions that the model was made for", model.name, context)
     try:
         decoder = Decoder(
-            source, model.quantization, context=context, threads=_threads(engine), cache=cache, cache_type=_cache_type(engine)
+            source,
+            model.quantization,
+            context=context,
+            threads=_threads(engine),
+            cache=cache,
+            cache_type=_cache_type(engine, model.quantization),
         )
     except KernelsUnavailable as error:
         raise ModelLoadError(str(error)) from None

@@ -1,6 +1,7 @@
 """Reference outputs of transformers on the dequantized model; run with the reference environment: generate.py MODEL.gguf > smollm2.json
 
-Greedy continuations in float32 and bfloat16, token ids of texts, and the natural log-probabilities of a prompt in float32.
+Greedy continuations in float32, with matrices rounded to bfloat16 but float32 arithmetic (`rounded`), and all in bfloat16; token ids of
+texts; the natural log-probabilities of a prompt in float32. Set OMP_NUM_THREADS=1 on a busy machine.
 """
 
 import json
@@ -28,8 +29,12 @@ def main(path: Path) -> None:
         "tokenized": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in inputs["texts"]],
         "prompts": prompts,
     }
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+    for name in ("float32", "rounded", "bfloat16"):
+        dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
+        for parameter in model.parameters():
+            if name == "rounded" and parameter.dim() == 2:
+                parameter.data = parameter.data.bfloat16().float()
         result[name] = [greedy(model, prompt) for prompt in prompts]
         if name == "float32":
             ids = result["tokenized"][0]
