@@ -226,7 +226,9 @@ def test_a_full_disk_is_said_so_and_up_works_when_there_is_room(project, monkeyp
 
 
 def test_an_environment_of_another_platform_is_refused(project):
-    project.edit(platform="kubernetes", engine={"image": "x@sha256:" + "0" * 64}, cache={"backend": "none"})
+    project.edit(
+        platform="kubernetes", engine={"image": "x@sha256:" + "0" * 64}, cache={"backend": "none"}, gateway={"class_name": "traefik"}
+    )
     done = project.run("up", "local", "--json")
     assert done.returncode == 2
     assert "platform is 'kubernetes'" in failure(done)["message"]
