@@ -172,7 +172,10 @@ def _cluster(slot: str, port: int) -> dict[str, Any]:
         "load_assignment": {"cluster_name": cluster_name(slot), "endpoints": [{"lb_endpoints": [endpoint]}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "circuit_breakers": {"thresholds": [limits]},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},  # a slot that is not ready gets nothing at all
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},  # a slot that is not ready gets nothing at all
+            "update_merge_window": "0s",  # else a slot that fell and came back within a second stays without traffic for the rest of it
+        },
         "health_checks": [
             {
                 "timeout": "1s",

@@ -30,6 +30,7 @@ def test_an_unmodified_openai_client_streams_a_chat_through_the_gateway(machine,
 def test_the_answer_comes_piece_by_piece_and_names_its_slot(machine, client):
     active = machine.status()["active_slot"]
     question = [{"role": "user", "content": "Count from one to fifty in words."}]
+    asked = time.monotonic()
     answer = client.chat.completions.with_raw_response.create(
         model=machine.ready["model"], messages=question, stream=True, max_tokens=64, temperature=0
     )
@@ -37,7 +38,7 @@ def test_the_answer_comes_piece_by_piece_and_names_its_slot(machine, client):
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", answer.headers["x-inferstack-model-digest"])
     moments = [time.monotonic() for _ in answer.parse()]
     assert len(moments) > 20
-    assert moments[-1] - moments[0] > 0.1, "all pieces came at once: something on the way holds them back"
+    assert moments[-1] - moments[0] > (moments[-1] - asked) / 3, "all pieces came at once: something on the way holds them back"
 
 
 def test_models_are_listed_and_a_wrong_key_is_refused(machine, client):
