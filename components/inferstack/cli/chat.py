@@ -27,7 +27,7 @@ def chat(
     from inferstack.local.chat import stream_chat
     from inferstack.local.machine import LocalMachine
 
-    machine = LocalMachine.open(project_root(project), name)
+    machine = LocalMachine.open(project_root(project, name), name)
     names = [item.name for item in machine.environment.models]
     if model is not None and model not in names:
         raise Failure(f"environment {name} has no model {model}", path="models", next_step=f"one of {', '.join(names)}")

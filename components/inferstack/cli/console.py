@@ -23,7 +23,7 @@ def open_console(
     """Print the console's address with the key that opens it; the key stays in the browser (a fragment is never sent)."""
     from inferstack.local.machine import LocalMachine
 
-    machine = LocalMachine.open(project_root(project), name)
+    machine = LocalMachine.open(project_root(project, name), name)
     url = f"{machine.gateway_url}/console"
     key = machine.api_key(admin=True)
     if as_json:

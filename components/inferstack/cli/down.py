@@ -33,7 +33,7 @@ def down(
         elif not as_json and event.phase == "slots":
             out.print("waiting for running streams to end", style="dim")
 
-    stopped = stop(project_root(project), name, show, drain_seconds=drain_seconds)
+    stopped = stop(project_root(project, name), name, show, drain_seconds=drain_seconds)
     if as_json:
         print_json({"environment": name, "stopped": stopped})
     else:

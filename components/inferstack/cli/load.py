@@ -29,7 +29,7 @@ def load(
     from inferstack.load import Report, Target, run_load
     from inferstack.local.machine import LocalMachine
 
-    machine = LocalMachine.open(project_root(project), name)
+    machine = LocalMachine.open(project_root(project, name), name)
     target = Target("127.0.0.1", machine.ports.gateway, machine.api_key(), machine.environment.models[0].name)
 
     async def work() -> Report:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from inferstack.environment import Environment, InvalidEnvironment, load_environment
 from inferstack.local.errors import LocalError
+from inferstack.local.layout import remembered
 
 
 class ExitCode(IntEnum):
@@ -67,12 +68,18 @@ _EXTRAS = {
 }
 
 
-def project_root(project: Path | None = None) -> Path:
-    """The folder with `Pulumi.yaml`: `project`, or the nearest one upwards from here; raises Failure."""
+def project_root(project: Path | None = None, running: str | None = None) -> Path:
+    """The folder with `Pulumi.yaml`: `project`, or the nearest one upwards from here; raises Failure.
+
+    Outside of any project it is the one from which the local environment `running` was last brought up, and stderr says so.
+    """
     start = (project or Path.cwd()).resolve()
     for folder in [start] if project else [start, *start.parents]:
         if (folder / "Pulumi.yaml").is_file():
             return folder
+    if not project and running and (root := remembered(running)):
+        console(stderr=True).print(f"project {root}", style="dim", markup=False, soft_wrap=True)
+        return root
     raise Failure(
         f"no Pulumi.yaml in {start}" + ("" if project else " or above"),
         path=str(start),
@@ -82,7 +89,7 @@ def project_root(project: Path | None = None) -> Path:
 
 def read_environment(name: str, project: Path | None = None) -> tuple[Path, Environment]:
     """Project folder and environment `name` of it; raises Failure or InvalidEnvironment."""
-    root = project_root(project)
+    root = project_root(project, name)
     return root, load_environment(root / "stacks", name)
 
 
@@ -112,7 +119,8 @@ def to_failure(error: BaseException) -> Failure | None:
     if isinstance(error, typer.TyperException):  # a wrong argument or option
         return Failure(error.format_message() or str(error), next_step="`inferstack COMMAND --help` shows the arguments")
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get((error.name or "").partition(".")[0])):
-        return Failure(f"this command needs the package {error.name}", next_step=f"pip install 'inferstack[{extra}]'")
+        advice = f"pip install 'inferstack[{extra}]', or in a clone scripts/setup development"
+        return Failure(f"this command needs the package {error.name}", next_step=advice)
     return None
 
 

@@ -81,6 +81,26 @@ class Layout:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
+def remember(layout: Layout) -> None:
+    """Note where the environment was last brought up, so that commands find it from any folder; without a writable home they do not."""
+    with contextlib.suppress(OSError, RuntimeError):  # the latter: no home at all
+        write_whole(_note(layout.name), f"{layout.root}\n")
+
+
+def remembered(name: str) -> Path | None:
+    """The project from which an environment of this name was last brought up; None when there is none or it is gone."""
+    try:
+        root = Path(_note(name).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError, RuntimeError):
+        return None
+    return root if Layout(root, name).state.is_file() else None
+
+
+def _note(name: str) -> Path:
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "inferstack" / "projects" / name
+
+
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace `path` by rename, so that a reader or a kill never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

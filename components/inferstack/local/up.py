@@ -16,7 +16,7 @@ from inferstack.local import cache, gateway, http, monitoring, ports, programs, 
 from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import ensure_keys
-from inferstack.local.layout import Layout, locked, read_json, write_json
+from inferstack.local.layout import Layout, locked, read_json, remember, write_json
 from inferstack.local.machine import LocalMachine, part_name
 from inferstack.local.parts import last_lines, read_part, start_part, stop_part
 from inferstack.local.progress import Report, phase
@@ -59,6 +59,7 @@ def _up(layout: Layout, report: Report, answer: Callable[[LocalMachine], None] |
         ensure_keys(layout, next(iter(environment.access.tiers)))
         digest = environment_digest(environment) if fresh else before["digest"]
         write_json(layout.state, {"environment": name, "desired": "up", "digest": digest, "ports": chosen.to_json()})
+        remember(layout)
         if running := sorted(part for part in _part_names(environment) if _alive(layout, part)):
             checked.detail = f"already running: {', '.join(running)}"
             if digest != environment_digest(environment):

@@ -10,6 +10,7 @@ import pytest
 from inferstack.cli import command_names, run
 from inferstack.cli.output import Failure, project_root
 from inferstack.cli.reference import markdown
+from inferstack.local.layout import Layout, remember
 
 ROOT = Path(__file__).parents[3]
 
@@ -61,6 +62,25 @@ def test_the_project_is_the_nearest_folder_upwards(tmp_path: Path, monkeypatch: 
     assert project_root() == tmp_path
     with pytest.raises(Failure):
         project_root(tmp_path / "a")  # a named folder is taken at its word
+
+
+def test_outside_of_any_project_a_running_environment_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    layout = Layout(tmp_path / "project", "local")
+    layout.make()
+    remember(layout)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failure):
+        project_root(running="local")  # was never brought up
+    layout.state.write_text("{}")
+    assert project_root(running="local") == layout.root
+    assert str(layout.root) in capsys.readouterr().err
+    with pytest.raises(Failure):
+        project_root(running="other")
+    with pytest.raises(Failure):
+        project_root(tmp_path, "local")  # a named folder is taken at its word
 
 
 def test_no_colour_codes_without_a_terminal() -> None:
