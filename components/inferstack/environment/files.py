@@ -1,0 +1,87 @@
+"""Stack files: where an environment is read from, and what is laid over what."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from inferstack.environment.parse import parse_environment
+from inferstack.environment.problems import MISSING, InvalidEnvironment, Problem
+from inferstack.environment.schema import Environment
+
+CONFIG_KEY = "inferstack:environment"
+BASE_KEY = "inferstack:base"
+"""Names the environment that a stack's own object is laid over: a slot stack names its environment and says only what differs."""
+FINDINGS_KEY = "inferstack:findings"
+"""Set to `shown` by `inferstack plan`, which shows what is wrong; without it the program stops at planning errors."""
+SLOT_KEY = "inferstack:slot"
+"""What a promotion changed in a slot (`models`, `engine`, `slots.resources`, …), laid over the environment of that slot's stack."""
+
+
+def load_environment(stacks: Path, name: str) -> Environment:
+    """Read ``stacks/Pulumi.<name>.yaml`` and return its environment; raises InvalidEnvironment."""
+    file = stacks / f"Pulumi.{name}.yaml"
+    if not file.is_file():
+        names = environment_names(stacks)
+        close = difflib.get_close_matches(name, names, n=1)
+        raise InvalidEnvironment(
+            str(file), [Problem("environment", name, f"one of {', '.join(names) or '(none found)'}", close[0] if close else None)]
+        )
+    return parse_environment(read_raw(file), str(file))
+
+
+def environment_names(stacks: Path) -> list[str]:
+    """Names of the environments that have a file in ``stacks``."""
+    return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in stacks.glob("Pulumi.*.yaml"))
+
+
+def lay_over(base: Any, changes: Any) -> Any:
+    """``base`` with the mappings of ``changes`` merged in at any depth; every other value of ``changes`` replaces that of ``base``."""
+    if not (isinstance(base, Mapping) and isinstance(changes, Mapping)):
+        return changes
+    return {**base, **{key: lay_over(base[key], value) if key in base else value for key, value in changes.items()}}
+
+
+def read_raw(file: Path) -> Any:
+    """The environment object of a stack file, laid over that of the environment it names as its base; raises InvalidEnvironment."""
+    config = read_config(file)
+    if not any(key in config for key in (CONFIG_KEY, BASE_KEY)):
+        raise InvalidEnvironment(str(file), [Problem(f"config.{CONFIG_KEY}", MISSING, "an environment object")])
+    return resolve_config(file.parent, config)
+
+
+def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
+    """The environment object of a stack's configuration: base, own object and slot settings laid one over the other."""
+    found = config.get(CONFIG_KEY, {})
+    if (base := config.get(BASE_KEY)) is not None:
+        file = stacks / f"Pulumi.{base}.yaml"
+        outer = read_config(file) if file.is_file() else {}
+        if CONFIG_KEY not in outer:
+            raise InvalidEnvironment(str(file), [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
+        found = lay_over(outer[CONFIG_KEY], found)
+    return lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The configuration of a stack file; empty where it has none. Raises InvalidEnvironment for what is no YAML."""
+    try:
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"valid YAML: {error}")]) from None
+    config = document.get("config") if isinstance(document, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key written twice, because YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)

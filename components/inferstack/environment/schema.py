@@ -1,0 +1,94 @@
+"""One environment: every section together, and what they run on.
+
+Field descriptions are the reference: ``inferstack environment explain`` and docs/configuration.md are
+generated from them, so they are written for the person who edits the file.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from inferstack.environment.kinds import Flag, Layer, Name, NonNegative, Platform, Section, SlotName, Usd
+from inferstack.environment.traffic import Access, Cache, Drain, Gateway, Promotion
+from inferstack.environment.workload import Engine, GpuPool, Model, Replicas, Scaling, Slots
+
+
+class Budget(Section):
+    """What the environment may cost."""
+
+    hourly_usd: Usd | None = Field(None, description="Ceiling per hour, both slots counted while a promotion runs.")
+    monthly_usd: Usd | None = Field(None, description="Ceiling per month of 730 hours.")
+
+
+class Monitoring(Section):
+    """Metrics, alerts and traces."""
+
+    backend: Literal["bundled", "operator", "gmp", "azure", "none"] = Field("none", description="Who scrapes and alerts.")
+    prometheus_url: str | None = Field(None, pattern=r"^https?://", description="Where gates and costs are queried; `local` finds its own.")
+    otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="Where traces go; unset: none.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="Alert thresholds by alert name, where the default does not fit."
+    )
+    receivers: dict[str, str] = Field(
+        default_factory=dict, description="Secret with the receiver's address, by severity (`page`, `ticket`)."
+    )
+
+
+class Network(Section):
+    """Network of a cloud cluster."""
+
+    cidr: str = Field("10.0.0.0/16", pattern=r"^\d+\.\d+\.\d+\.\d+/\d+$", description="Address range of the nodes.")
+    authorized_cidrs: tuple[str, ...] = Field((), description="Ranges that may reach the control plane; empty: through IAM only.")
+
+
+class Cloud(Section):
+    """The account and cluster that GKE and AKS environments create."""
+
+    project: str | None = Field(None, description="Google Cloud project (`gke`).")
+    subscription: str | None = Field(None, description="Azure subscription (`aks`).")
+    release_channel: Literal["rapid", "regular", "stable"] = Field("regular", description="How early new Kubernetes versions come.")
+    kubernetes_version: str | None = Field(None, description="Kubernetes version where it must be fixed.")
+    system_machine_type: str | None = Field(None, description="Machine type of the nodes for everything but models.")
+    system_nodes: Replicas = Field(default_factory=lambda: Replicas(min=1, max=3), description="Bounds of that pool.")
+    deletion_protection: Flag = Field(True, description="Refuse to delete cluster, bucket and registry.")
+    network: Network = Field(default_factory=Network, description="Addresses.")
+    maintenance_start: str = Field("03:00", pattern=r"^\d\d:\d\d$", description="Start of the daily maintenance window, UTC.")
+    huge_pages: NonNegative = Field(0, description="2 MiB huge pages per GPU node (`gke`; AKS has transparent huge pages only).")
+
+
+class Waiver(Section):
+    """One accepted finding."""
+
+    rule: str = Field(description="Identifier of the rule.")
+    path: str = Field("*", description="Resource or path it holds for; `*`: all.")
+    reason: str = Field(min_length=10, description="Why it is accepted.")
+    owner: str = Field(description="Who answers for it.")
+    expires: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="Last day, YYYY-MM-DD.")
+
+
+class Environment(Section):
+    """One environment: everything that `up`, `plan` and `promote` need to know."""
+
+    platform: Platform = Field(description="Where it runs.")
+    layer: Layer = Field(
+        Layer.ALL, description="Part that this stack holds: `all`, or `platform` with one `slot` stack per slot beside it."
+    )
+    slot: SlotName | None = Field(None, description="The slot of a `layer: slot` stack.")
+    production: Flag = Field(False, description="Stricter rules: digests, protection, a floor of replicas.")
+    namespace: Name = Field("inferstack", description="Kubernetes namespace of the slots.")
+    region: str | None = Field(None, description="Region of the cloud.")
+    context: str | None = Field(None, description="kubeconfig context that must be current (`platform: kubernetes`).")
+    models: tuple[Model, ...] = Field(min_length=1, description="Models that each slot serves.")
+    engine: Engine = Field(default_factory=Engine, description="What runs them.")
+    gpu: GpuPool | None = Field(None, description="GPU nodes; unset: CPU.")
+    slots: Slots = Field(default_factory=Slots, description="The two slots.")
+    scaling: Scaling = Field(default_factory=Scaling, description="Autoscaling.")
+    access: Access = Field(default_factory=Access, description="Keys, tiers and limits.")
+    cache: Cache = Field(default_factory=Cache, description="Response cache.")
+    gateway: Gateway = Field(default_factory=Gateway, description="Gateway and route.")
+    drain: Drain = Field(default_factory=Drain, description="Timeouts of a leaving replica.")
+    promotion: Promotion = Field(default_factory=Promotion, description="Promotion and its gates.")
+    budget: Budget = Field(default_factory=Budget, description="Cost ceilings.")
+    monitoring: Monitoring = Field(default_factory=Monitoring, description="Monitoring.")
+    cloud: Cloud = Field(default_factory=Cloud, description="Account and cluster (`gke`, `aks`).")
+    waivers: tuple[Waiver, ...] = Field((), description="Accepted findings.")

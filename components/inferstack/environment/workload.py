@@ -1,0 +1,148 @@
+"""What runs: models, the two slots, the engine, its GPUs, and how replicas follow load."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from inferstack.environment.kinds import (
+    Capacity,
+    Digest,
+    EngineKind,
+    Flag,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+    Quantity,
+    Quantization,
+    Seconds,
+    Section,
+    SlotName,
+)
+
+
+class Model(Section):
+    """One model that the slots serve."""
+
+    name: Name = Field(description="Name that clients send as `model`.")
+    source: str = Field(
+        pattern=r"^(package|file|hf|gs|abfss|s3)://.+$",
+        description="Where the weights come from: `package://DIST`, `file://PATH`, `hf://ORG/REPO`, `gs://`, `abfss://` or `s3://`.",
+    )
+    digest: Digest | None = Field(None, description="SHA-256 of the weights file; required to promote outside `local`.")
+    quantization: Quantization = Field("gguf", description="Weight format served: `none` and `bf16` are unquantized; `gguf` is as shipped.")
+    context: Positive = Field(2048, description="Longest prompt plus answer, in tokens.")
+    tier: Literal["fast", "quality"] = Field(
+        "fast", description="`fast` (CPU, small model) or `quality` (GPU); chosen by `X-Tier` or by weight."
+    )
+    weight: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
+        100, description="Share of untagged requests, in percent, among the tiers."
+    )
+    architecture: str | None = Field(None, description="Key of the planner's model catalogue; by default looked up by `name`.")
+
+
+class Resources(Section):
+    """What one replica requests from the node."""
+
+    cpu: Quantity = Field("1", description="CPU request of a replica, in cores.")
+    cpu_limit: Quantity | None = Field(None, description="CPU limit; unset: no limit, so that a busy node's spare time can be used.")
+    memory: Quantity = Field("2Gi", description="Memory request and limit of a replica.")
+    ephemeral_storage: Quantity = Field("2Gi", description="Ephemeral storage request and limit of a replica.")
+
+
+class Replicas(Section):
+    """Replica bounds of a slot."""
+
+    min: NonNegative = Field(1, description="Fewest replicas of the slot that has weight. 0 only where a front holds requests.")
+    max: Positive = Field(1, description="Most replicas; also the bound that cost and quota are checked against.")
+
+
+class QualityTier(Section):
+    """Replicas of the `quality` models, where an environment serves both tiers."""
+
+    replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
+    resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
+
+
+class Slots(Section):
+    """Both slots: bounds and resources of a replica."""
+
+    replicas: Replicas = Field(default_factory=Replicas, description="Replica bounds of each slot.")
+    idle_replicas: NonNegative = Field(
+        1, description="Replicas of the slot without weight once the rollback window is over; during the window it keeps its full size."
+    )
+    resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
+    initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
+    quality: QualityTier | None = Field(
+        None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."
+    )
+
+
+class Engine(Section):
+    """What runs the model."""
+
+    kind: EngineKind = Field(
+        "native",
+        description="`native` and `transformers` are this kit's image; `vllm`, `sglang`, `llamacpp` and `openai` are other images.",
+    )
+    image: str | None = Field(None, description="Image reference, `REPOSITORY@sha256:DIGEST`. Not used by `local`.")
+    threads: Positive | None = Field(None, description="Compute threads; by default the cores that the process may use.")
+    max_sequences: Positive = Field(32, description="Most sequences decoded together.")
+    max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")
+    max_queue: NonNegative = Field(256, description="Requests that may wait; past that the answer is 429 with Retry-After.")
+    kv_cache: Quantity = Field("512Mi", description="Upper bound of the KV cache of one replica.")
+    tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
+    pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
+    arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
+    port: Positive = Field(8000, description="Port of the engine's HTTP API.")
+
+
+class GpuPool(Section):
+    """GPU nodes that the slots run on."""
+
+    accelerator: str = Field(description="GPU of the planner's catalogue, for instance `nvidia-l4`.")
+    machine_type: str | None = Field(None, description="Machine type; by default the cheapest that carries the accelerator.")
+    count: Positive = Field(1, description="GPUs of one replica.")
+    capacity: Capacity = Field("on_demand", description="How the nodes are bought.")
+    on_demand_floor: NonNegative = Field(
+        0, description="Nodes bought on demand beside a spot pool, so that a stock-out never takes the last replica."
+    )
+    min_nodes: NonNegative = Field(0, description="Fewest nodes of the pool.")
+    max_nodes: Positive = Field(
+        2, description="Most nodes of the pool; both slots during a promotion must fit, or the plan must be stepped."
+    )
+    zones: tuple[str, ...] = Field((), description="Zones of the pool; by default all of the region that have the accelerator.")
+    reservation: str | None = Field(None, description="Name of the reservation or capacity reservation group (`capacity: reservation`).")
+    quota: NonNegative | None = Field(
+        None, description="GPUs of this kind that the account may have in the region, where known; checked by the plan."
+    )
+    driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
+    partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
+    sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
+    local_ssd: NonNegative = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
+    image_disk: str | None = Field(
+        None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."
+    )
+    compact_placement: Flag = Field(False, description="Nodes close together, for models that span nodes (`gke`).")
+
+
+class Scaling(Section):
+    """How replicas follow load."""
+
+    renderer: Literal["keda", "hpa", "none"] = Field(
+        "hpa", description="`keda` (ScaledObject), `hpa` (autoscaling/v2) or `none` (fixed at `replicas.min`)."
+    )
+    policy: Literal["queue", "cpu", "hybrid_smart"] = Field(
+        "cpu", description="`queue`: waiting requests and KV use; `cpu`: CPU and memory; `hybrid_smart`: as in source B."
+    )
+    queue_target: Annotated[float, Field(gt=0)] = Field(4, description="Waiting requests per replica that the scaler aims at.")
+    kv_target: Fraction = Field(0.8, description="KV cache use that the scaler aims at.")
+    cpu_percent: Annotated[int, Field(gt=0, le=100, strict=True)] = Field(
+        70, description="CPU use that the scaler aims at, in percent of the request."
+    )
+    memory_percent: Annotated[int, Field(gt=0, le=100, strict=True)] = Field(
+        80, description="Memory use that the scaler aims at, in percent of the request."
+    )
+    up_window_seconds: Seconds = Field(60, description="Quiet time before more replicas.")
+    down_window_seconds: Seconds = Field(300, description="Quiet time before fewer replicas.")
+    prediction_horizon_minutes: NonNegative = Field(0, description="Forecast that may add replicas, never take any; 0: off.")
