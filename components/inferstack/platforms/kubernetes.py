@@ -6,28 +6,25 @@ and of the weights, and written by compare-and-swap. Pulumi ignores `spec.rules`
 
 import json
 import os
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
 
 from inferstack.cluster.names import GATEWAY, ROUTE, ROUTE_TEMPLATE, SLOT_LABEL, slot_name
 from inferstack.environment import Environment, SlotName
-from inferstack.platforms import holder as holders
+from inferstack.platforms.kept import Kept
 from inferstack.platforms.kube_api import KubeApi, Object
 from inferstack.platforms.kube_reach import Reach
 from inferstack.platforms.kube_render import Renderer, manifests, with_spec
+from inferstack.platforms.kube_route import read_weights, within
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
 from inferstack.platforms.kube_state import KubeState
 from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
-from inferstack.promotion.journal import Journal
-from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
     Agreement,
-    Conflict,
     Exercise,
     Health,
     Observation,
@@ -48,13 +45,13 @@ URL_VARIABLE = "INFERSTACK_URL"
 LOG_LINES = 12
 
 
-class KubernetesPlatform:
+class KubernetesPlatform(Kept):
     """The slots of one namespace. `key`: an API key of the environment, for requests of promotion's own."""
 
     def __init__(self, api: KubeApi, name: str, environment: Environment, renderer: Renderer, reach: Reach, key: str | None = None) -> None:
         self._api, self._name, self._environment, self._renderer, self._reach, self._key = api, name, environment, renderer, reach, key
         self._state = KubeState(api, environment.namespace)
-        self._held: Lease | None = None
+        super().__init__(self._state)
         self._route_version = ""
         namespace = environment.namespace
         self._core = f"/api/v1/namespaces/{namespace}"
@@ -64,12 +61,6 @@ class KubernetesPlatform:
             "hpa": f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
             "keda": f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects",
         }.get(environment.scaling.renderer)
-
-    def now(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(max(0.0, seconds))
 
     # ---- looking
 
@@ -92,7 +83,7 @@ class KubernetesPlatform:
             return ("the route's backends are not the two slots",)
         wanted = route_rules(self._template(), {"blue": weights.blue, "green": weights.green})
         live = route["spec"].get("rules") or []
-        same = len(live) == len(wanted) and all(_within(new, old) for new, old in zip(wanted, live, strict=True))
+        same = len(live) == len(wanted) and all(within(new, old) for new, old in zip(wanted, live, strict=True))
         return () if same else ("the route's rules differ from their template",)
 
     def _template(self) -> list[Object]:
@@ -295,74 +286,6 @@ class KubernetesPlatform:
         groups = replica_groups(environment)
         own = next((group for group in groups if group.name and component.endswith(f"-{group.name}")), groups[0])
         return [model.name for model in own.models]
-
-    # ---- journal and lease
-
-    def read_journal(self) -> tuple[Journal | None, str]:
-        return self._state.read_journal()
-
-    def write_journal(self, journal: Journal, expected_version: str) -> str:
-        return self._state.write_journal(journal, expected_version, self._held)
-
-    def acquire_lease(self, holder: str) -> Lease:
-        current = self._state.read_lease()
-        gone = current is not None and holders.is_gone(current.holder)
-        try:
-            self._held = self._state.acquire_lease(holder, self.now(), holder_gone=gone)
-        except Conflict as error:
-            raise Unavailable(f"somebody else asked for the lease at the same moment: {error}") from None
-        return self._held
-
-    def renew_lease(self) -> Lease:
-        assert self._held is not None
-        with suppress(Conflict):
-            self._held = self._state.renew_lease(self._held, self.now())
-        return self._held
-
-    def release_lease(self) -> None:
-        if self._held is not None:
-            self._state.release_lease(self._held)
-            self._held = None
-
-    def read_lease(self) -> Lease | None:
-        return self._state.read_lease()
-
-
-def read_weights(rules: list[Object]) -> tuple[Weights | None, frozenset[SlotName]]:
-    """Shares of the slots in the route's last rule (the one that every request can take), and the slots that all rules name."""
-    prefixes = {slot: slot_name(slot) for slot in SlotName}
-
-    def slot_of(backend: Object) -> SlotName | None:
-        return next(
-            (slot for slot, name in prefixes.items() if backend.get("name") == name or str(backend.get("name")).startswith(f"{name}-")),
-            None,
-        )
-
-    named = frozenset(SlotName)
-    for rule in rules:
-        named &= {slot for backend in rule.get("backendRefs") or () if (slot := slot_of(backend))}
-    if not rules:
-        return None, frozenset()
-    totals = dict.fromkeys(SlotName, 0)
-    for backend in rules[-1].get("backendRefs") or ():
-        slot = slot_of(backend)
-        if slot is None:
-            return None, named
-        totals[slot] += int(backend.get("weight", 1))
-    whole = sum(totals.values())
-    if whole == 0:
-        return None, named
-    blue = round(100 * totals[SlotName.BLUE] / whole)
-    return Weights(blue, 100 - blue), named
-
-
-def _within(wanted: Any, live: Any) -> bool:
-    """Whether everything wanted is live; the server adds defaults of its own."""
-    if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(key in live and _within(value, live[key]) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(live, list) and len(live) == len(wanted) and all(_within(a, b) for a, b in zip(wanted, live, strict=True))
-    return bool(wanted == live)
 
 
 def _image_and_config(deployment: Object) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ that somebody else changed is seen as drift and never taken for the spec's.
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,11 +18,9 @@ from inferstack.local.layout import read_json, write_json
 from inferstack.local.machine import LocalMachine, SlotState, part_name
 from inferstack.local.parts import last_lines, read_part
 from inferstack.local.slots import runtime_config
-from inferstack.platforms import holder as holders
+from inferstack.platforms.kept import Kept
 from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
 from inferstack.promotion.filestore import FileStore
-from inferstack.promotion.journal import Journal
-from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
     Agreement,
@@ -43,20 +40,14 @@ from inferstack.promotion.weights import Weights
 _Value = TypeVar("_Value")
 
 
-class LocalPlatform:
-    """The slots of one machine. Holds the lease that it was given, and no other state."""
+class LocalPlatform(Kept):
+    """The slots of one machine."""
 
     def __init__(self, machine: LocalMachine) -> None:
         self._machine = machine
         self._store = FileStore(machine.layout.directory)
-        self._held: Lease | None = None
+        super().__init__(self._store)
         self._seen: Weights | None = None
-
-    def now(self) -> float:
-        return time.time()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(max(0.0, seconds))
 
     # ---- looking
 
@@ -206,33 +197,6 @@ class LocalPlatform:
 
     def _models(self, slot: SlotName) -> list[str]:
         return [model["name"] for model in self._machine.slot_config(slot)["models"]]
-
-    # ---- journal and lease
-
-    def read_journal(self) -> tuple[Journal | None, str]:
-        return self._store.read_journal()
-
-    def write_journal(self, journal: Journal, expected_version: str) -> str:
-        return self._store.write_journal(journal, expected_version, self._held)
-
-    def acquire_lease(self, holder: str) -> Lease:
-        current = self._store.read_lease()
-        gone = current is not None and holders.is_gone(current.holder)
-        self._held = self._store.acquire_lease(holder, self.now(), holder_gone=gone)
-        return self._held
-
-    def renew_lease(self) -> Lease:
-        assert self._held is not None
-        self._held = self._store.renew_lease(self._held, self.now())
-        return self._held
-
-    def release_lease(self) -> None:
-        if self._held is not None:
-            self._store.release_lease(self._held)
-            self._held = None
-
-    def read_lease(self) -> Lease | None:
-        return self._store.read_lease()
 
 
 def _fingerprint(config: Mapping[str, Any]) -> str:

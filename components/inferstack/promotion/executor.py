@@ -18,10 +18,13 @@ from inferstack.promotion.checks import Checks
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.journal import BEFORE_COMMIT, Journal
 from inferstack.promotion.lease import Lease
-from inferstack.promotion.plan import POLL_SECONDS, SETTLE_POLL_SECONDS, next_step, shares
+from inferstack.promotion.plan import next_step
 from inferstack.promotion.platform import Clock, Conflict, Observation, Platform, PlatformError, SlotFailed, Unavailable
+from inferstack.promotion.shares import shares
 from inferstack.promotion.steps import (
     DONE,
+    POLL_SECONDS,
+    SETTLE_POLL_SECONDS,
     Check,
     Render,
     Rest,

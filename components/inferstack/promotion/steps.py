@@ -8,6 +8,11 @@ from inferstack.promotion.journal import Outcome, Phase, Verdict
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Weights
 
+POLL_SECONDS = 1.0
+"""Between two looks while something starts."""
+DRAIN_POLL_SECONDS = 0.2
+SETTLE_POLL_SECONDS = 0.1
+
 
 @dataclass(frozen=True)
 class Render:

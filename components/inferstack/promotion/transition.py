@@ -5,7 +5,7 @@ from dataclasses import replace
 from inferstack.environment import SlotName
 from inferstack.promotion.gates import TRIES
 from inferstack.promotion.journal import HISTORY_LENGTH, Entry, Journal, Operation, Outcome, Phase, Policy
-from inferstack.promotion.plan import shares
+from inferstack.promotion.shares import shares
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import (
     Check,
