@@ -11,6 +11,7 @@ A tenant, key, prompt or request id is never a label. `aliases` are the names th
 rules and the compatibility page are made from them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +27,10 @@ LOAD_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric as it is exposed. `unit` is the base unit of a value (`1` for counts and ratios)."""
+    """One metric as it is exposed. `unit` is the base unit of a value (`1` for counts and ratios).
+
+    `start` is what a gauge says before it is set: NaN where 0 would be a false alarm in a process that never sets it.
+    """
 
     name: str
     kind: Kind
@@ -35,6 +39,7 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     aliases: tuple[str, ...] = ()
+    start: float = 0.0
 
     @property
     def samples(self) -> tuple[str, ...]:
@@ -233,7 +238,13 @@ SHARED_ERRORS = Metric(
     "Calls of the shared cache server that failed or were too slow (`use`: limits, cache).",
     ("use",),
 )
-SHARED_UP = Metric("inferstack_shared_store_up", "gauge", "1", "1 while the shared cache server answers in time, else 0.")
+SHARED_UP = Metric(
+    "inferstack_shared_store_up",
+    "gauge",
+    "1",
+    "1 while the shared cache server answers in time, else 0; NaN in a process without one.",
+    start=math.nan,
+)
 LIMIT_FALLBACK = Metric(
     "inferstack_limit_fallback_total",
     "counter",
@@ -293,7 +304,11 @@ IDENTITY = Metric(
     ("environment", "slot", "generation", "model", "model_digest", "quantization", "version"),
 )
 KEYS_LOADED = Metric(
-    "inferstack_access_keys", "gauge", "1", "API keys known; 0 after the key file became unreadable means every request is refused."
+    "inferstack_access_keys",
+    "gauge",
+    "1",
+    "API keys known; 0 after the key file became unreadable means every request is refused. NaN in a process without a key file.",
+    start=math.nan,
 )
 PROCESS_CPU = Metric(
     "process_cpu_seconds_total", "counter", "seconds", "CPU time of the process, user and system.", aliases=("cpu_utilization",)
@@ -333,6 +348,8 @@ class Metrics:
                 collector: Any = Counter(metric.name, metric.help, metric.labels, registry=self.registry)
             elif metric.kind == "gauge":
                 collector = Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
+                if not metric.labels:
+                    collector.set(metric.start)
             else:
                 collector = Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry)
             self._collectors[metric.name] = collector

@@ -1,3 +1,4 @@
+import math
 import re
 
 from inferstack_runtime.metrics import CATALOGUE, Metrics, find
@@ -33,3 +34,11 @@ def test_every_metric_of_the_catalogue_is_exposed():
 def test_series_are_found_by_their_exposed_names():
     assert find("inferstack_request_duration_seconds_bucket") is find("inferstack_request_duration_seconds")
     assert find("inferstack_nothing") is None
+
+
+def test_what_a_process_does_not_have_is_neither_up_nor_down():
+    """0 would fire AccessKeysMissing and SharedStoreDown for ever in a process without a key file and a shared store."""
+    metrics = Metrics()
+    for name in ("inferstack_access_keys", "inferstack_shared_store_up"):
+        assert math.isnan(metrics.registry.get_sample_value(name))
+    assert metrics.value("inferstack_open_streams") == 0

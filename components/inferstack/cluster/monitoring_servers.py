@@ -9,13 +9,13 @@ import json
 from typing import Any
 
 from inferstack.cluster.images import reference
+from inferstack.cluster.monitoring_config import PORTS, alertmanager_config, datasource, prometheus_config, provider, server_name
 from inferstack.cluster.names import SLOT_LABEL, component_labels, metadata
 from inferstack.environment import Environment
 
 GRAFANA_SECRET = "inferstack-grafana"  # noqa: S105 - a name
 PASSWORD_KEY = "admin-password"  # noqa: S105 - a name
 _USER = 10001
-_PORTS = {"prometheus": 9090, "alertmanager": 9093, "grafana": 3000}
 _STORAGE = {"prometheus": "20Gi", "alertmanager": "1Gi", "grafana": "1Gi"}
 _MEMORY = {"prometheus": "2Gi", "alertmanager": "128Mi", "grafana": "512Mi"}
 _DATA = {"prometheus": "/prometheus", "alertmanager": "/alertmanager", "grafana": "/var/lib/grafana"}
@@ -26,10 +26,10 @@ RETENTION = "35d"
 
 def server_objects(environment: Environment, name: str, groups: list[dict[str, Any]], boards: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Every object by role, the Secret with the password excepted: it is made once, by the component."""
-    scrape = {key: _text(value) for key, value in {"prometheus.yml": prometheus_config(environment, name)}.items()}
+    scrape = {"prometheus.yml": _text(prometheus_config(environment, name))}
     rules = {"rules.yml": _text({"groups": groups})}
     alertmanager = {"alertmanager.yml": _text(alertmanager_config(environment))}
-    provisioning = {"datasource.yml": _text(_datasource(environment)), "boards.yml": _text(_provider())}
+    provisioning = {"datasource.yml": _text(datasource(environment)), "boards.yml": _text(provider())}
     found = {
         "prometheus_config": _config(environment, "prometheus", scrape | rules),
         "alertmanager_config": _config(environment, "alertmanager", alertmanager),
@@ -48,118 +48,32 @@ def server_objects(environment: Environment, name: str, groups: list[dict[str, A
     return found
 
 
-def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
-    """What Prometheus scrapes: the ports `metrics` of the slots' pods, with the labels that rules and boards read."""
-    slot = "__meta_kubernetes_pod_label_" + "".join(c if c.isalnum() else "_" for c in SLOT_LABEL)
-    relabel = [
-        {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "regex": "inferstack", "action": "keep"},
-        {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics", "action": "keep"},
-        {"source_labels": [slot], "regex": "blue|green", "action": "keep"},
-        {"source_labels": [slot], "target_label": "slot"},
-        {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "instance"},
-        {"target_label": "environment", "replacement": name},
-    ]
-    discovery = [{"role": "pod", "namespaces": {"names": [environment.namespace]}}]
-    return {
-        "global": {"scrape_interval": "30s", "evaluation_interval": "30s"},
-        "rule_files": ["/etc/config/rules.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{_name('alertmanager')}:{_PORTS['alertmanager']}"]}]}]},
-        "scrape_configs": [{"job_name": "inferstack", "kubernetes_sd_configs": discovery, "relabel_configs": relabel}],
-    }
-
-
-def alertmanager_config(environment: Environment) -> dict[str, Any]:
-    """Who is told what: a receiver per severity that has a secret, and which alerts others make needless."""
-    receivers: list[dict[str, Any]] = [{"name": "none"}]
-    routes = []
-    for severity in sorted(environment.monitoring.receivers):
-        hook = {"url_file": f"/etc/receivers/{severity}/url", "send_resolved": True}
-        receivers.append({"name": severity, "webhook_configs": [hook]})
-        routes.append({"receiver": severity, "matchers": [f'severity="{severity}"']})
-    same = ["environment", "slot"]
-    return {
-        "route": {
-            "receiver": "none",
-            "group_by": ["alertname", "environment", "slot"],
-            "group_wait": "30s",
-            "repeat_interval": "4h",
-            "routes": routes,
-        },
-        "receivers": receivers,
-        "inhibit_rules": [
-            {"source_matchers": ['severity="page"'], "target_matchers": ['severity="ticket"'], "equal": same},
-            {"source_matchers": ['alertname="MetricsMissing"'], "target_matchers": ['alertname="TargetDown"']},
-            {
-                "source_matchers": ['alertname="PromotionRunning"'],
-                "target_matchers": ['severity="ticket"', 'alertname=~"QueueLong|KvCacheSaturated|BudgetExceeded"'],
-                "equal": ["environment"],
-            },
-            {
-                "source_matchers": ['alertname="ErrorBudgetBurnFast"'],
-                "target_matchers": ['alertname=~"ErrorBudgetBurn|ErrorBudgetBurnSlow|ErrorBudgetBurnSlowest"'],
-                "equal": ["environment"],
-            },
-        ],
-    }
-
-
-def _name(server: str) -> str:
-    return f"inferstack-{server}"
-
-
 def _text(data: Any) -> str:
     return json.dumps(data, indent=1, sort_keys=True)
-
-
-def _datasource(environment: Environment) -> dict[str, Any]:
-    url = f"http://{_name('prometheus')}.{environment.namespace}.svc:{_PORTS['prometheus']}"
-    source = {
-        "name": "Prometheus",
-        "uid": "prometheus",
-        "type": "prometheus",
-        "access": "proxy",
-        "url": url,
-        "isDefault": True,
-        "editable": False,
-    }
-    return {"apiVersion": 1, "datasources": [source]}
-
-
-def _provider() -> dict[str, Any]:
-    options = {"path": "/etc/boards"}
-    provider = {
-        "name": "inferstack",
-        "folder": "Inferstack",
-        "type": "file",
-        "disableDeletion": True,
-        "allowUiUpdates": False,
-        "options": options,
-    }
-    return {"apiVersion": 1, "providers": [provider]}
 
 
 def _config(environment: Environment, suffix: str, data: dict[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(_name(suffix), environment.namespace, component_labels("monitoring")),
+        "metadata": metadata(server_name(suffix), environment.namespace, component_labels("monitoring")),
         "data": data,
     }
 
 
 def _account(environment: Environment) -> dict[str, Any]:
-    meta = metadata(_name("prometheus"), environment.namespace, component_labels("monitoring"))
+    meta = metadata(server_name("prometheus"), environment.namespace, component_labels("monitoring"))
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": False}
 
 
 def _role(environment: Environment) -> dict[str, Any]:
-    meta = metadata(_name("prometheus"), environment.namespace, component_labels("monitoring"))
+    meta = metadata(server_name("prometheus"), environment.namespace, component_labels("monitoring"))
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
     return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": meta, "rules": rules}
 
 
 def _role_binding(environment: Environment) -> dict[str, Any]:
-    name = _name("prometheus")
+    name = server_name("prometheus")
     return {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
@@ -171,15 +85,15 @@ def _role_binding(environment: Environment) -> dict[str, Any]:
 
 def _service(environment: Environment, server: str) -> dict[str, Any]:
     labels = component_labels(server)
-    spec = {"type": "ClusterIP", "selector": labels, "ports": [{"name": "http", "port": _PORTS[server], "targetPort": "http"}]}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(_name(server), environment.namespace, labels), "spec": spec}
+    spec = {"type": "ClusterIP", "selector": labels, "ports": [{"name": "http", "port": PORTS[server], "targetPort": "http"}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata(server_name(server), environment.namespace, labels), "spec": spec}
 
 
 def _disruption_budget(environment: Environment, server: str) -> dict[str, Any]:
     """A single replica may be moved: its volume goes with it."""
     labels = component_labels(server)
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": labels}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
-    meta = metadata(_name(server), environment.namespace, labels)
+    meta = metadata(server_name(server), environment.namespace, labels)
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": spec}
 
 
@@ -191,7 +105,7 @@ def _network_policy(environment: Environment, server: str) -> dict[str, Any]:
         "alertmanager": [{"podSelector": {"matchLabels": component_labels("prometheus")}}, runtimes],
         "grafana": [],
     }[server]
-    port = [{"protocol": "TCP", "port": _PORTS[server]}]
+    port = [{"protocol": "TCP", "port": PORTS[server]}]
     dns = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
     egress: dict[str, list[dict[str, Any]]] = {
         "prometheus": [
@@ -206,7 +120,7 @@ def _network_policy(environment: Environment, server: str) -> dict[str, Any]:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": metadata(_name(server), environment.namespace, labels),
+        "metadata": metadata(server_name(server), environment.namespace, labels),
         "spec": {
             "podSelector": {"matchLabels": labels},
             "policyTypes": ["Ingress", "Egress"],
@@ -225,7 +139,7 @@ def _stateful_set(environment: Environment, server: str, content: dict[str, str]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     template = {"metadata": {"labels": labels, "annotations": {"inferstack.dev/config": digest}}, "spec": _pod(environment, server)}
     spec = {
-        "serviceName": _name(server),
+        "serviceName": server_name(server),
         "replicas": 1,
         "selector": {"matchLabels": labels},
         "template": template,
@@ -234,7 +148,7 @@ def _stateful_set(environment: Environment, server: str, content: dict[str, str]
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": metadata(_name(server), environment.namespace, labels),
+        "metadata": metadata(server_name(server), environment.namespace, labels),
         "spec": spec,
     }
 
@@ -246,7 +160,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         {"name": "data", "mountPath": _DATA[server]},
     ]
     volumes: list[dict[str, Any]] = [
-        {"name": "config", "configMap": {"name": _name(server)}},
+        {"name": "config", "configMap": {"name": server_name(server)}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
     ]
     mounts.append({"name": "tmp", "mountPath": "/tmp"})  # noqa: S108 - inside the container
@@ -257,7 +171,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         mounts.append({"name": "boards", "mountPath": "/etc/boards", "readOnly": True})
         mounts.append({"name": "password", "mountPath": "/etc/password", "readOnly": True})
         volumes.append({"name": "password", "secret": {"secretName": GRAFANA_SECRET, "defaultMode": 0o440}})
-        volumes.append({"name": "boards", "configMap": {"name": _name("grafana-boards")}})
+        volumes.append({"name": "boards", "configMap": {"name": server_name("grafana-boards")}})
     if scrapes:
         mounts.append({"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True})
         volumes.append({"name": "token", "projected": _token()})
@@ -271,7 +185,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         "image": reference(server),
         "args": _arguments(server),
         "env": _variables(server),
-        "ports": [{"name": "http", "containerPort": _PORTS[server]}],
+        "ports": [{"name": "http", "containerPort": PORTS[server]}],
         "startupProbe": {**probe, "periodSeconds": 5, "failureThreshold": 60},
         "readinessProbe": {**probe, "periodSeconds": 10, "timeoutSeconds": 5},
         "livenessProbe": {"tcpSocket": {"port": "http"}, "periodSeconds": 20, "failureThreshold": 6},
@@ -288,7 +202,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         "volumeMounts": mounts,
     }
     return {
-        "serviceAccountName": _name("prometheus") if scrapes else "default",
+        "serviceAccountName": server_name("prometheus") if scrapes else "default",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 60 if scrapes else 30,

@@ -68,6 +68,11 @@ class Layout:
         """The promotion journal."""
         return self.directory / "journal.json"
 
+    @property
+    def rules(self) -> Path:
+        """Recording and alert rules of Prometheus."""
+        return self.directory / "rules.json"
+
     def slot_config(self, slot: str) -> Path:
         """The runtime configuration of a slot."""
         return self.directory / "slots" / f"{slot}.json"

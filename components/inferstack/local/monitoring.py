@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferstack.environment import SlotName
-from inferstack.local.layout import Layout
+from inferstack.environment import Environment, SlotName
+from inferstack.local.layout import Layout, write_json
 
 PROMETHEUS = "prometheus"
 ALERTMANAGER = "alertmanager"
-RULES = "dashboards/rules/*.yaml"
-"""Recording and alert rules of the project, relative to its folder."""
 SCRAPE_SECONDS = 5
 RETENTION = "2d"
 _BINARIES = {PROMETHEUS: ("prometheus",), ALERTMANAGER: ("alertmanager", "prometheus-alertmanager")}
@@ -39,15 +37,23 @@ def find() -> dict[str, Monitor]:
     }
 
 
-def config(
-    name: str, layout: Layout, environment: str, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int
-) -> dict[str, Any]:
+def config(name: str, layout: Layout, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int) -> dict[str, Any]:
     """The configuration file of the program `name` (JSON, which is YAML)."""
-    return (
-        _alertmanager()
-        if name == ALERTMANAGER
-        else _prometheus(layout.root, environment, ports.get(ALERTMANAGER), slot_metrics, gateway_admin)
-    )
+    return _alertmanager() if name == ALERTMANAGER else _prometheus(layout, ports.get(ALERTMANAGER), slot_metrics, gateway_admin)
+
+
+def rules(environment: Environment) -> dict[str, Any]:
+    """The rule file: what a cluster of this environment would get, with its thresholds and prices. Raises UnknownThreshold."""
+    from inferstack.cluster.monitoring import rule_groups  # planning and prices: most commands do without
+
+    return {"groups": rule_groups(environment)}
+
+
+def write_rules(layout: Layout, environment: Environment) -> bool:
+    """Write the rule file; True where it is another one than before."""
+    before = layout.rules.read_text(encoding="utf-8") if layout.rules.exists() else None
+    write_json(layout.rules, rules(environment))
+    return before != layout.rules.read_text(encoding="utf-8")
 
 
 def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
@@ -60,11 +66,9 @@ def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
     return [f"--config.file={file}", f"--storage.tsdb.path={data}", retention, listen, "--log.level=warn"]
 
 
-def _prometheus(
-    root: Path, environment: str, alertmanager: int | None, slot_metrics: Mapping[str, int], gateway_admin: int
-) -> dict[str, Any]:
+def _prometheus(layout: Layout, alertmanager: int | None, slot_metrics: Mapping[str, int], gateway_admin: int) -> dict[str, Any]:
     slots = [
-        {"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot), "environment": environment}} for slot in SlotName
+        {"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot), "environment": layout.name}} for slot in SlotName
     ]
     gateway = {"targets": [f"127.0.0.1:{gateway_admin}"]}
     alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]} if alertmanager else {}
@@ -72,17 +76,20 @@ def _prometheus(
         "global": {
             "scrape_interval": f"{SCRAPE_SECONDS}s",
             "evaluation_interval": f"{SCRAPE_SECONDS}s",
-            "external_labels": {"environment": environment},
+            "external_labels": {"environment": layout.name},
         },
         "scrape_configs": [
             {"job_name": "inferstack", "static_configs": slots},
             {"job_name": "gateway", "metrics_path": "/stats/prometheus", "static_configs": [gateway]},
         ],
-        "rule_files": [str(root / RULES)],
+        "rule_files": [str(layout.rules)],
         "alerting": alerting,
     }
 
 
 def _alertmanager() -> dict[str, Any]:
-    """Alerts are kept and shown; nobody is called from one machine."""
-    return {"route": {"receiver": "here", "group_by": ["alertname", "slot"]}, "receivers": [{"name": "here"}]}
+    """Alerts are kept and shown, and hold each other back as in a cluster; nobody is called from one machine."""
+    from inferstack.cluster.monitoring_config import inhibitions
+
+    route = {"receiver": "here", "group_by": ["alertname", "slot"]}
+    return {"route": route, "receivers": [{"name": "here"}], "inhibit_rules": inhibitions()}

@@ -194,9 +194,10 @@ def _start_monitor(machine: LocalMachine, monitor: monitoring.Monitor) -> str | 
     """Start Prometheus or Alertmanager; why it does not run, or None. Serving does not depend on either."""
     layout, chosen, name = machine.layout, machine.ports, monitor.name
     assert monitor.program is not None
-    config = monitoring.config(name, layout, layout.name, chosen.monitors, chosen.slot_metrics, chosen.gateway_admin)
+    config = monitoring.config(name, layout, chosen.monitors, chosen.slot_metrics, chosen.gateway_admin)
     path = layout.directory / f"{name}.json"
-    if _alive(layout, name) and read_json(path) != config:
+    other_rules = name == monitoring.PROMETHEUS and monitoring.write_rules(layout, machine.environment)
+    if _alive(layout, name) and (other_rules or read_json(path) != config):
         stop_part(layout, name, STOP_SECONDS)
     if not _alive(layout, name):
         write_json(path, config)

@@ -292,7 +292,7 @@ class Service:
         return work
 
     async def _watch_keys(self) -> None:
-        while True:
+        while self.config.access.keys_file is not None:
             self.metrics[catalogue.KEYS_LOADED].set(self.authenticator.refresh())
             await asyncio.sleep(1)
 

@@ -91,6 +91,20 @@ def test_monitors_that_are_installed_run_with_it_and_scrape_every_part(project, 
     with urllib.request.urlopen(f"{address}/api/v1/alertmanagers") as answer:
         assert len(json.load(answer)["data"]["activeAlertmanagers"]) == 1
     assert set(project.status()["parts"]) == PARTS | {"prometheus", "alertmanager"}
+    assert rule(address, "ErrorsHigh").endswith("> 0.1")
+    inhibits = json.loads((project.directory / "alertmanager.json").read_text())["inhibit_rules"]
+    assert any('alertname="ErrorBudgetBurnFast"' in item["source_matchers"] for item in inhibits)
+
+    project.edit(monitoring={"thresholds": {"ErrorsHigh": 0.07}})
+    up(project)
+    assert rule(address, "ErrorsHigh").endswith("> 0.07"), "an edited threshold takes hold with the next up"
+
+
+def rule(address, name):
+    """The query of an alert, as Prometheus itself has it."""
+    with urllib.request.urlopen(f"{address}/api/v1/rules?type=alert") as answer:
+        groups = json.load(answer)["data"]["groups"]
+    return next(rule["query"] for group in groups for rule in group["rules"] if rule["name"] == name)
 
 
 def test_a_second_up_says_it_runs_and_restarts_nothing(project):

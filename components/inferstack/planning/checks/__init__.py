@@ -3,14 +3,22 @@
 from collections.abc import Callable, Iterator
 
 from inferstack.environment import Environment
-from inferstack.planning.checks import budget, hardware, memory, models, safety, scaling, timeouts
+from inferstack.planning.checks import budget, hardware, memory, models, monitoring, safety, scaling, timeouts
 from inferstack.planning.findings import Finding
 
 Check = Callable[[Environment], Iterator[Finding]]
 
 HARDWARE: tuple[Check, ...] = hardware.CHECKS
 """Can it be bought at all."""
-INDEPENDENT: tuple[Check, ...] = (*models.CHECKS, *memory.CHECKS, *scaling.CHECKS, *timeouts.CHECKS, *budget.CHECKS, *safety.CHECKS)
+INDEPENDENT: tuple[Check, ...] = (
+    *models.CHECKS,
+    *memory.CHECKS,
+    *scaling.CHECKS,
+    *timeouts.CHECKS,
+    *budget.CHECKS,
+    *safety.CHECKS,
+    *monitoring.CHECKS,
+)
 ON_HARDWARE: tuple[Check, ...] = (*scaling.ON_HARDWARE, *budget.ON_HARDWARE)
 """Ask about nodes and prices; without nodes that can be bought their answers would only repeat the error."""
 

@@ -1,0 +1,34 @@
+"""Do the settings of alerts name what exists."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+
+from inferstack.environment import Environment
+from inferstack.planning.findings import Finding
+from inferstack_dashboards import ALERTS
+
+_WITH_THRESHOLD = [alert.name for alert in ALERTS if alert.threshold is not None]
+_SEVERITIES = sorted({alert.severity for alert in ALERTS} - {"none"})
+
+
+def thresholds(e: Environment) -> Iterator[Finding]:
+    """A threshold of an alert that does not exist changes nothing, and nobody would notice."""
+    yield from _unknown(
+        "alert-unknown", "monitoring.thresholds", "no alert with a threshold", list(e.monitoring.thresholds), _WITH_THRESHOLD
+    )
+
+
+def receivers(e: Environment) -> Iterator[Finding]:
+    """Alerts are sent by severity: a receiver of another one is never called."""
+    yield from _unknown("receiver-unknown", "monitoring.receivers", "no severity of an alert", list(e.monitoring.receivers), _SEVERITIES)
+
+
+def _unknown(rule: str, path: str, message: str, names: list[str], known: list[str]) -> Iterator[Finding]:
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            fix = f"use `{close[0]}`." if close else f"use one of {', '.join(known)}."
+            yield Finding(rule, "error", f"{path}.{name}", f"{name} is {message}.", fix)
+
+
+CHECKS = (thresholds, receivers)
