@@ -8,7 +8,7 @@ from inferstack.planning.findings import Finding
 from inferstack_dashboards import ALERTS
 
 _WITH_THRESHOLD = [alert.name for alert in ALERTS if alert.threshold is not None]
-_SEVERITIES = sorted({alert.severity for alert in ALERTS} - {"none"})
+_SEVERITIES: list[str] = sorted({alert.severity for alert in ALERTS} - {"none"})
 
 
 def thresholds(e: Environment) -> Iterator[Finding]:
