@@ -68,9 +68,10 @@ EXPORT int32_t inferstack_product(int32_t format, int32_t n, int32_t k, const ui
     unpacked.at_least((size_t)k * PANEL);
     panel.at_least((size_t)rows * PANEL);
     for (int p = 0; p < panels(n); p++) {
-      panel_product(w, p, a, rows, unpacked.data, panel.data);
+      panel_product(w, p, a, unpacked.data, panel.data);
+      const int width = std::min(PANEL, n - p * PANEL);
       for (int row = 0; row < rows; row++)
-        for (int c = 0; c < PANEL && p * PANEL + c < n; c++) out[(int64_t)row * n + p * PANEL + c] = panel.data[row * PANEL + c];
+        memcpy(out + (int64_t)row * n + p * PANEL, panel.data + row * PANEL, sizeof(float) * (size_t)width);
     }
   } catch (const std::bad_alloc&) {
     return STEP_NO_MEMORY;

@@ -7,28 +7,43 @@
 
 namespace {
 
-// The rows that enter a product. `values` serves float formats, the rest integer formats.
+#if defined(__AVX512VNNI__)
+constexpr int TILE_ROWS = 12;
+#else
+constexpr int TILE_ROWS = 4;
+#endif
+
+// The rows that enter a product. `values` serves float formats, the rest integer formats. Integers lie in tiles of TILE_ROWS rows (the
+// last tile has what is left), in the order in which a tile's product reads them: [tile][group][quad][row][4], [tile][group][row].
 struct Activations {
-  float* values;     // [rows][k]
-  int8_t* quants;    // [rows][k]
-  float* scales;     // [rows][k / 32]
-  float* weighted;   // [rows][k / 32]  scale * sum of the group's quants
-  int32_t* sums;     // [rows][k / 32]  sum of the group's quants
-  int32_t k;
+  float* values;      // [rows][k]
+  int8_t* quants;     // rows * k
+  float* scales;      // rows * k / 32
+  float* weighted;    // rows * k / 32: scale * sum of the group's quants
+  int32_t* offsets;   // rows * k / 32: minus the sum of the group's quants
+  int32_t k, rows;
+
+  struct Place {
+    int64_t quants, group;
+    int height;  // rows of the tile; a group's quads of four quants are so many quads apart
+  };
+  INLINE Place place(int row, int group) const {
+    const int in_tile = row % TILE_ROWS, first = row - in_tile, height = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
+    return {(int64_t)first * k + (int64_t)group * GROUP * height + 4 * in_tile, (int64_t)first * (k / GROUP) + group * height + in_tile, height};
+  }
 };
 
 // Quantize one group of 32. A NaN or infinity anywhere in the group makes its scale NaN, so that it reaches the logits.
-INLINE void quantize_group(f32x16 low, f32x16 high, int8_t* quants, float* scale, float* weighted, int32_t* group_sum) {
-  const f32x16 zero = splat(0.0f);
-  const f32x16 a = low < zero ? -low : low, b = high < zero ? -high : high;
-  const float largest = maximum(max(a, b));
-  const f32x16 poison = low * zero + high * zero;
+INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int row, int group) {
+  const float largest = largest_magnitude(low, high);  // NaN and infinity are larger than any number
   const f32x16 factor = splat(largest > 0 ? 127.0f / largest : 0.0f), magic = splat(12582912.0f);
   const i32x16 x = (i32x16)(low * factor + magic) - (i32x16)magic, y = (i32x16)(high * factor + magic) - (i32x16)magic;
+  const Activations::Place place = a.place(row, group);
+  alignas(32) int8_t quants[GROUP];
 #if defined(__AVX512F__)
-  _mm_storeu_si128((__m128i*)quants, _mm512_cvtsepi32_epi8((__m512i)x));
-  _mm_storeu_si128((__m128i*)(quants + 16), _mm512_cvtsepi32_epi8((__m512i)y));
-  const int32_t total = _mm512_reduce_add_epi32(_mm512_add_epi32((__m512i)x, (__m512i)y));
+  _mm_store_si128((__m128i*)quants, _mm512_cvtsepi32_epi8((__m512i)x));
+  _mm_store_si128((__m128i*)(quants + 16), _mm512_cvtsepi32_epi8((__m512i)y));
+  const int32_t total = _mm512_reduce_add_epi32((__m512i)(x + y));
 #else
   int32_t total = 0;
   for (int i = 0; i < 16; i++) {
@@ -37,17 +52,37 @@ INLINE void quantize_group(f32x16 low, f32x16 high, int8_t* quants, float* scale
     total += x[i] + y[i];
   }
 #endif
-  const float s = largest / 127.0f + sum(poison);
-  *scale = s;
-  *group_sum = total;
-  *weighted = s * (float)total;
+  for (int quad = 0; quad < GROUP / 4; quad++) store(a.quants + place.quants + quad * 4 * place.height, load<int32_t>(quants + 4 * quad));
+  float scale = largest * (1.0f / 127);
+  scale += scale - scale;  // infinity to NaN
+  a.scales[place.group] = scale;
+  a.weighted[place.group] = scale * (float)total;
+  a.offsets[place.group] = -total;
 }
 
 // ---- Integer tiles: `MR` rows x 32 columns ---------------------------------------------------------------------------------
 
 #if defined(__AVX512VNNI__)
 
-constexpr int TILE_ROWS = 12, PREFETCH_BYTES = 4096;
+constexpr int PREFETCH_BYTES = 4096;
+
+// In place, with the broadcast inside the instruction: left to itself the compiler spends a move or a load on each.
+INLINE void dot(__m512i& sum, __m512i weights, const int8_t* quad) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*(const int32_t*)quad));
+}
+INLINE void add_product(__m512& total, __m512 a, __m512 b) { asm("vfmadd231ps %2, %1, %0" : "+v"(total) : "v"(a), "v"(b)); }
+INLINE void add_product(__m512& total, __m512 a, const float* b) {
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(total) : "v"(a), "m"(*b));
+}
+INLINE __m512 product(__m512 a, const float* b) {
+  asm("vmulps %1%{1to16%}, %0, %0" : "+v"(a) : "m"(*b));
+  return a;
+}
+INLINE __m512i nothing() {
+  __m512i v;
+  asm volatile("vpxord %0, %0, %0" : "=v"(v));
+  return v;
+}
 
 // `HALVES` times 16 columns from `half` on. Few rows take both halves at once and share the broadcast activations; many rows take one,
 // so that unpacked weights serve more of them.
@@ -55,23 +90,22 @@ template <int F, int MR, int HALVES>
 INLINE void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, float* out) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *weighted = a.weighted + (int64_t)row * groups;
-  const int32_t* sums = a.sums + (int64_t)row * groups;
-  const int64_t stride = a.k;
+  const int32_t* offsets = a.offsets + (int64_t)row * groups;
   __m512 total[MR][HALVES];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; m++)
     for (int h = 0; h < HALVES; h++) total[m][h] = _mm512_setzero_ps();
   const uint8_t* block = panel + header_bytes(F);
   const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
-  for (int g = 0; g < groups; g++, block += block_bytes(F), quants += GROUP) {
+  for (int g = 0; g < groups; g++, block += block_bytes(F), quants += GROUP * MR, scales += MR, weighted += MR, offsets += MR) {
     if (half == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
       for (int line = 0; line < block_bytes(F); line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
     __m512i acc[MR][HALVES];
 #pragma GCC unroll 12
     for (int m = 0; m < MR; m++)
       for (int h = 0; h < HALVES; h++) {
-        if constexpr (F == W4_MINIMUM) acc[m][h] = _mm512_setzero_si512();
-        else acc[m][h] = _mm512_set1_epi32(-(F == W4_GROUP ? 8 : 128) * sums[m * groups + g]);
+        if constexpr (F == W4_MINIMUM) acc[m][h] = nothing();
+        else acc[m][h] = _mm512_slli_epi32(_mm512_set1_epi32(offsets[m]), F == W4_GROUP ? 3 : 7);
       }
     if constexpr (F == W4_GROUP || F == W4_MINIMUM) {
 #pragma GCC unroll 4
@@ -85,15 +119,13 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
         }
 #pragma GCC unroll 12
         for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + j * 4));
 #pragma GCC unroll 2
-          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], low[h], x);
+          for (int h = 0; h < HALVES; h++) dot(acc[m][h], low[h], quants + (j * MR + m) * 4);
         }
 #pragma GCC unroll 12
         for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + 16 + j * 4));
 #pragma GCC unroll 2
-          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], high[h], x);
+          for (int h = 0; h < HALVES; h++) dot(acc[m][h], high[h], quants + ((j + 4) * MR + m) * 4);
         }
       }
     } else {
@@ -104,9 +136,8 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
         for (int h = 0; h < HALVES; h++) w[h] = _mm512_xor_si512(_mm512_load_si512(block + j * 128 + (half + h) * 64), flip);
 #pragma GCC unroll 12
         for (int m = 0; m < MR; m++) {
-          const __m512i x = _mm512_set1_epi32(load<int32_t>(quants + m * stride + j * 4));
 #pragma GCC unroll 2
-          for (int h = 0; h < HALVES; h++) acc[m][h] = _mm512_dpbusd_epi32(acc[m][h], w[h], x);
+          for (int h = 0; h < HALVES; h++) dot(acc[m][h], w[h], quants + (j * MR + m) * 4);
         }
       }
     }
@@ -118,10 +149,10 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
       if constexpr (F == W4_MINIMUM) least = (__m512)load_half((const uint16_t*)(block + 576 + (half + h) * 32));
 #pragma GCC unroll 12
       for (int m = 0; m < MR; m++) {
-        const __m512 value = _mm512_cvtepi32_ps(acc[m][h]), scale = _mm512_set1_ps(scales[m * groups + g]);
-        if constexpr (F == W8_CHANNEL) total[m][h] = _mm512_fmadd_ps(value, scale, total[m][h]);
-        else total[m][h] = _mm512_fmadd_ps(_mm512_mul_ps(value, scale), d, total[m][h]);
-        if constexpr (F == W4_MINIMUM) total[m][h] = _mm512_fmadd_ps(_mm512_set1_ps(weighted[m * groups + g]), least, total[m][h]);
+        const __m512 value = _mm512_cvtepi32_ps(acc[m][h]);
+        if constexpr (F == W8_CHANNEL) add_product(total[m][h], value, scales + m);
+        else add_product(total[m][h], product(value, scales + m), d);
+        if constexpr (F == W4_MINIMUM) add_product(total[m][h], least, weighted + m);
       }
     }
   }
@@ -145,8 +176,6 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
 
 #elif defined(__AVX2__)
 
-constexpr int TILE_ROWS = 4;
-
 INLINE __m256 halves_to_floats(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 
 // Eight columns at a time. Eight products of at most 2 * 15 * 127 fit into 16 bits; 8-bit weights use |w| and the sign on the activation.
@@ -159,7 +188,7 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
     const uint8_t* block = panel + header_bytes(F);
     for (int g = 0; g < groups; g++, block += block_bytes(F)) {
       const uint8_t* weights = block + part * 32;
-      const int8_t* quants = a.quants + (int64_t)row * a.k + g * GROUP;
+      const int8_t* quants = a.quants + (int64_t)row * a.k + g * GROUP * MR;
       __m256i acc[MR];
       for (int m = 0; m < MR; m++) acc[m] = _mm256_setzero_si256();
       if constexpr (F == W4_GROUP || F == W4_MINIMUM) {
@@ -169,9 +198,9 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
           const __m256i low = _mm256_and_si256(v, mask), high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
 #pragma GCC unroll 4
           for (int m = 0; m < MR; m++) {
-            const int8_t* q = quants + (int64_t)m * a.k + j * 4;
+            const int8_t* q = quants + (j * MR + m) * 4;
             acc[m] = _mm256_add_epi16(acc[m], _mm256_maddubs_epi16(low, _mm256_set1_epi32(load<int32_t>(q))));
-            acc[m] = _mm256_add_epi16(acc[m], _mm256_maddubs_epi16(high, _mm256_set1_epi32(load<int32_t>(q + 16))));
+            acc[m] = _mm256_add_epi16(acc[m], _mm256_maddubs_epi16(high, _mm256_set1_epi32(load<int32_t>(q + 16 * MR))));
           }
         }
         for (int m = 0; m < MR; m++) acc[m] = _mm256_madd_epi16(acc[m], ones);
@@ -181,15 +210,15 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
           const __m256i w = _mm256_loadu_si256((const __m256i*)(weights + j * 128)), magnitude = _mm256_abs_epi8(w);
 #pragma GCC unroll 4
           for (int m = 0; m < MR; m++) {
-            const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + (int64_t)m * a.k + j * 4));
+            const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + (j * MR + m) * 4));
             acc[m] = _mm256_add_epi32(acc[m], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w)), ones));
           }
         }
       }
       constexpr int at = F == W8_GROUP ? 1024 : 512;
       for (int m = 0; m < MR; m++) {
-        const int64_t index = (int64_t)(row + m) * groups + g;
-        if constexpr (F == W4_GROUP) acc[m] = _mm256_sub_epi32(acc[m], _mm256_set1_epi32(8 * a.sums[index]));
+        const int64_t index = (int64_t)row * groups + g * MR + m;
+        if constexpr (F == W4_GROUP) acc[m] = _mm256_add_epi32(acc[m], _mm256_set1_epi32(8 * a.offsets[index]));
         const __m256 value = _mm256_cvtepi32_ps(acc[m]), scale = _mm256_set1_ps(a.scales[index]);
         if constexpr (F == W8_CHANNEL) total[m] = _mm256_fmadd_ps(value, scale, total[m]);
         else total[m] = _mm256_fmadd_ps(_mm256_mul_ps(value, scale), halves_to_floats(block + at + part * 16), total[m]);
@@ -206,27 +235,26 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
 
 #else
 
-constexpr int TILE_ROWS = 4;
-
 template <int F, int MR>
 void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
   for (int m = 0; m < MR; m++) {
     float total[PANEL] = {};
     const uint8_t* block = panel + header_bytes(F);
     for (int g = 0; g < groups; g++, block += block_bytes(F)) {
-      const int8_t* q = a.quants + (int64_t)(row + m) * a.k + g * GROUP;
-      const int64_t index = (int64_t)(row + m) * groups + g;
+      const int8_t* quants = a.quants + (int64_t)row * a.k + g * GROUP * MR + m * 4;
+      const int64_t index = (int64_t)row * groups + g * MR + m;
       int32_t acc[PANEL] = {};
       constexpr bool nibbles = F == W4_GROUP || F == W4_MINIMUM;
       for (int j = 0; j < (nibbles ? 4 : 8); j++)
         for (int c = 0; c < PANEL; c++)
           for (int i = 0; i < 4; i++) {
             const uint8_t w = block[(j * PANEL + c) * 4 + i];
-            acc[c] += nibbles ? (w & 15) * q[j * 4 + i] + (w >> 4) * q[16 + j * 4 + i] : (int8_t)w * q[j * 4 + i];
+            const int8_t *low = quants + j * 4 * MR + i, *high = low + 16 * MR;
+            acc[c] += nibbles ? (w & 15) * *low + (w >> 4) * *high : (int8_t)w * *low;
           }
       constexpr int at = F == W8_GROUP ? 1024 : 512;
       for (int c = 0; c < PANEL; c++) {
-        if (F == W4_GROUP) acc[c] -= 8 * a.sums[index];
+        if (F == W4_GROUP) acc[c] += 8 * a.offsets[index];
         const float value = (float)acc[c] * a.scales[index];
         total[c] += F == W8_CHANNEL ? value : value * half_to_float(load<uint16_t>(block + at + 2 * c));
         if (F == W4_MINIMUM) total[c] += a.weighted[index] * half_to_float(load<uint16_t>(block + 576 + 2 * c));
@@ -324,25 +352,25 @@ INLINE void last_rows(int rows, const uint8_t* panel, const float* unpacked, con
 }
 
 template <int F>
-void all_rows(const uint8_t* panel, const float* unpacked, const Activations& a, int rows, float* out) {
+void all_rows(const uint8_t* panel, const float* unpacked, const Activations& a, float* out) {
   constexpr int most = F < 0 ? FLOAT_ROWS : TILE_ROWS;
   int row = 0;
-  for (; row + most <= rows; row += most) tile<F, most>(panel, unpacked, a, row, out + (int64_t)row * PANEL);
-  last_rows<F, most - 1>(rows - row, panel, unpacked, a, row, out + (int64_t)row * PANEL);
+  for (; row + most <= a.rows; row += most) tile<F, most>(panel, unpacked, a, row, out + (int64_t)row * PANEL);
+  last_rows<F, most - 1>(a.rows - row, panel, unpacked, a, row, out + (int64_t)row * PANEL);
 }
 
-// out[rows][32] = activations x panel `index`. `scratch` holds k * 32 floats (float formats only).
-void panel_product(const Matrix& w, int index, const Activations& a, int rows, float* scratch, float* out) {
+// out[a.rows][32] = activations x panel `index`. `scratch` holds k * 32 floats (float formats only).
+void panel_product(const Matrix& w, int index, const Activations& a, float* scratch, float* out) {
   const uint8_t* panel = w.data + panel_bytes(w.format, w.k) * index;
   switch (w.format) {
-    case W8_CHANNEL: return all_rows<W8_CHANNEL>(panel, nullptr, a, rows, out);
-    case W8_GROUP: return all_rows<W8_GROUP>(panel, nullptr, a, rows, out);
-    case W4_GROUP: return all_rows<W4_GROUP>(panel, nullptr, a, rows, out);
-    case W4_MINIMUM: return all_rows<W4_MINIMUM>(panel, nullptr, a, rows, out);
+    case W8_CHANNEL: return all_rows<W8_CHANNEL>(panel, nullptr, a, out);
+    case W8_GROUP: return all_rows<W8_GROUP>(panel, nullptr, a, out);
+    case W4_GROUP: return all_rows<W4_GROUP>(panel, nullptr, a, out);
+    case W4_MINIMUM: return all_rows<W4_MINIMUM>(panel, nullptr, a, out);
   }
   const float* weights = (const float*)panel;
   if (w.format != F32) unpack_panel(w, index, scratch), weights = scratch;
-  all_rows<-1>(panel, weights, a, rows, out);
+  all_rows<-1>(panel, weights, a, out);
 }
 
 }  // namespace

@@ -73,6 +73,20 @@ INLINE float maximum(f32x16 v) {
 #endif
 }
 
+// The largest absolute value of both, by the order of the bits: NaN and infinity count as larger than any number.
+INLINE float largest_magnitude(f32x16 a, f32x16 b) {
+  const i32x16 x = (i32x16)a & 0x7fffffff, y = (i32x16)b & 0x7fffffff, both = x > y ? x : y;
+#if defined(__AVX512F__)
+  const int32_t bits = _mm512_reduce_max_epi32((__m512i)both);
+#else
+  int32_t bits = 0;
+  for (int i = 0; i < 16; i++) bits = both[i] > bits ? both[i] : bits;
+#endif
+  float m;
+  memcpy(&m, &bits, 4);
+  return m;
+}
+
 // 2^x; below 2^-126 exactly 0, NaN stays NaN. Cephes-style polynomial on [-0.5, 0.5], relative error below 2e-7.
 INLINE f32x16 exp2(f32x16 x) {
   const f32x16 low = splat(-126.0f), high = splat(126.0f);

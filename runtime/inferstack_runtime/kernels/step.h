@@ -66,21 +66,21 @@ struct Buffer {
 struct ActivationBuffers {
   Buffer<float> values, scales, weighted;
   Buffer<int8_t> quants;
-  Buffer<int32_t> sums;
+  Buffer<int32_t> offsets;
   Activations at_least(size_t rows, int k, bool floats) {
     const size_t groups = rows * (size_t)(k / GROUP);
     return {floats ? values.at_least(rows * (size_t)k) : nullptr, quants.at_least(rows * (size_t)k), scales.at_least(groups),
-            weighted.at_least(groups), sums.at_least(groups), k};
+            weighted.at_least(groups), offsets.at_least(groups), k, (int32_t)rows};
   }
 };
 
 INLINE void put_group(const Activations& a, int row, int group, f32x16 low, f32x16 high) {
-  const int64_t at = (int64_t)row * a.k + group * GROUP, index = (int64_t)row * (a.k / GROUP) + group;
   if (a.values) {
+    const int64_t at = (int64_t)row * a.k + group * GROUP;
     store(a.values + at, low);
     store(a.values + at + 16, high);
   }
-  quantize_group(low, high, a.quants + at, a.scales + index, a.weighted + index, a.sums + index);
+  quantize_group(low, high, a, row, group);
 }
 
 constexpr int HEAD_ROWS = 64;
@@ -198,7 +198,7 @@ class Model {
         return;
       if (!team_.share(place, attention_units_, [&](int unit) { attention(*batch_, (int)l, tasks_[(size_t)unit], s); })) return;
       if (!team_.share(place, hidden_panels, [&](int panel) {
-            panel_product(layer.output, panel, attended_, batch_->rows, s.unpacked.data, s.product.data);
+            panel_product(layer.output, panel, attended_, s.unpacked.data, s.product.data);
             add(batch_->rows, panel, layer.feed_forward_norm, s);
           }))
         return;
@@ -210,14 +210,14 @@ class Model {
         return;
       const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
       if (!team_.share(place, hidden_panels, [&](int panel) {
-            panel_product(layer.down, panel, hidden_, batch_->rows, s.unpacked.data, s.product.data);
+            panel_product(layer.down, panel, hidden_, s.unpacked.data, s.product.data);
             add(batch_->rows, panel, next, s);
           }))
         return;
     }
     for (int first = 0; first < samples_; first += HEAD_ROWS) {
       const int rows = std::min(HEAD_ROWS, samples_ - first), stride = panels(spec_.vocabulary) * PANEL;
-      if (!team_.share(place, rows, [&](int i) { gather(batch_->specs[first + i].row, i); })) return;
+      if (!team_.share(place, rows, [&](int i) { gather(batch_->specs[first + i].row, i, rows); })) return;
       if (!team_.share(place, panels(spec_.vocabulary), [&](int panel) { score(rows, stride, panel, s); })) return;
       if (!team_.share(place, rows, [&](int i) {
             const auto width = (size_t)spec_.vocabulary;
@@ -230,7 +230,7 @@ class Model {
   }
 
   void score(int rows, int stride, int panel, Scratch& s) {
-    panel_product(spec_.head, panel, head_in_, rows, s.unpacked.data, s.product.data);
+    panel_product(spec_.head, panel, head_in(rows), s.unpacked.data, s.product.data);
     for (int i = 0; i < rows; i++) {
       float* out = logits_.data + (int64_t)i * stride + panel * PANEL;
       const f32x16 rms = splat(head_rms_.data[i]);
@@ -303,7 +303,7 @@ class Model {
     float* out = buffer.data;
     float* panel = s.panel.data;
     for (int part = 0; part < parts; part++) {
-      panel_product(w, index * parts + part, normed_, rows, s.unpacked.data, panel);
+      panel_product(w, index * parts + part, normed_, s.unpacked.data, panel);
       for (int row = 0; row < rows; row++)
         for (int half = 0; half < PANEL; half += 16) {
           f32x16 v = load<f32x16>(panel + row * PANEL + half) * splat(s.rms.data[row]);
@@ -369,8 +369,8 @@ class Model {
   }
 
   void feed_forward(int rows, const Layer& layer, int panel, Scratch& s) {
-    panel_product(layer.gate, panel, normed_, rows, s.unpacked.data, s.product.data);
-    panel_product(layer.up, panel, normed_, rows, s.unpacked.data, s.panel.data);
+    panel_product(layer.gate, panel, normed_, s.unpacked.data, s.product.data);
+    panel_product(layer.up, panel, normed_, s.unpacked.data, s.panel.data);
     for (int row = 0; row < rows; row++) {
       const f32x16 rms = splat(s.rms.data[row]);
       f32x16 out[2];
@@ -381,13 +381,24 @@ class Model {
     }
   }
 
-  void gather(int row, int to) {
-    const int k = spec_.hidden, groups = k / GROUP;
-    if (normed_.values) memcpy(head_in_.values + (int64_t)to * k, normed_.values + (int64_t)row * k, sizeof(float) * (size_t)k);
-    memcpy(head_in_.quants + (int64_t)to * k, normed_.quants + (int64_t)row * k, (size_t)k);
-    memcpy(head_in_.scales + (int64_t)to * groups, normed_.scales + (int64_t)row * groups, sizeof(float) * (size_t)groups);
-    memcpy(head_in_.weighted + (int64_t)to * groups, normed_.weighted + (int64_t)row * groups, sizeof(float) * (size_t)groups);
-    memcpy(head_in_.sums + (int64_t)to * groups, normed_.sums + (int64_t)row * groups, sizeof(int32_t) * (size_t)groups);
+  // The buffers of the head's input, laid out for so many rows.
+  INLINE Activations head_in(int rows) const {
+    Activations in = head_in_;
+    in.rows = rows;
+    return in;
+  }
+
+  void gather(int row, int to, int rows) {
+    const Activations in = head_in(rows);
+    if (normed_.values) memcpy(in.values + (int64_t)to * in.k, normed_.values + (int64_t)row * in.k, sizeof(float) * (size_t)in.k);
+    for (int group = 0; group < in.k / GROUP; group++) {
+      const Activations::Place a = normed_.place(row, group), b = in.place(to, group);
+      for (int quad = 0; quad < GROUP / 4; quad++)
+        store(in.quants + b.quants + quad * 4 * b.height, load<int32_t>(normed_.quants + a.quants + quad * 4 * a.height));
+      in.scales[b.group] = normed_.scales[a.group];
+      in.weighted[b.group] = normed_.weighted[a.group];
+      in.offsets[b.group] = normed_.offsets[a.group];
+    }
     head_rms_.data[to] = inverse_rms(row);
   }
 };
