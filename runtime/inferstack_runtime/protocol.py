@@ -12,6 +12,39 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
 
 
+class _OneWrite:
+    """A transport whose writes of one turn of the event loop leave together: one system call and one segment for head, events and end.
+
+    Also what keeps a quick answer whole behind Go's reverse proxy, which may close a connection that it reads the answer from
+    (see `api.app`): what it has read at once it passes on.
+    """
+
+    __slots__ = ("_loop", "_parts", "_transport", "get_extra_info", "is_closing", "pause_reading", "resume_reading")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self.get_extra_info = transport.get_extra_info
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            parts, self._parts = self._parts, []
+            self._transport.write(b"".join(parts))
+
+
 def bounded_protocol(header_seconds: float, max_connections: int, identity: list[tuple[bytes, bytes]]) -> type[HttpToolsProtocol]:
     """A protocol class whose headers must arrive within `header_seconds`, be at most 256 and 64 KiB, and of which
     at most `max_connections` are open. A request that breaks a bound gets 408, 431, 503 or 400 as a JSON error and the connection ends."""
@@ -27,7 +60,7 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             self._asked = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
+            super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]
             if len(self.connections) > max_connections:
                 self._refuse(503, "Too many connections.")
                 return

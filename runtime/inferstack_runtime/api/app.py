@@ -165,8 +165,15 @@ class App:
 
 
 async def _pump(stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> None:
-    await send({"type": "http.response.start", "status": stream.status, "headers": headers})
+    """Send a stream; its head leaves with the first block, in one write.
+
+    A head that comes back at once meets gateways that are not done with the request yet: those built on Go's reverse proxy (Traefik)
+    then fail to read the end of the request's body and cut the connection on both sides (golang/go#40747).
+    """
     async with aclosing(stream.events) as events:
+        first = await anext(events, b"")
+        await send({"type": "http.response.start", "status": stream.status, "headers": headers})
+        await send({"type": "http.response.body", "body": first, "more_body": True})
         async for block in events:
             await send({"type": "http.response.body", "body": block, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
