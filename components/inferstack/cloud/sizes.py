@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from inferstack.cluster.quantity import number
+from inferstack.environment.quantity import quantity
 
 
 @cache
@@ -19,7 +19,7 @@ def cache_size(platform: str, size: str) -> str:
     """The smallest size whose usable memory holds `size` (a quantity such as `8Gi`); raises ValueError when none does."""
     section = _catalogue()[platform]
     for name, gigabytes in section["sizes"].items():
-        if gigabytes * section["usable"] * 2**30 >= number(size):
+        if gigabytes * section["usable"] * 2**30 >= quantity(size):
             return str(name)
     largest = max(section["sizes"].values()) * section["usable"]
     raise ValueError(

@@ -8,8 +8,8 @@ from typing import Any
 
 from inferstack.cluster.images import reference
 from inferstack.cluster.names import CACHE, SLOT_LABEL, component_labels, metadata
-from inferstack.cluster.quantity import number
 from inferstack.environment import Environment
+from inferstack.environment.quantity import quantity
 
 _PORT = 6379
 _USER = 10001
@@ -20,7 +20,7 @@ _OVERHEAD = 1.25
 def cache_objects(environment: Environment, image: str | None = None) -> dict[str, dict[str, Any]]:
     """The cache's objects by role: config, service, stateful_set, network_policy, disruption_budget."""
     labels, namespace = component_labels("cache"), environment.namespace
-    maximum = int(number(environment.cache.size))
+    maximum = int(quantity(environment.cache.size))
     settings = f'maxmemory {maximum}\nmaxmemory-policy allkeys-lru\nsave ""\nappendonly no\nprotected-mode no\ntcp-keepalive 60\n'
     memory = f"{int(maximum * _OVERHEAD / 2**20)}Mi"
     spec: dict[str, Any] = {

@@ -5,8 +5,8 @@ import socket
 from pathlib import Path
 
 from inferstack.environment import Cache
+from inferstack.environment.quantity import quantity
 from inferstack.local.layout import Layout, write_whole
-from inferstack.local.quantity import quantity
 
 
 def wanted(settings: Cache) -> bool:
@@ -22,7 +22,7 @@ def write_config(layout: Layout, settings: Cache, port: int) -> str:
         "bind 127.0.0.1",
         f"port {port}",
         f"requirepass {_password(layout)}",
-        f"maxmemory {quantity(settings.size)}",
+        f"maxmemory {int(quantity(settings.size))}",
         "maxmemory-policy allkeys-lru",
         'save ""',
         "appendonly no",

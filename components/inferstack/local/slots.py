@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from inferstack.environment import Environment, SlotName
+from inferstack.environment.quantity import quantity
 from inferstack.local import cache
 from inferstack.local.gateway import Ports
 from inferstack.local.layout import Layout
 from inferstack.local.monitoring import ALERTMANAGER
-from inferstack.local.quantity import quantity
 
 
 def runtime_config(layout: Layout, environment: Environment, slot: str, ports: Ports, *, generation: int = 1) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def runtime_config(layout: Layout, environment: Environment, slot: str, ports: P
             "max_sequences": e.engine.max_sequences,
             "max_batch_tokens": e.engine.max_batch_tokens,
             "max_queue": e.engine.max_queue,
-            "kv_cache_bytes": quantity(e.engine.kv_cache),
+            "kv_cache_bytes": int(quantity(e.engine.kv_cache)),
         },
         "access": {
             "tiers": {name: tier.model_dump() for name, tier in e.access.tiers.items()},

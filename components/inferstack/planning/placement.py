@@ -7,10 +7,9 @@ import math
 from dataclasses import dataclass
 
 from inferstack.environment import Environment, Model, Platform, Replicas, Resources
+from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, fit, prices
 from inferstack.planning.catalogue import GIB, MIB, Machine
-
-_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 1024, "Mi": MIB, "Gi": GIB, "Ti": 1024 * GIB, "": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +23,6 @@ class Pool:
     at_rest: int
     during_promotion: int
     at_most: int
-
-
-def quantity(text: str) -> float:
-    """A Kubernetes quantity as a number: cores, or bytes.
-
-    >>> quantity("500m"), quantity("2Gi")
-    (0.5, 2147483648.0)
-    """
-    digits = text.rstrip("mkMGTi")
-    return float(digits) * _UNITS[text[len(digits) :]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferstack.environment import Environment, Platform
+from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, placement, plan_findings, prices
 from inferstack.planning.cost import cost, throughput
 from inferstack.planning.prices import HOURS_PER_MONTH
@@ -34,7 +35,7 @@ def replica_hourly_usd(environment: Environment) -> float | None:
         found = prices.machine_price(platform, machine.name, environment.region or "", "on_demand")
         cores, memory = placement.allocatable(machine)
         resources = environment.slots.resources
-        share = max(placement.quantity(resources.cpu) / cores, placement.quantity(resources.memory) / memory)
+        share = max(quantity(resources.cpu) / cores, quantity(resources.memory) / memory)
     else:
         per_node = placement.gpus_per_node(environment, machine)
         found = prices.machine_price(platform, machine.name, environment.region or "", gpu.capacity, per_node)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from inferstack.environment import parse_environment
+from inferstack.environment.quantity import quantity
 from inferstack.local import cache, ports
 from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import ensure_keys, hash_key, read_key
 from inferstack.local.layout import Layout, locked, read_json, write_json
-from inferstack.local.quantity import quantity
 from inferstack.local.slots import runtime_config
 from inferstack_runtime.config import parse_config as load_runtime_config
 
@@ -26,7 +26,7 @@ def environment(**keys):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("512Mi", 512 * 2**20), ("1.5G", 1_500_000_000), ("7", 7), ("2k", 2000), ("1Ki", 1024), ("2500m", 2), ("1Ti", 2**40)],
+    [("512Mi", 512 * 2**20), ("1.5G", 1_500_000_000), ("7", 7), ("2k", 2000), ("1Ki", 1024), ("2500m", 2.5), ("1Ti", 2**40)],
 )
 def test_quantities_are_those_of_kubernetes(text, value):
     assert quantity(text) == value

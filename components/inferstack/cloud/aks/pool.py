@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
+from inferstack.cloud.pools import Part, check_pool, parts
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
 CAPACITIES = ("on_demand", "spot", "reservation")
@@ -49,25 +50,20 @@ class AksGpuPool(pulumi.ComponentResource):
     """Names of the agent pools."""
 
     def __init__(self, name: str, args: AksGpuPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        check(name, args)
+        check_pool(f"AksGpuPool {name}", args, CAPACITIES)
         super().__init__("inferstack:index:AksGpuPool", name, {**args}, opts)
-        capacity, floor = args.get("capacity", "on_demand"), args.get("on_demand_floor", 0)
-        self.pools = {"main": self._pool(name, pool_name(name), args, capacity, args.get("min_nodes", 0), args.get("max_nodes", 1))}
-        if floor and capacity != "on_demand":
-            self.pools["floor"] = self._pool(f"{name}-floor", pool_name(f"{name}floor"), args, "on_demand", floor, floor)
+        self.pools = {part.role: self._pool(part.name(name), args, part) for part in parts(args)}
         self.names = pulumi.Output.all(*[pool.name for pool in self.pools.values()]).apply(list)
         self.register_outputs({"names": self.names})
 
-    def _pool(
-        self, name: str, agent_pool: str, args: AksGpuPoolArgs, capacity: str, least: int, most: int
-    ) -> azure.containerservice.AgentPool:
-        spot = capacity == "spot"
+    def _pool(self, name: str, args: AksGpuPoolArgs, part: Part) -> azure.containerservice.AgentPool:
+        spot = part.capacity == "spot"
         partition = args.get("partition")
         return azure.containerservice.AgentPool(
             name,
             resource_group_name=args["resource_group"],
             resource_name_=args["cluster"],
-            agent_pool_name=agent_pool,
+            agent_pool_name=pool_name(name),
             mode="User",
             type="VirtualMachineScaleSets",
             os_type="Linux",
@@ -76,9 +72,9 @@ class AksGpuPool(pulumi.ComponentResource):
             vnet_subnet_id=args["subnet"],
             availability_zones=args.get("zones", []),
             enable_auto_scaling=True,
-            count=least,
-            min_count=least,
-            max_count=most,
+            count=part.least,
+            min_count=part.least,
+            max_count=part.most,
             node_labels={ACCELERATOR_LABEL: args["accelerator"]},
             node_taints=[f"{GPU_TAINT}=present:NoSchedule", *([f"{SPOT_TAINT}=spot:NoSchedule"] if spot else [])],
             gpu_profile={"driver": "None" if args.get("driver") == "disabled" else "Install"},
@@ -87,7 +83,7 @@ class AksGpuPool(pulumi.ComponentResource):
             scale_set_eviction_policy="Delete" if spot else None,
             spot_max_price=-1 if spot else None,
             scale_down_mode="Delete",
-            capacity_reservation_group_id=args.get("reservation") if capacity == "reservation" else None,
+            capacity_reservation_group_id=args.get("reservation") if part.capacity == "reservation" else None,
             linux_os_config={
                 "transparent_huge_page_enabled": "always",
                 "transparent_huge_page_defrag": "defer+madvise",
@@ -96,17 +92,6 @@ class AksGpuPool(pulumi.ComponentResource):
             upgrade_settings=None if spot else {"max_surge": "1", "drain_timeout_in_minutes": 15},
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["count"]),
         )
-
-
-def check(name: str, args: AksGpuPoolArgs) -> None:
-    """Refuse what cannot work, before anything is made; raises ValueError."""
-    capacity = args.get("capacity", "on_demand")
-    if capacity not in CAPACITIES:
-        raise ValueError(f"AksGpuPool {name}: capacity is {capacity!r}: expected one of {', '.join(CAPACITIES)}")
-    if (capacity == "reservation") != bool(args.get("reservation")):
-        raise ValueError(f"AksGpuPool {name}: reservation names a capacity reservation group exactly when capacity is reservation")
-    if args.get("min_nodes", 0) > args.get("max_nodes", 1):
-        raise ValueError(f"AksGpuPool {name}: min_nodes {args.get('min_nodes', 0)} is more than max_nodes {args.get('max_nodes', 1)}")
 
 
 def pool_name(name: str) -> str:

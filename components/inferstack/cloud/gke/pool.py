@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_gcp as gcp
 
+from inferstack.cloud.pools import Part, check_pool, parts
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
 _FLEX_START_SECONDS = 7 * 24 * 3600
@@ -64,17 +65,14 @@ class GkeGpuPool(pulumi.ComponentResource):
     """Names of the node pools."""
 
     def __init__(self, name: str, args: GkeGpuPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        check(name, args)
+        check_pool(f"GkeGpuPool {name}", args, CAPACITIES)
         super().__init__("inferstack:index:GkeGpuPool", name, {**args}, opts)
-        capacity, floor = args.get("capacity", "on_demand"), args.get("on_demand_floor", 0)
-        self.pools = {"main": self._pool(name, args, capacity, args.get("min_nodes", 0), args.get("max_nodes", 1))}
-        if floor and capacity != "on_demand":
-            self.pools["floor"] = self._pool(f"{name}-floor", args, "on_demand", floor, floor)
+        self.pools = {part.role: self._pool(part.name(name), args, part) for part in parts(args)}
         self.names = pulumi.Output.all(*[pool.name for pool in self.pools.values()]).apply(list)
         self.register_outputs({"names": self.names})
 
-    def _pool(self, name: str, args: GkeGpuPoolArgs, capacity: str, least: int, most: int) -> gcp.container.NodePool:
-        flex = capacity == "flex_start"
+    def _pool(self, name: str, args: GkeGpuPoolArgs, part: Part) -> gcp.container.NodePool:
+        flex = part.capacity == "flex_start"
         placement: gcp.container.NodePoolPlacementPolicyArgsDict | None = {"type": "COMPACT"} if args.get("compact_placement") else None
         return gcp.container.NodePool(
             name,
@@ -83,27 +81,14 @@ class GkeGpuPool(pulumi.ComponentResource):
             location=args["region"],
             node_locations=args.get("zones") or None,
             # ANY: whichever zone has the GPU, reservations first; total bounds, because per-zone ones multiply.
-            autoscaling={"total_min_node_count": least, "total_max_node_count": most, "location_policy": "ANY"},
+            autoscaling={"total_min_node_count": part.least, "total_max_node_count": part.most, "location_policy": "ANY"},
             management={"auto_repair": not flex, "auto_upgrade": True},
             upgrade_settings={"strategy": "SURGE", "max_surge": 0 if flex else 1, "max_unavailable": 1 if flex else 0},
             placement_policy=placement,
             ignore_node_count_changes=True,
-            node_config=node_config(args, capacity),
+            node_config=node_config(args, part.capacity),
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["initialNodeCount"]),
         )
-
-
-def check(name: str, args: GkeGpuPoolArgs) -> None:
-    """Refuse what cannot work, before anything is made; raises ValueError."""
-    capacity = args.get("capacity", "on_demand")
-    if capacity not in CAPACITIES:
-        raise ValueError(f"GkeGpuPool {name}: capacity is {capacity!r}: expected one of {', '.join(CAPACITIES)}")
-    if (capacity == "reservation") != ("reservation" in args and bool(args["reservation"])):
-        raise ValueError(f"GkeGpuPool {name}: reservation names a reservation exactly when capacity is reservation")
-    if args.get("min_nodes", 0) > args.get("max_nodes", 1):
-        raise ValueError(f"GkeGpuPool {name}: min_nodes {args.get('min_nodes', 0)} is more than max_nodes {args.get('max_nodes', 1)}")
-    if args.get("partition") and args.get("sharing"):
-        raise ValueError(f"GkeGpuPool {name}: a GPU is either partitioned or shared by time, not both")
 
 
 def node_config(args: GkeGpuPoolArgs, capacity: str) -> gcp.container.NodePoolNodeConfigArgsDict:

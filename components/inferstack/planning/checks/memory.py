@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from inferstack.environment import Environment, Platform
+from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
@@ -110,9 +111,9 @@ def cpu_fits(e: Environment) -> Iterator[Finding]:
         models = [s for _, model in group.models if (s := placement.served(model))]
         if not models:
             continue
-        bound = int(placement.quantity(e.engine.kv_cache))
+        bound = int(quantity(e.engine.kv_cache))
         yield from _cache_bound(e, models, bound)
-        needed, limit = fit.host_bytes(models, bound), placement.quantity(group.resources.memory)
+        needed, limit = fit.host_bytes(models, bound), quantity(group.resources.memory)
         if needed > limit:
             message = (
                 f"a replica needs {fit.gib(needed)} (weights and process {fit.gib(needed - bound)}, cache {fit.gib(bound)}) "
@@ -128,7 +129,7 @@ def gpu_cache_bound(e: Environment) -> Iterator[Finding]:
     result = environment_fit(e)
     if result is None or e.engine.kind not in ("native", "transformers") or result.room <= 0:
         return
-    bound = int(placement.quantity(e.engine.kv_cache))
+    bound = int(quantity(e.engine.kv_cache))
     yield from _cache_bound(e, gpu_served(e), bound)
     if bound > result.room:
         message = f"kv_cache {fit.gib(bound)} is more than the {fit.gib(result.room)} that are left on each GPU."
@@ -157,7 +158,7 @@ def disk_fits(e: Environment) -> Iterator[Finding]:
     for group in placement.groups(e) if e.platform is not Platform.LOCAL else ():
         models = [s for _, model in group.models if model.source.startswith("hf://") and (s := placement.served(model))]
         needed = sum(fit.weight_bytes(m.architecture, m.quantization, m.source) for m in models)
-        limit = placement.quantity(group.resources.ephemeral_storage)
+        limit = quantity(group.resources.ephemeral_storage)
         if needed > limit:
             path = f"{group.path}.resources.ephemeral_storage"
             message = f"weights of {fit.gib(needed)} are fetched into ephemeral storage of {fit.gib(limit)}."

@@ -5,14 +5,15 @@ A cloud's own module is imported only for its environments: its SDK is large.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from inferstack.cluster.names import slot_name
 from inferstack.cluster.resources import provider
-from inferstack.environment import Environment, Platform, SlotName
+from inferstack.environment import Environment, GpuPool, Platform, SlotName
+from inferstack.planning import gpu_machine, system_machine
 from inferstack.serving.manifests.engines import bucket
 from inferstack.serving.manifests.groups import replica_groups
 from inferstack.serving.manifests.pod import Placement
@@ -65,6 +66,73 @@ def placed(environment: Environment, name: str, side: CloudSide) -> Placement:
 
         return aks.placed(environment, side)
     return Placement()
+
+
+class ClusterSettings(TypedDict):
+    """Arguments that the clusters of both clouds take."""
+
+    region: str
+    system_machine_type: str
+    system_min_nodes: int
+    system_max_nodes: int
+    node_cidr: str
+    authorized_cidrs: list[str]
+    maintenance_start: str
+    deletion_protection: bool
+    kubernetes_version: NotRequired[str]
+
+
+def cluster_settings(environment: Environment) -> ClusterSettings:
+    """What an environment says of its cluster, wherever it is."""
+    cloud, system = environment.cloud, system_machine(environment)
+    found: ClusterSettings = {
+        "region": str(environment.region),
+        "system_machine_type": system.name if system else str(cloud.system_machine_type),
+        "system_min_nodes": cloud.system_nodes.min,
+        "system_max_nodes": cloud.system_nodes.max,
+        "node_cidr": cloud.network.cidr,
+        "authorized_cidrs": list(cloud.network.authorized_cidrs),
+        "maintenance_start": cloud.maintenance_start,
+        "deletion_protection": cloud.deletion_protection,
+    }
+    if cloud.kubernetes_version:
+        found["kubernetes_version"] = cloud.kubernetes_version
+    return found
+
+
+class PoolSettings(TypedDict):
+    """Arguments that the GPU pools of both clouds take."""
+
+    accelerator: str
+    machine_type: str
+    capacity: str
+    on_demand_floor: int
+    min_nodes: int
+    max_nodes: int
+    zones: list[str]
+    driver: str
+    reservation: NotRequired[str]
+    partition: NotRequired[str]
+
+
+def pool_settings(environment: Environment, gpu: GpuPool) -> PoolSettings:
+    """What an environment says of its GPU pool, wherever it is."""
+    machine = gpu_machine(environment)
+    found: PoolSettings = {
+        "accelerator": gpu.accelerator,
+        "machine_type": machine.name if machine else str(gpu.machine_type),
+        "capacity": gpu.capacity,
+        "on_demand_floor": gpu.on_demand_floor,
+        "min_nodes": gpu.min_nodes,
+        "max_nodes": gpu.max_nodes,
+        "zones": list(gpu.zones),
+        "driver": gpu.driver,
+    }
+    if gpu.reservation:
+        found["reservation"] = gpu.reservation
+    if gpu.partition:
+        found["partition"] = gpu.partition
+    return found
 
 
 def service_accounts(environment: Environment) -> list[str]:

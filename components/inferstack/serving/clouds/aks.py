@@ -5,12 +5,12 @@ from typing import Any
 import pulumi
 
 from inferstack.cloud.aks.cache import AksCache
-from inferstack.cloud.aks.cluster import AksCluster, AksClusterArgs
+from inferstack.cloud.aks.cluster import AksCluster
 from inferstack.cloud.aks.pool import SPOT_TAINT, AksGpuPool, AksGpuPoolArgs
 from inferstack.cloud.aks.storage import AksStorage
 from inferstack.environment import Environment
-from inferstack.planning import gpu_machine, system_machine
-from inferstack.serving.clouds import CloudSide, buckets, cluster_provider, service_accounts
+from inferstack.planning.catalogue import zones
+from inferstack.serving.clouds import CloudSide, buckets, cluster_provider, cluster_settings, pool_settings, service_accounts
 from inferstack.serving.manifests.pod import Placement
 
 WEIGHTS_CLAIM = "inferstack-weights"
@@ -19,43 +19,25 @@ WEIGHTS_CLAIM = "inferstack-weights"
 def create(environment: Environment, name: str) -> CloudSide:
     """Cluster, GPU pool, weights and images, and the managed cache where one is asked for."""
     cloud, gpu, region = environment.cloud, environment.gpu, str(environment.region)
-    system, protected = system_machine(environment), cloud.deletion_protection
-    arguments: AksClusterArgs = {
-        "region": region,
-        "system_machine_type": system.name if system else str(cloud.system_machine_type),
-        "system_min_nodes": cloud.system_nodes.min,
-        "system_max_nodes": cloud.system_nodes.max,
-        "node_cidr": cloud.network.cidr,
-        "authorized_cidrs": list(cloud.network.authorized_cidrs),
-        "upgrade_channel": {"rapid": "rapid", "regular": "stable", "stable": "patch"}[cloud.release_channel],
-        "maintenance_start": cloud.maintenance_start,
-        "deletion_protection": protected,
-        "managed_prometheus": environment.monitoring.backend == "azure",
-        "production": environment.production,
-    }
-    if cloud.kubernetes_version:
-        arguments["kubernetes_version"] = cloud.kubernetes_version
-    cluster = AksCluster(name, arguments)
+    cluster = AksCluster(
+        name,
+        {
+            **cluster_settings(environment),
+            "upgrade_channel": {"rapid": "rapid", "regular": "stable", "stable": "patch"}[cloud.release_channel],
+            "managed_prometheus": environment.monitoring.backend == "azure",
+            "production": environment.production,
+            "zones": list(zones("aks").get(region, ())) if environment.production else [],
+            "admin_group_ids": [],
+        },
+    )
     below: list[pulumi.Resource] = [cluster]
     if gpu:
-        machine = gpu_machine(environment)
         pool: AksGpuPoolArgs = {
+            **pool_settings(environment, gpu),
             "resource_group": cluster.resource_group,
             "cluster": cluster.name,
             "subnet": cluster.subnet,
-            "accelerator": gpu.accelerator,
-            "machine_type": machine.name if machine else str(gpu.machine_type),
-            "capacity": gpu.capacity,
-            "on_demand_floor": gpu.on_demand_floor,
-            "min_nodes": gpu.min_nodes,
-            "max_nodes": gpu.max_nodes,
-            "zones": list(gpu.zones),
-            "driver": gpu.driver,
         }
-        if gpu.reservation:
-            pool["reservation"] = gpu.reservation
-        if gpu.partition:
-            pool["partition"] = gpu.partition
         below.append(AksGpuPool(f"{name}-gpu", pool))
     storage = AksStorage(
         name,
@@ -67,7 +49,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "namespace": environment.namespace,
             "service_accounts": service_accounts(environment),
             "zone_redundant": environment.production,
-            "deletion_protection": protected,
+            "deletion_protection": cloud.deletion_protection,
         },
     )
     cache_url = None

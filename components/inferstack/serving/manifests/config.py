@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from inferstack.cluster.names import CACHE
-from inferstack.cluster.quantity import number
 from inferstack.environment import Environment, SlotName
+from inferstack.environment.quantity import quantity
 from inferstack.serving.manifests.engines import CACHE_PATH
 from inferstack.serving.manifests.groups import ReplicaGroup
 
@@ -38,7 +38,7 @@ def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup
             "max_sequences": engine.max_sequences,
             "max_batch_tokens": engine.max_batch_tokens,
             "max_queue": engine.max_queue,
-            "kv_cache_bytes": int(number(engine.kv_cache)),
+            "kv_cache_bytes": int(quantity(engine.kv_cache)),
         },
         "access": {
             "keys_file": f"{KEYS_PATH}/keys.json",
