@@ -103,6 +103,8 @@ class Verdict:
     time: float = 0
     figures: dict[str, float | None] = field(default_factory=dict)
     """What was measured, by `slot.figure`."""
+    suspected: bool = False
+    """Something was worse that one window's noise could look like; the next window decides."""
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,6 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verify:
-    """A rollback's check: every replica answers a short generation now."""
-
-    slot: SlotName
-
-
-@dataclass(frozen=True)
 class Wait:
     """Look again in `seconds`."""
 
@@ -125,7 +118,7 @@ class Rest:
     page: bool = False
 
 
-Step = Render | Scale | SetFloor | Warm | SetWeights | Settle | Check | Verify | Wait | Note | Finish | Forget | RollBack | Rest
+Step = Render | Scale | SetFloor | Warm | SetWeights | Settle | Check | Wait | Note | Finish | Forget | RollBack | Rest
 
 
 @dataclass(frozen=True)
@@ -158,8 +151,6 @@ def describe(step: Step) -> str:
             return f"wait until the gateway sends {step.percent} % to {step.slot}"
         case Check():
             return f"{step.stage} of {step.slot}"
-        case Verify():
-            return f"verify {step.slot}"
         case Wait() | Rest():
             return step.reason
         case Note():
