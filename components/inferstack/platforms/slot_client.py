@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -172,9 +172,9 @@ def agree(mine: Sequence[SlotClient], theirs: Sequence[SlotClient]) -> tuple[flo
     return (same / positions, positions) if positions else None
 
 
-def seen_through(client: httpx.Client, n: int, key: str | None, headers: Mapping[str, str] | None = None) -> tuple[Seen, ...]:
+def seen_through(client: httpx.Client, n: int, key: str | None, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
     """Who answers `n` requests through the gateway, WIDTH at a time, every other one on a connection of its own."""
-    sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+    sent = dict([header] if header else []) | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def ask(index: int) -> Seen:
         extra = {"Connection": "close"} if index % 2 else {}

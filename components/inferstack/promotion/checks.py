@@ -214,4 +214,4 @@ def _same_models(journal: Journal, op: Operation, live: SlotName) -> bool:
 def _changed(seen: Observation, op: Operation) -> bool:
     target = seen.slots[op.target]
     restarted = op.restarts is not None and target.restarts > op.restarts
-    return target.ready == 0 or restarted or seen.weights is None or seen.weights.of(op.target) == 0
+    return target.ready == 0 or restarted or seen.weights is None or not seen.weights.reach(op.target)

@@ -165,6 +165,7 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         "environment": session.environment,
         "strategy": policy.strategy,
         "steps": list(policy.steps),
+        "header": list(policy.header) if policy.header else None,
         "live_slot": str(journal.active),
         "target_slot": str(journal.active.other),
         "live": base.summary,

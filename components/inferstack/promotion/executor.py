@@ -239,14 +239,14 @@ class Executor:
         return DONE
 
     def _settle(self, step: Settle) -> Result:
-        seen = self.call(lambda: self._platform.probe(step.count))
+        seen = self.call(lambda: self._platform.probe(step.count, step.header))
 
         def ours(index: int) -> bool:
             answer = seen[index]
             return answer.slot is step.slot and (step.generation is None or answer.generation == step.generation)
 
         hits = [ours(index) for index in range(len(seen))]
-        if len(seen) >= step.count and (all(hits) if step.percent == 100 else any(hits)):
+        if len(seen) >= step.count and (all(hits) if step.percent == 100 or step.header else any(hits)):
             return DONE
         self.sleep(SETTLE_POLL_SECONDS)
         return Result(False, f"{sum(hits)} of {len(seen)} answers came from {step.slot}")

@@ -154,8 +154,9 @@ def settle(journal: Journal, op: Operation, seen: Observation) -> Step:
     if late(op, seen, op.policy.settle_seconds):
         return give_up(f"{op.policy.settle_count} answers in a row did not come from {op.target} within {op.policy.settle_seconds:.0f} s")
     percent = shares(op)[op.step]
-    enough = op.policy.settle_count if percent == 100 else max(op.policy.settle_count, math.ceil(300 / percent))  # 95 % meet the new slot
-    return Settle(op.target, op.spec.generation, percent, enough)
+    if percent in (0, 100):
+        return Settle(op.target, op.spec.generation, percent, op.policy.settle_count, op.policy.header if percent == 0 else None)
+    return Settle(op.target, op.spec.generation, percent, max(op.policy.settle_count, math.ceil(300 / percent)))  # 95 % meet the new slot
 
 
 def postcheck(journal: Journal, op: Operation, seen: Observation) -> Step:
