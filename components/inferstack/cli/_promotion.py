@@ -146,4 +146,5 @@ def state_json(name: str, journal: Journal) -> dict[str, Any]:
         "phase": journal.phase,
         "generation": journal.generation,
         "weights": {"blue": journal.weights.blue, "green": journal.weights.green},
+        "cohort": None if journal.weights.cohort is None else str(journal.weights.cohort),
     }

@@ -1,5 +1,6 @@
 """Promote a new version into the idle slot, move the traffic behind gates, keep the old one warm."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -16,6 +17,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="What changes, for instance `slot.quantization=int8`. Repeatable.", show_default=False),
 ]
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+"""A header's name as RFC 9110 §5.1 has it, and as long as a Gateway's rule takes it."""
+_OWN_HEADERS = frozenset(("x-tier", "host", "authorization", "content-length", "content-type"))
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +39,12 @@ def promote(
     ] = None,
     steps: Annotated[
         str | None, typer.Option(help="Percents of the new slot, for instance 10,50,100; by default the environment's.", show_default=False)
+    ] = None,
+    header: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="First only requests with this header go to the new slot, then `--steps`.", show_default=False
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen, change nothing.")] = False,
@@ -54,7 +65,7 @@ def promote(
 
     wanted = read_settings(settings or [], file)
     opened = open_environment(name, project)
-    policy = read_policy(opened.environment, strategy, steps, allow_drift=allow_drift, allow_unhealthy_live=accept_unhealthy_live)
+    policy = read_policy(opened.environment, strategy, steps, header, allow_drift=allow_drift, allow_unhealthy_live=accept_unhealthy_live)
 
     def change(spec: SlotSpec) -> SlotSpec:
         return with_settings(spec, wanted)
@@ -96,7 +107,7 @@ def read_settings(settings: list[str], file: Path | None) -> dict[str, Any]:
     return wanted
 
 
-def read_policy(environment: Environment, strategy: str | None, steps: str | None, **changes: object) -> Policy:
+def read_policy(environment: Environment, strategy: str | None, steps: str | None, header: str | None = None, **changes: object) -> Policy:
     """The environment's policy with what the command line says otherwise. Raises InvalidEnvironment."""
     from inferstack.promotion.commands import policy_of
 
@@ -114,6 +125,14 @@ def read_policy(environment: Environment, strategy: str | None, steps: str | Non
         if not shares or shares[-1] != 100 or list(shares) != sorted(set(shares)) or shares[0] <= 0:
             problems.append(Problem("--steps", steps, "rising percents that end with 100, for instance 10,50,100"))
         changes["steps"] = shares
+    if header is not None:
+        header_name, _, value = header.partition("=")
+        if not _HEADER.fullmatch(header_name) or not value or header_name.lower() in _OWN_HEADERS:
+            expected = "NAME=VALUE of a request header that routes nothing yet, for instance X-Cohort=beta"
+            problems.append(Problem("--header", header, expected))
+        elif changes.get("strategy", environment.promotion.strategy) == "rolling":
+            problems.append(Problem("--header", header, "strategy blue_green or canary: rolling moves replica by replica"))
+        changes["header"] = (header_name.lower(), value)
     if problems:
         raise InvalidEnvironment("promote", problems)
     return policy_of(environment, **changes)
@@ -136,6 +155,8 @@ def _show(plan: dict[str, Any]) -> None:
     out.print(
         f"  steps {', '.join(str(step) for step in plan['steps'])} %, {plan['replicas']} replicas beside {plan['replicas']}", markup=False
     )
+    if plan["header"]:
+        out.print(f"  first only requests with {': '.join(plan['header'])}", markup=False)
     out.print(f"  cost  {plan['overlap']}", markup=False)
     for difference in plan["drift"]:
         out.print(f"  drift {difference}", style="yellow", markup=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack.environment import SlotName
+from inferstack.promotion.weights import Cohort
 
 ROUTE_CONFIG = "inferstack"
 HEALTH_INTERVAL_SECONDS = 1
@@ -76,8 +77,10 @@ def bootstrap(environment: str, ports: Ports, routes: Path) -> dict[str, Any]:
     }
 
 
-def routes(weights: Mapping[str, int], timeout_seconds: float) -> dict[str, Any]:
+def routes(weights: Mapping[str, int], timeout_seconds: float, cohort: Cohort | None = None) -> dict[str, Any]:
     """The watched route file for `weights` (percent, both slots, together 100); its version is a hash of its content.
+
+    The last route takes every request; with a `cohort` another one stands before it.
 
     Raises ValueError for weights that are not that.
     """
@@ -86,8 +89,23 @@ def routes(weights: Mapping[str, int], timeout_seconds: float) -> dict[str, Any]
         raise ValueError(
             f"weights must name {' and '.join(sorted(names))} with shares from 0 to 100 that add up to 100, not {dict(weights)}"
         )
-    route = {
-        "match": {"prefix": "/"},
+    found = [_route({"prefix": "/"}, weights, timeout_seconds)]
+    if cohort is not None:
+        header = {"name": cohort.name.lower(), "string_match": {"exact": cohort.value}}
+        all_to_it = {str(slot): 100 if slot == cohort.slot else 0 for slot in SlotName}
+        found.insert(0, _route({"prefix": "/", "headers": [header]}, all_to_it, timeout_seconds))
+    resource = {
+        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
+        "name": ROUTE_CONFIG,
+        "virtual_hosts": [{"name": "inferstack", "domains": ["*"], "routes": found}],
+    }
+    version = hashlib.sha256(json.dumps(resource, sort_keys=True).encode()).hexdigest()[:16]
+    return {"version_info": version, "resources": [resource]}
+
+
+def _route(match: dict[str, Any], weights: Mapping[str, int], timeout_seconds: float) -> dict[str, Any]:
+    return {
+        "match": match,
         "route": {
             "weighted_clusters": {"clusters": [{"name": cluster_name(slot), "weight": weights[slot]} for slot in SlotName]},
             "timeout": f"{timeout_seconds:g}s",
@@ -95,19 +113,30 @@ def routes(weights: Mapping[str, int], timeout_seconds: float) -> dict[str, Any]
             "retry_policy": {"retry_on": "connect-failure,refused-stream,reset-before-request", "num_retries": 2},
         },
     }
-    resource = {
-        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
-        "name": ROUTE_CONFIG,
-        "virtual_hosts": [{"name": "inferstack", "domains": ["*"], "routes": [route]}],
-    }
-    version = hashlib.sha256(json.dumps(resource, sort_keys=True).encode()).hexdigest()[:16]
-    return {"version_info": version, "resources": [resource]}
 
 
 def read_weights(document: Mapping[str, Any]) -> dict[str, int]:
     """The weights that a route file sets."""
-    clusters = document["resources"][0]["virtual_hosts"][0]["routes"][0]["route"]["weighted_clusters"]["clusters"]
-    by_cluster = {item["name"]: int(item["weight"]) for item in clusters}
+    return _weights(_routes(document)[-1])
+
+
+def read_cohort(document: Mapping[str, Any]) -> Cohort | None:
+    """The cohort that a route file sends to one slot."""
+    first, *others = _routes(document)
+    if not others:
+        return None
+    header = first["match"]["headers"][0]
+    slot = next(slot for slot, weight in _weights(first).items() if weight == 100)
+    return Cohort(header["name"], header["string_match"]["exact"], SlotName(slot))
+
+
+def _routes(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = document["resources"][0]["virtual_hosts"][0]["routes"]
+    return found
+
+
+def _weights(route: Mapping[str, Any]) -> dict[str, int]:
+    by_cluster = {item["name"]: int(item["weight"]) for item in route["route"]["weighted_clusters"]["clusters"]}
     return {str(slot): by_cluster[cluster_name(slot)] for slot in SlotName}
 
 

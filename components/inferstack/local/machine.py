@@ -19,6 +19,7 @@ from inferstack.local.gateway import Ports
 from inferstack.local.keys import read_key
 from inferstack.local.layout import Layout, locked, read_json, write_json
 from inferstack.local.parts import last_lines, read_part, start_part, stop_part
+from inferstack.promotion.weights import Cohort
 
 APPLY_SECONDS = 10.0
 STOP_MARGIN_SECONDS = 5.0
@@ -176,21 +177,28 @@ class LocalMachine:
 
     def weights(self) -> dict[str, int]:
         """The weights of the route file, in percent."""
+        return gateway.read_weights(self._route_file())
+
+    def cohort(self) -> Cohort | None:
+        """The requests that a header takes to one slot."""
+        return gateway.read_cohort(self._route_file())
+
+    def _route_file(self) -> dict[str, Any]:
         document = read_json(self.layout.routes)
         if document is None:
             raise NotRunning(self.layout.name, "has no routes yet")
-        return gateway.read_weights(document)
+        return dict(document)
 
-    def set_weights(self, weights: Mapping[str, int]) -> None:
+    def set_weights(self, weights: Mapping[str, int], cohort: Cohort | None = None) -> None:
         """Replace the route file by rename and wait until Envoy serves it.
 
         A slot that gets its first weight must be healthy in Envoy's own eyes before. Raises LocalError when one of the two does not happen.
         """
         before = self.weights()
         for slot, weight in weights.items():
-            if weight > 0 and before.get(slot, 0) == 0:
+            if (weight > 0 and before.get(slot, 0) == 0) or (cohort is not None and cohort.slot == slot):
                 self.wait_healthy(slot)
-        document = gateway.routes(weights, self.environment.gateway.timeout_seconds)
+        document = gateway.routes(weights, self.environment.gateway.timeout_seconds, cohort)
         if read_json(self.layout.routes) != document:
             write_json(self.layout.routes, document, mode=0o600)
         self.wait_routes(document["version_info"])

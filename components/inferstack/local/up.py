@@ -184,7 +184,7 @@ def _start_gateway(machine: LocalMachine, program: list[str]) -> None:
         write_json(path, config)
         start_part(layout, GATEWAY, [*program, "-c", str(path), "--log-level", "warning", "--disable-hot-restart"])
     before = read_json(layout.routes)
-    document = gateway.routes(gateway.read_weights(before), machine.environment.gateway.timeout_seconds)
+    document = gateway.routes(gateway.read_weights(before), machine.environment.gateway.timeout_seconds, gateway.read_cohort(before))
     if before != document:  # written only for a new time limit: a promotion may be moving weights
         write_json(layout.routes, document)
     _wait(layout, GATEWAY, lambda: machine.serves_routes(read_json(layout.routes)["version_info"]))

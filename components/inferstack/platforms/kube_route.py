@@ -5,35 +5,46 @@ from typing import Any
 from inferstack.cluster.names import slot_name
 from inferstack.environment import SlotName
 from inferstack.platforms.kube_api import Object
-from inferstack.promotion.weights import Weights
+from inferstack.promotion.weights import Cohort, Weights
+from inferstack.serving.manifests.route import TIER_HEADER
 
 
 def read_weights(rules: list[Object]) -> tuple[Weights | None, frozenset[SlotName]]:
-    """Shares of the slots in the route's last rule (the one that every request can take), and the slots that all rules name."""
-    prefixes = {slot: slot_name(slot) for slot in SlotName}
-
-    def slot_of(backend: Object) -> SlotName | None:
-        return next(
-            (slot for slot, name in prefixes.items() if backend.get("name") == name or str(backend.get("name")).startswith(f"{name}-")),
-            None,
-        )
-
+    """Shares of the slots in the route's last rule (the one that every request can take) with the cohort that a rule of its own takes to
+    one slot, and the slots that all rules name."""
     named = frozenset(SlotName)
     for rule in rules:
-        named &= {slot for backend in rule.get("backendRefs") or () if (slot := slot_of(backend))}
+        named &= {slot for backend in rule.get("backendRefs") or () if (slot := _slot_of(backend))}
     if not rules:
         return None, frozenset()
-    totals = dict.fromkeys(SlotName, 0)
-    for backend in rules[-1].get("backendRefs") or ():
-        slot = slot_of(backend)
-        if slot is None:
+    blue = _percent_of_blue(rules[-1])
+    if blue is None:
+        return None, named
+    first = rules[0]
+    header = next(iter((first.get("matches") or [{}])[0].get("headers") or ()), None)
+    if len(rules) > 1 and header is not None and header["name"] != TIER_HEADER:
+        share = _percent_of_blue(first)
+        if share not in (0, 100):
             return None, named
+        return Weights(blue, 100 - blue, Cohort(header["name"], header["value"], SlotName.BLUE if share else SlotName.GREEN)), named
+    return Weights(blue, 100 - blue), named
+
+
+def _slot_of(backend: Object) -> SlotName | None:
+    name = str(backend.get("name"))
+    return next((slot for slot in SlotName if name == slot_name(slot) or name.startswith(f"{slot_name(slot)}-")), None)
+
+
+def _percent_of_blue(rule: Object) -> int | None:
+    """None when a backend is no slot's, or when nothing has weight."""
+    totals = dict.fromkeys(SlotName, 0)
+    for backend in rule.get("backendRefs") or ():
+        slot = _slot_of(backend)
+        if slot is None:
+            return None
         totals[slot] += int(backend.get("weight", 1))
     whole = sum(totals.values())
-    if whole == 0:
-        return None, named
-    blue = round(100 * totals[SlotName.BLUE] / whole)
-    return Weights(blue, 100 - blue), named
+    return round(100 * totals[SlotName.BLUE] / whole) if whole else None
 
 
 def within(wanted: Any, live: Any) -> bool:

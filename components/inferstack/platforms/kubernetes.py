@@ -81,7 +81,7 @@ class KubernetesPlatform(Kept):
     def _route_drift(self, route: Object, weights: Weights | None) -> tuple[str, ...]:
         if weights is None:
             return ("the route's backends are not the two slots",)
-        wanted = route_rules(self._template(), {"blue": weights.blue, "green": weights.green})
+        wanted = _rules(self._template(), weights)
         live = route["spec"].get("rules") or []
         same = len(live) == len(wanted) and all(within(new, old) for new, old in zip(wanted, live, strict=True))
         return () if same else ("the route's rules differ from their template",)
@@ -116,7 +116,7 @@ class KubernetesPlatform(Kept):
             events=[] if pods else self._api.items(f"{self._core}/events", fieldSelector="type=Warning"),
             logs={pod["metadata"]["name"]: self._last_lines(pod) for pod in pods if _crashed(pod)},
         )
-        idle = weights is not None and weights.of(slot) == 0
+        idle = weights is not None and not weights.reach(slot)
         seen = observe_slot(objects, self._unpromoted(slot, deployments))
         return observe_slot(objects, self._unpromoted(slot, deployments), self._in_flight(slot)) if idle and seen.ready else seen
 
@@ -171,7 +171,7 @@ class KubernetesPlatform(Kept):
         self._renderer.render(slot, spec)
 
     def set_weights(self, weights: Weights) -> None:
-        rules = route_rules(self._template(), {"blue": weights.blue, "green": weights.green})
+        rules = _rules(self._template(), weights)
         self._state.check_lease(self._held)
         body = {
             "apiVersion": "gateway.networking.k8s.io/v1",
@@ -205,9 +205,9 @@ class KubernetesPlatform(Kept):
                 return Health(False, "it has no running pod")
             return next((health for client in clients if not (health := client.verify()).ok), Health(True))
 
-    def probe(self, n: int) -> tuple[Seen, ...]:
+    def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
         with self.gateway_client() as client:
-            return seen_through(client, n, self._key)
+            return seen_through(client, n, self._key, header)
 
     def gateway_client(self) -> httpx.Client:
         """A client of the gateway, under the route's host name."""
@@ -286,6 +286,12 @@ class KubernetesPlatform(Kept):
         groups = replica_groups(environment)
         own = next((group for group in groups if group.name and component.endswith(f"-{group.name}")), groups[0])
         return [model.name for model in own.models]
+
+
+def _rules(template: list[Object], weights: Weights) -> list[Object]:
+    found = weights.cohort
+    cohort = None if found is None else (found.name, found.value, str(found.slot))
+    return route_rules(template, {"blue": weights.blue, "green": weights.green}, cohort)
 
 
 def _image_and_config(deployment: Object) -> tuple[Any, ...]:

@@ -56,15 +56,20 @@ class LocalPlatform(Kept):
 
     def _observe(self) -> Observation:
         machine = self._machine
-        raw = machine.weights()
-        self._seen = Weights(raw["blue"], raw["green"])
+        self._seen = seen = self._weights()
         slots = {slot: self._slot(slot) for slot in SlotName}
         drift = tuple(
             f"the configuration of {slot} was changed since it was rendered"
             for slot in SlotName
-            if raw[slot] > 0 and (record := self._record(slot)) is not None and record["config"] != _fingerprint(machine.slot_config(slot))
+            if seen.reach(slot)
+            and (record := self._record(slot)) is not None
+            and record["config"] != _fingerprint(machine.slot_config(slot))
         )
-        return Observation(self.now(), self._seen, slots, frozenset(SlotName), drift)
+        return Observation(self.now(), seen, slots, frozenset(SlotName), drift)
+
+    def _weights(self) -> Weights:
+        raw = self._machine.weights()
+        return Weights(raw["blue"], raw["green"], self._machine.cohort())
 
     def _slot(self, slot: SlotName) -> SlotObservation:
         machine = self._machine
@@ -124,10 +129,10 @@ class LocalPlatform(Kept):
     def set_weights(self, weights: Weights) -> None:
         def work() -> None:
             with self._fenced():
-                now = self._machine.weights()
-                if self._seen is not None and now != {"blue": self._seen.blue, "green": self._seen.green}:
+                now = self._weights()
+                if self._seen is not None and now != self._seen:
                     raise Conflict(f"the route file was changed to {now} since it was looked at")
-                self._machine.set_weights({"blue": weights.blue, "green": weights.green})
+                self._machine.set_weights({"blue": weights.blue, "green": weights.green}, weights.cohort)
 
         _orderly(work)
 
@@ -164,9 +169,9 @@ class LocalPlatform(Kept):
             health: Health = client.verify()
         return health
 
-    def probe(self, n: int) -> tuple[Seen, ...]:
+    def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
         with httpx.Client(base_url=self._machine.gateway_url, trust_env=False) as client:
-            return seen_through(client, n, self._machine.api_key())
+            return seen_through(client, n, self._machine.api_key(), header)
 
     def warm(self, slot: SlotName) -> None:
         with self._client(slot) as client:

@@ -172,20 +172,20 @@ def agree(mine: Sequence[SlotClient], theirs: Sequence[SlotClient]) -> tuple[flo
     return (same / positions, positions) if positions else None
 
 
-def seen_through(client: httpx.Client, n: int, key: str | None) -> tuple[Seen, ...]:
-    """Who answers `n` requests through the gateway, every other one on a connection of its own."""
-    answers = []
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    for index in range(n):
+def seen_through(client: httpx.Client, n: int, key: str | None, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
+    """Who answers `n` requests through the gateway, WIDTH at a time, every other one on a connection of its own."""
+    sent = dict([header] if header else []) | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    def ask(index: int) -> Seen:
         extra = {"Connection": "close"} if index % 2 else {}
         try:
-            answer = client.get("/v1/models", headers={**headers, **extra}, timeout=10.0)
+            answer = client.get("/v1/models", headers={**sent, **extra}, timeout=10.0)
         except httpx.HTTPError as error:
-            answers.append(Seen(None, error=f"{type(error).__name__}: {error}"))
-            continue
+            return Seen(None, error=f"{type(error).__name__}: {error}")
         slot, generation = answer.headers.get("x-inferstack-slot"), answer.headers.get("x-inferstack-generation")
         if slot not in tuple(SlotName):
-            answers.append(Seen(None, error=f"HTTP {answer.status_code} without a slot's identity"))
-        else:
-            answers.append(Seen(SlotName(slot), int(generation) if generation and generation.isdigit() else None))
-    return tuple(answers)
+            return Seen(None, error=f"HTTP {answer.status_code} without a slot's identity")
+        return Seen(SlotName(slot), int(generation) if generation and generation.isdigit() else None)
+
+    with ThreadPoolExecutor(WIDTH) as pool:
+        return tuple(pool.map(ask, range(n)))

@@ -47,7 +47,7 @@ def revert_drain(journal: Journal, op: Operation, seen: Observation) -> Step:
 
 def clean(journal: Journal, op: Operation, seen: Observation) -> Step:
     """A version that failed keeps nothing running; a rollback's target is still the last good one and keeps what it had."""
-    if seen.weights is None or seen.weights.of(op.target) > 0:
+    if seen.weights is None or seen.weights.reach(op.target):
         return Note(Phase.REVERT)
     if op.kind == "promote" and seen.slots[op.target].replicas > 0:
         return Scale(op.target, 0)

@@ -9,16 +9,18 @@ from inferstack.promotion import gates
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.gates import Evidence
 from inferstack.promotion.journal import Journal, Operation, Verdict
-from inferstack.promotion.measure import Snapshot, WindowStats, leak, window
+from inferstack.promotion.measure import Snapshot, WindowStats, leak, over, p95s
 from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
 from inferstack.promotion.steps import Check, Result
 
-ROUNDS = 4
-"""The synthetic load of a pre-check alternates between the slots this often, so that both meet the same minutes."""
 LOOK_SECONDS = 2.0
-"""Between two looks inside a window."""
+"""Longest time between two looks inside a window."""
+LEAK_PORTIONS = 4
+"""A start's own growth is over after the first of these portions of requests."""
 
 Call = Callable[[Callable[[], Any]], Any]
+Look = tuple[float, Snapshot | None]
+"""When, and a slot's cumulative figures then."""
 
 
 class Checks:
@@ -38,28 +40,21 @@ class Checks:
     def _before(self, step: Check, journal: Journal, op: Operation) -> Result:
         """Synthetic load on the new slot alone (the live slot's window meanwhile is the baseline), then on both in turns."""
         wanted = op.policy.gates.min_requests
-        began, new0, live0 = self._now(), self._snapshot(step.slot), self._snapshot(step.live)
-        first = self._exercise(step.slot, wanted)
-        live1 = self._snapshot(step.live)
-        baseline = _window(live0, live1, self._now() - began)
-        new, old = [first], []
-        each = max(1, -(-wanted // ROUNDS))
-        if step.live is not None:
-            new = []
-            for _ in range(ROUNDS):
-                old.append(self._exercise(step.live, each))
-                new.append(self._exercise(step.slot, each))
+        new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
+        first = self._baseline_window(step, op, live_looks)
+        baseline = over(live_looks, gates.PARTS)
+        new, old = self._alternate(step.slot, step.live, wanted) if step.live is not None else ([first], [])
         mine, theirs = _together(new), _together(old)
         grown = self._leak(step.slot, 2 * wanted)
-        stats = _window(new0, self._snapshot(step.slot), self._now() - began)
+        new_looks.append(self._look(step.slot))
+        stats = over(new_looks, 1)
         if stats is not None:
             stats = replace(
-                stats.with_failures(first.failures + (mine.failures if step.live else 0)), ttft=mine.ttft, inter_token=mine.inter_token
+                stats.with_failures(first.failures + (mine.failures if step.live else 0)), resident_growth=grown, **_seen_by_sender(new)
             )
-            stats = replace(stats, resident_growth=grown)
         live = None
         if step.live is not None:
-            live = WindowStats(theirs.sent, theirs.failures, ttft=theirs.ttft, inter_token=theirs.inter_token, seconds=theirs.seconds)
+            live = WindowStats(theirs.sent, theirs.failures, seconds=theirs.seconds, **_seen_by_sender(old))
         comparable = step.live is not None and _same_models(journal, op, step.live)
         agreement = self._agreement(step.slot, step.live) if comparable and step.live else None
         evidence = Evidence(
@@ -69,7 +64,7 @@ class Checks:
             comparable=comparable,
             hourly_usd=op.policy.hourly_usd,
             sent=step.live is not None,
-            confirmed=op.attempts > 0,
+            confirmed=_suspected_before(op),
         )
         verdict = self._judge(step, evidence, op)
         first_failure = first.first_failure or mine.first_failure
@@ -78,34 +73,59 @@ class Checks:
         keep = baseline is not None and baseline.requests >= wanted
         return Result(verdict=verdict, baseline=gates.to_baseline(baseline) if keep and baseline is not None else None)
 
+    def _baseline_window(self, step: Check, op: Operation, live_looks: list[Look]) -> Exercise:
+        """As long as the window after the switch, so that both can be compared; the synthetic load is spread over its parts."""
+        wanted, part_seconds = op.policy.gates.min_requests, op.policy.gates.window_seconds / gates.PARTS
+        sent = []
+        for size in _portions(wanted, gates.PARTS):
+            until = self._now() + part_seconds
+            sent.append(self._exercise(step.slot, size))
+            if step.live is not None:
+                self._sleep(max(0.0, until - self._now()))
+            live_looks.append(self._look(step.live))
+        return _together(sent)
+
     def _after(self, step: Check, journal: Journal, op: Operation) -> Result:
         """Both slots' own metrics over a window of live traffic; ended early when it is lost already."""
-        began, new0, live0 = self._now(), self._snapshot(step.slot), self._snapshot(step.live)
-        while (left := step.seconds - (self._now() - began)) > 0:
-            self._sleep(min(left, LOOK_SECONDS, step.seconds / 5))
+        began, lost = self._now(), False
+        new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
+        while not lost and (left := step.seconds - (self._now() - began)) > 0:
+            self._sleep(min(left, LOOK_SECONDS, step.seconds / gates.PARTS))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return Result()
-            passed = self._now() - began
-            now_new = _window(new0, self._snapshot(step.slot), passed)
-            now_live = _window(live0, self._snapshot(step.live), passed)
-            self._rates(step, now_new, now_live, seen, max(0.0, step.seconds - passed))
-            if gates.failed_early(now_new, op.policy.gates):
-                break
-        missing = op.policy.gates.min_requests
-        new = _window(new0, self._snapshot(step.slot), self._now() - began)
-        failures = 0
-        if new is not None and new.requests < missing and not gates.failed_early(new, op.policy.gates):
-            added = self._exercise(step.slot, int(missing - new.requests))
-            failures = added.failures
-            if step.live is not None:
-                self._exercise(step.live, added.sent)
-            new = _window(new0, self._snapshot(step.slot), self._now() - began)
-        if new is not None:
-            new = new.with_failures(new.errors + failures) if failures > new.errors else new
-        live = _window(live0, self._snapshot(step.live), self._now() - began) if step.live else gates.from_baseline(op.baseline)
-        evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd, confirmed=op.attempts > 0)
+            new_looks.append(self._look(step.slot))
+            live_looks.append(self._look(step.live))
+            so_far = over(new_looks, 1)
+            self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, step.seconds - (self._now() - began)))
+            lost = gates.failed_early(so_far, op.policy.gates)
+        new = over(new_looks, gates.PARTS)
+        missing = int(op.policy.gates.min_requests - new.requests) if new is not None and not lost else 0
+        if missing > 0:
+
+            def look() -> None:
+                new_looks.append(self._look(step.slot))
+                live_looks.append(self._look(step.live))
+
+            added = self._alternate(step.slot, step.live, missing, look)
+            new = over(new_looks, gates.PARTS)
+            failures = sum(part.failures for part in added[0])
+            new = new.with_failures(failures) if new is not None and failures > new.errors else new
+        live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
+        evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd, confirmed=_suspected_before(op))
         return Result(verdict=self._judge(step, evidence, op))
+
+    def _alternate(
+        self, new: SlotName, live: SlotName | None, n: int, after_each: Callable[[], object] = lambda: None
+    ) -> tuple[list[Exercise], list[Exercise]]:
+        """`n` synthetic requests to each slot in turns, so that both meet the same minutes; the exercises of `new` and of `live`."""
+        mine, theirs = [], []
+        for size in _portions(n, gates.PARTS):
+            if live is not None:
+                theirs.append(self._exercise(live, size))
+            mine.append(self._exercise(new, size))
+            after_each()
+        return mine, theirs
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
         verdict = gates.decide(step.stage, evidence, op.policy.gates, self._now())
@@ -115,11 +135,9 @@ class Checks:
         )
         return verdict
 
-    def _snapshot(self, slot: SlotName | None) -> Snapshot | None:
-        if slot is None:
-            return None
-        snapshot: Snapshot | None = self._call(lambda: self._platform.metrics(slot))
-        return snapshot
+    def _look(self, slot: SlotName | None) -> Look:
+        snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))
+        return self._now(), snapshot
 
     def _exercise(self, slot: SlotName, n: int) -> Exercise:
         exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n))
@@ -127,10 +145,12 @@ class Checks:
 
     def _leak(self, slot: SlotName, n: int) -> float | None:
         """What memory does over requests that fill no cache."""
-        before = self._snapshot(slot)
-        self._call(lambda: self._platform.exercise(slot, n, repeated=True))
-        after = self._snapshot(slot)
-        return None if before is None or after is None else leak(before, after)
+        looks = [self._look(slot)[1]]
+        for size in _portions(n, LEAK_PORTIONS):
+            self._call(lambda size=size: self._platform.exercise(slot, size, repeated=True))  # type: ignore[misc]
+            looks.append(self._look(slot)[1])
+        good = [look for look in looks if look is not None]
+        return leak(good) if len(good) == len(looks) else None
 
     def _agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         agreement: Agreement | None = self._call(lambda: self._platform.agreement(slot, against))
@@ -150,8 +170,25 @@ class Checks:
         self._emit(Event("rates", f"{step.stage}, {left:.0f} s left", self._now(), weights=seen.weights, data=data))
 
 
-def _window(before: Snapshot | None, after: Snapshot | None, seconds: float) -> WindowStats | None:
-    return None if before is None or after is None or not after else window(before, after, seconds)
+def _portions(n: int, parts: int) -> list[int]:
+    """`n` in `parts` portions of at least one each."""
+    return [max(1, (index + 1) * n // parts - index * n // parts) for index in range(parts)]
+
+
+def _suspected_before(op: Operation) -> bool:
+    """The window before this one, of the same check, was worse too."""
+    return op.attempts > 0 and bool(op.verdicts) and op.verdicts[-1].suspected
+
+
+def _seen_by_sender(parts: list[Exercise]) -> dict[str, Any]:
+    """The times that the senders of the synthetic load saw, round by round, as WindowStats holds them."""
+    whole = _together(parts)
+    return {
+        "ttft": whole.ttft,
+        "inter_token": whole.inter_token,
+        "ttft_parts": p95s(part.ttft for part in parts),
+        "inter_token_parts": p95s(part.inter_token for part in parts),
+    }
 
 
 def _together(parts: list[Exercise]) -> Exercise:
@@ -177,4 +214,4 @@ def _same_models(journal: Journal, op: Operation, live: SlotName) -> bool:
 def _changed(seen: Observation, op: Operation) -> bool:
     target = seen.slots[op.target]
     restarted = op.restarts is not None and target.restarts > op.restarts
-    return target.ready == 0 or restarted or seen.weights is None or seen.weights.of(op.target) == 0
+    return target.ready == 0 or restarted or seen.weights is None or not seen.weights.reach(op.target)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inferstack.environment import Environment
+from inferstack.planning.savings import replica_hourly_usd
 from inferstack.promotion.drift import find_drift
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.executor import Executor
@@ -64,6 +65,7 @@ def policy_of(environment: Environment, **changes: object) -> Policy:
         most=slots.replicas.max,
         idle_replicas=slots.idle_replicas,
         gates=wanted.gates,
+        hourly_usd=replica_hourly_usd(environment),
     )
     return replace(policy, **changes)  # type: ignore[arg-type]
 
@@ -163,6 +165,7 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         "environment": session.environment,
         "strategy": policy.strategy,
         "steps": list(policy.steps),
+        "header": list(policy.header) if policy.header else None,
         "live_slot": str(journal.active),
         "target_slot": str(journal.active.other),
         "live": base.summary,

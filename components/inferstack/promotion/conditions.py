@@ -39,7 +39,7 @@ def moved_before_shift(op: Operation, seen: Observation) -> Step | None:
     """A slot with weight is never changed: before the shift the target must have none."""
     if seen.weights is None:
         return give_up("the route disappeared")
-    if seen.weights.of(op.target) > 0:
+    if seen.weights.reach(op.target):
         return give_up(f"weights were changed by somebody else to {seen.weights} before {op.target} was ready")
     return None
 

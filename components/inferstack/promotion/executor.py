@@ -14,9 +14,10 @@ import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from inferstack.environment import SlotName
 from inferstack.promotion.checks import Checks
 from inferstack.promotion.events import Emit, Event
-from inferstack.promotion.journal import BEFORE_COMMIT, Journal
+from inferstack.promotion.journal import BEFORE_COMMIT, Journal, Phase
 from inferstack.promotion.lease import Lease
 from inferstack.promotion.plan import next_step
 from inferstack.promotion.platform import Clock, Conflict, Observation, Platform, PlatformError, SlotFailed, Unavailable
@@ -26,6 +27,7 @@ from inferstack.promotion.steps import (
     POLL_SECONDS,
     SETTLE_POLL_SECONDS,
     Check,
+    Note,
     Render,
     Rest,
     Result,
@@ -34,7 +36,6 @@ from inferstack.promotion.steps import (
     Settle,
     SetWeights,
     Step,
-    Verify,
     Wait,
     Warm,
     describe,
@@ -44,6 +45,8 @@ from inferstack.promotion.transition import advance
 TRIES = 8
 """Of a call that is unavailable, over about half a minute."""
 VERIFY_TRIES = 3
+FRESH_SECONDS = 1.0
+"""Age up to which a look stands for now when only the journal was written since."""
 REPEATS = 60
 """Of one and the same change that does not show, a second apart, before somebody has to look."""
 
@@ -61,6 +64,8 @@ class Executor:
         self._journal: Journal | None = None
         self._version = ""
         self._said: tuple[object, ...] = ()
+        self._look: Observation | None = None
+        """The last one, while nothing was done and no time passed since."""
         self._checks = Checks(platform, self.call, self.sleep, clock.now, emit)
 
     @property
@@ -91,10 +96,16 @@ class Executor:
             after = change(journal, observation)
             if after == journal or self._write(after):
                 assert self._journal is not None
+                self._look = observation
                 return self._journal
 
     def observe(self) -> Observation:
         return self.call(self._platform.observe)
+
+    def _take_look(self) -> Observation | None:
+        """The last look, if nothing happened since."""
+        look, self._look = self._look, None
+        return look if look is not None and 0 <= self._clock.now() - look.time < FRESH_SECONDS else None
 
     def run(self) -> tuple[Journal, Rest]:
         """Until the plan rests; the journal then, and why it rests."""
@@ -104,7 +115,7 @@ class Executor:
             journal = self._journal or self.read()
             if journal is None:
                 raise PlatformError("there is no promotion journal: nothing was ever promoted here")
-            observation = self.observe()
+            observation = self._take_look() or self.observe()
             step = next_step(journal, observation)
             self._announce(journal, observation, step)
             if isinstance(step, Rest):
@@ -127,8 +138,8 @@ class Executor:
                 continue
             troubles = 0
             after = advance(journal, step, result, self._clock.now())
-            if after != journal:
-                self._write(after)
+            if after != journal and self._write(after) and isinstance(step, Note) and step.phase is Phase.SHIFT:
+                self._look = observation  # on the way to the weights nothing was done: they are set by compare-and-swap on this very look
 
     def call(self, function: Callable[[], _Value]) -> _Value:
         """Call the platform; a call that is unavailable is tried again, then raises Unavailable."""
@@ -196,8 +207,6 @@ class Executor:
                     return self._set_weights(step)
                 case Settle():
                     return self._settle(step)
-                case Verify():
-                    return self._verify(step)
                 case Check():
                     assert journal.operation is not None
                     return self._checks.check(step, journal, journal.operation)
@@ -211,8 +220,7 @@ class Executor:
             return Result(False, str(error))
         return DONE
 
-    def _verify(self, step: Verify | SetWeights) -> Result:
-        slot = step.slot if isinstance(step, Verify) else step.verify
+    def _verify(self, slot: SlotName) -> Result:
         reason = ""
         for attempt in range(VERIFY_TRIES):
             health = self.call(lambda: self._platform.verify(slot))
@@ -224,21 +232,21 @@ class Executor:
         return Result(False, reason)
 
     def _set_weights(self, step: SetWeights) -> Result:
-        verified = self._verify(step)
+        verified = self._verify(step.verify)
         if not verified.ok:
             return verified
         self._platform.set_weights(step.weights)
         return DONE
 
     def _settle(self, step: Settle) -> Result:
-        seen = self.call(lambda: self._platform.probe(step.count))
+        seen = self.call(lambda: self._platform.probe(step.count, step.header))
 
         def ours(index: int) -> bool:
             answer = seen[index]
             return answer.slot is step.slot and (step.generation is None or answer.generation == step.generation)
 
         hits = [ours(index) for index in range(len(seen))]
-        if len(seen) >= step.count and (all(hits) if step.percent == 100 else any(hits)):
+        if len(seen) >= step.count and (all(hits) if step.percent == 100 or step.header else any(hits)):
             return DONE
         self.sleep(SETTLE_POLL_SECONDS)
         return Result(False, f"{sum(hits)} of {len(seen)} answers came from {step.slot}")

@@ -32,7 +32,6 @@ from inferstack.promotion.steps import (
     Settle,
     SetWeights,
     Step,
-    Verify,
     Wait,
     Warm,
 )
@@ -60,8 +59,8 @@ def preflight(journal: Journal, op: Operation, seen: Observation) -> Step:
     needed = min(max(live.replicas, op.policy.floor, 1), max(op.policy.most, live.replicas, 1))
     changes = {"needed": needed, "rendered": seen.time}
     target = seen.slots[op.target]
-    if op.kind == "rollback" and runs(target, op) and target.ready >= needed:
-        return Note(Phase.PRECHECK, changes=changes)
+    if op.kind == "rollback" and runs(target, op) and target.ready >= needed:  # still warm: nothing but the weights moves
+        return Note(Phase.SHIFT, changes=changes)
     return Note(Phase.RENDER, changes=changes)
 
 
@@ -108,7 +107,7 @@ def precheck(journal: Journal, op: Operation, seen: Observation) -> Step:
     if (trouble := unfit(journal, op, seen)) is not None:
         return trouble
     if op.kind == "rollback":
-        return Verify(op.target)
+        return Note(Phase.SHIFT)  # the slot is verified right before its weight is set
     if op.attempts and too_soon(op, seen):
         return Wait(RETRY_SECONDS, f"measuring again, try {op.attempts + 1} of {TRIES}")
     live = journal.active if seen.slots[journal.active].ready else None
@@ -155,8 +154,9 @@ def settle(journal: Journal, op: Operation, seen: Observation) -> Step:
     if late(op, seen, op.policy.settle_seconds):
         return give_up(f"{op.policy.settle_count} answers in a row did not come from {op.target} within {op.policy.settle_seconds:.0f} s")
     percent = shares(op)[op.step]
-    enough = op.policy.settle_count if percent == 100 else max(op.policy.settle_count, math.ceil(300 / percent))  # 95 % meet the new slot
-    return Settle(op.target, op.spec.generation, percent, enough)
+    if percent in (0, 100):
+        return Settle(op.target, op.spec.generation, percent, op.policy.settle_count, op.policy.header if percent == 0 else None)
+    return Settle(op.target, op.spec.generation, percent, max(op.policy.settle_count, math.ceil(300 / percent)))  # 95 % meet the new slot
 
 
 def postcheck(journal: Journal, op: Operation, seen: Observation) -> Step:

@@ -11,14 +11,22 @@ from pydantic import TypeAdapter
 
 from inferstack.environment import Gates
 from inferstack.promotion.journal import Verdict
-from inferstack.promotion.measure import Histogram, WindowStats, larger
+from inferstack.promotion.measure import Histogram, WindowStats, at_least, chance
 from inferstack.promotion.platform import Agreement
 
 TRIES = 4
 """Tries of a check whose data are missing, RETRY_SECONDS apart, before it is inconclusive (Argo Rollouts' consecutiveErrorLimit)."""
 RETRY_SECONDS = 10.0
-SIGNIFICANT = 3.29
-"""z from which "slower" is more than chance: one-sided p = 0.0005."""
+PARTS = 6
+"""Parts of a window whose p95s are compared. Requests that follow each other share a queue and are no independent samples; the figures of
+consecutive parts of a window nearly are (the method of batch means: Law, Simulation Modeling and Analysis, chapter 9)."""
+LEAST_PARTS = 4
+"""Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
+CHANCE = 0.025
+"""Highest p of the exact rank test at which "slower" is suspected. It must show in two windows: 6 in 10,000 by chance alone."""
+FAULT_CHANCE = 0.01
+"""Highest binomial p at which errors above the gate decide at once; above it, up to SUSPICIOUS, a second window decides."""
+SUSPICIOUS = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,15 @@ def from_baseline(data: dict[str, Any] | None) -> WindowStats | None:
         name: Histogram(tuple(float("inf") if bound is None else bound for bound in data[name]["bounds"]), tuple(data[name]["counts"]))
         for name in ("ttft", "inter_token")
     }
-    return WindowStats(**{**data, **histograms})
+    parts = {name: tuple(data.get(name, ())) for name in ("ttft_parts", "inter_token_parts")}
+    return WindowStats(**{**data, **histograms, **parts})
 
 
 @dataclass
 class _Findings:
     failed: list[str] = field(default_factory=list)
     suspected: list[str] = field(default_factory=list)
-    """Slower than the live slot: noise of one window can look like that."""
+    """What noise of one window can look like: slower than the live slot, an error more than the gate allows."""
     missing: list[str] = field(default_factory=list)
 
 
@@ -87,10 +96,8 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
             found.missing.append(f"{new.requests:.0f} requests in the window, at least {gates.min_requests} are needed")
         _errors(new, live, gates, found)
         if new.requests >= gates.min_requests:
-            _latency("time to first token p95", new.ttft, live.ttft if live else None, gates.ttft_p95_seconds, gates, found)
-            _latency(
-                "time between tokens p95", new.inter_token, live.inter_token if live else None, gates.inter_token_p95_seconds, gates, found
-            )
+            _latency("time to first token p95", _ttft(new), _ttft(live), gates.ttft_p95_seconds, gates, found)
+            _latency("time between tokens p95", _inter_token(new), _inter_token(live), gates.inter_token_p95_seconds, gates, found)
             _memory(new, gates, found)
             _price(new, evidence.hourly_usd, gates, found)
             _cache(new, gates, found)
@@ -98,7 +105,8 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
     if found.suspected:
         (found.failed if evidence.confirmed else found.missing).extend(found.suspected)
     result = "fail" if found.failed else "inconclusive" if found.missing else "pass"
-    return Verdict(stage, result, tuple(found.failed + found.missing), now, figures(new, live, evidence.agreement))  # type: ignore[arg-type]
+    measured = figures(new, live, evidence.agreement)
+    return Verdict(stage, result, tuple(found.failed + found.missing), now, measured, bool(found.suspected))  # type: ignore[arg-type]
 
 
 def failed_early(stats: WindowStats | None, gates: Gates) -> bool:
@@ -110,24 +118,51 @@ def failed_early(stats: WindowStats | None, gates: Gates) -> bool:
 
 
 def _errors(new: WindowStats, live: WindowStats | None, gates: Gates, found: _Findings) -> None:
+    """More failures than the gate allows, and than the live slot has: beyond chance at once, else when a second window says so too."""
     if new.requests == 0 or new.error_ratio <= gates.error_ratio:
         return
-    if live is not None and live.requests >= gates.min_requests and new.error_ratio <= live.error_ratio:
-        return  # the fault is not the new version's: the live slot has it too
-    found.failed.append(f"{new.errors:.0f} of {new.requests:.0f} requests failed ({new.error_ratio:.1%}, at most {gates.error_ratio:.1%})")
+    allowed = gates.error_ratio
+    if live is not None and live.requests >= gates.min_requests:
+        allowed = max(allowed, live.error_ratio)
+    p = at_least(new.errors, new.requests, allowed)
+    text = f"{new.errors:.0f} of {new.requests:.0f} requests failed ({new.error_ratio:.1%}, at most {allowed:.1%})"
+    if p <= FAULT_CHANCE:
+        found.failed.append(text)
+    elif p <= SUSPICIOUS:
+        found.suspected.append(text)
 
 
-def _latency(name: str, new: Histogram, live: Histogram | None, bound: float, gates: Gates, found: _Findings) -> None:
-    value = new.quantile(0.95)
-    if value is None:
+@dataclass(frozen=True)
+class _Times:
+    """One figure's observations in a window."""
+
+    all: Histogram
+    parts: tuple[float, ...]
+
+
+def _ttft(stats: WindowStats | None) -> _Times | None:
+    return None if stats is None else _Times(stats.ttft, stats.ttft_parts)
+
+
+def _inter_token(stats: WindowStats | None) -> _Times | None:
+    return None if stats is None else _Times(stats.inter_token, stats.inter_token_parts)
+
+
+def _latency(name: str, new: _Times | None, live: _Times | None, bound: float, gates: Gates, found: _Findings) -> None:
+    """Above the absolute bound, or above the live slot's by more than the factor and by more than chance."""
+    value = new.all.quantile(0.95) if new is not None else None
+    if new is None or value is None:
         found.missing.append(f"{name} was not measured")
         return
-    before = live.quantile(0.95) if live is not None and live.total >= gates.min_requests else None
-    worse = live is not None and before is not None and value > gates.slower_than_live * before and larger(new, live) >= SIGNIFICANT
+    before = live.all.quantile(0.95) if live is not None and live.all.total >= gates.min_requests else None
     if value > bound and (before is None or value > before):
         found.failed.append(f"{name} {value:.3f} s, at most {bound:g} s")
-    elif worse:
-        found.suspected.append(f"{name} {value:.3f} s, the live slot {before:.3f} s (at most {gates.slower_than_live:g} times)")
+    elif live is not None and before is not None and value > gates.slower_than_live * before:
+        text = f"{name} {value:.3f} s, the live slot {before:.3f} s (at most {gates.slower_than_live:g} times)"
+        if min(len(new.parts), len(live.parts)) < LEAST_PARTS:
+            found.missing.append(f"{text}, in too few parts of the window to tell it from chance")
+        elif chance(new.parts, [gates.slower_than_live * part for part in live.parts]) <= CHANCE:
+            found.suspected.append(text)
 
 
 def _memory(new: WindowStats, gates: Gates, found: _Findings) -> None:

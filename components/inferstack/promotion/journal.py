@@ -91,6 +91,8 @@ class Policy:
     allow_unhealthy_live: bool = False
     hourly_usd: float | None = None
     """Price of one replica; None where it is not known."""
+    header: tuple[str, str] | None = None
+    """Name and value: a first step gives the new slot the requests with this header and no others; they stay with it until the end."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class Verdict:
     time: float = 0
     figures: dict[str, float | None] = field(default_factory=dict)
     """What was measured, by `slot.figure`."""
+    suspected: bool = False
+    """Something was worse that one window's noise could look like; the next window decides."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,11 @@ stats.ttft.quantile(0.95)                     # seconds
 """
 
 import bisect
+import functools
+import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 _FINE = tuple(1e-4 * 1.1**index for index in range(170))
 
@@ -97,6 +99,9 @@ class WindowStats:
     tokens: float = 0
     ttft: Histogram = field(default_factory=Histogram)
     inter_token: Histogram = field(default_factory=Histogram)
+    ttft_parts: tuple[float, ...] = ()
+    """p95 of consecutive parts of the window, seconds: how much it varies by itself."""
+    inter_token_parts: tuple[float, ...] = ()
     seconds: float = 0
     replicas: int = 0
     restarts: int = 0
@@ -147,36 +152,80 @@ def window(before: Snapshot, after: Snapshot, seconds: float) -> WindowStats:
     return WindowStats(**{**stats.__dict__, "restarts": restarts, "resident_growth": max(growth, default=None)})
 
 
-def leak(before: Snapshot, after: Snapshot) -> float | None:
-    """Largest growth of one replica's resident memory over requests that fill no cache, as a share; None when none was there twice."""
-    shares = [
-        (new.resident_bytes - before[replica].resident_bytes) / before[replica].resident_bytes
-        for replica, new in after.items()
-        if replica in before and before[replica].resident_bytes > 0 and before[replica].started == new.started
-    ]
+def leak(looks: Sequence[Snapshot]) -> float | None:
+    """Lasting growth of one replica's resident memory over equal portions of requests that fill no cache, as a share of its start.
+
+    A process that was just started grows at first (buffers, thread stacks, pages touched for the first time) and then no more; a leak
+    grows in every portion. So the smallest growth of a portion counts for each of them. None when no replica was there throughout.
+    """
+    shares = []
+    for replica, first in looks[0].items() if len(looks) > 1 else ():
+        seen = [look[replica] for look in looks if replica in look and look[replica].started == first.started]
+        if len(seen) == len(looks) and first.resident_bytes > 0:
+            growths = [later.resident_bytes - earlier.resident_bytes for earlier, later in itertools.pairwise(seen)]
+            shares.append(min(growths) * len(growths) / first.resident_bytes)
     return max(shares, default=None)
 
 
-def larger(new: Histogram, old: Histogram) -> float:
-    """z of the one-sided Mann-Whitney test (Mann and Whitney 1947, normal approximation with tie correction): large when `new`
-    is stochastically larger than `old`, 0 when either is empty. Buckets are ties, so coarse buckets make the test careful."""
-    bounds = sorted(set(new.bounds) & set(old.bounds))
-    a, b = (_on(histogram, bounds) for histogram in (new, old))
-    n, m = sum(a), sum(b)
-    total = n + m
-    if not n or not m or total < 2:
+def over(looks: Sequence[tuple[float, Snapshot | None]], parts: int) -> WindowStats | None:
+    """The window from the first look (seconds, snapshot) to the last, with the p95 of up to `parts` consecutive parts of it.
+
+    None when there was no look at the start or the end, or no replica at the end; looks between that failed are passed over.
+    """
+    good = [(when, snapshot) for when, snapshot in looks if snapshot]
+    if len(good) < 2 or not looks[0][1] or not looks[-1][1]:
+        return None
+    whole = window(good[0][1], good[-1][1], good[-1][0] - good[0][0])
+    steps = len(good) - 1
+    cuts = [round(index * steps / min(parts, steps)) for index in range(min(parts, steps) + 1)]
+    pieces = [window(good[a][1], good[b][1], good[b][0] - good[a][0]) for a, b in itertools.pairwise(cuts)]
+    return replace(
+        whole, ttft_parts=p95s([piece.ttft for piece in pieces]), inter_token_parts=p95s([piece.inter_token for piece in pieces])
+    )
+
+
+def p95s(parts: Iterable[Histogram]) -> tuple[float, ...]:
+    """The 95th percentiles of those parts that saw anything, seconds."""
+    return tuple(value for part in parts if (value := part.quantile(0.95)) is not None)
+
+
+def chance(new: Sequence[float], old: Sequence[float]) -> float:
+    """One-sided exact p of the rank test of Mann and Whitney (Annals of Mathematical Statistics 18, 1947, with their recurrence).
+
+    The probability that as many pairs as here or more have the member of `new` above that of `old`, when both come from one distribution.
+    A tie counts as not above, which errs on the side of chance. 1.0 when either is empty.
+    """
+    if not new or not old:
+        return 1.0
+    above = sum(a > b for a in new for b in old)
+    counts = _arrangements(len(new), len(old))
+    return sum(counts[above:]) / sum(counts)
+
+
+@functools.cache
+def _arrangements(n: int, m: int) -> tuple[int, ...]:
+    """How many orders of n and m observations have 0, 1, … n·m pairs with the first kind above the second."""
+    if n == 0 or m == 0:
+        return (1,)
+    counts = [0] * (n * m + 1)
+    for index, count in enumerate(_arrangements(n - 1, m)):  # the largest is of the first kind: above all m
+        counts[index + m] += count
+    for index, count in enumerate(_arrangements(n, m - 1)):
+        counts[index] += count
+    return tuple(counts)
+
+
+def at_least(errors: float, requests: float, ratio: float) -> float:
+    """Probability of `errors` or more among `requests` when each fails with probability `ratio` (binomial tail)."""
+    n, k = round(requests), math.ceil(errors)
+    if k <= 0:
+        return 1.0
+    if ratio <= 0 or k > n:
         return 0.0
-    below, u, ties = 0.0, 0.0, 0.0
-    for x, y in zip(a, b, strict=True):
-        u += x * (below + y / 2)
-        below += y
-        ties += (x + y) ** 3 - (x + y)
-    variance = n * m / 12 * (total + 1 - ties / (total * (total - 1)))
-    return (u - n * m / 2) / math.sqrt(variance) if variance > 0 else 0.0
-
-
-def _on(histogram: Histogram, bounds: list[float]) -> list[float]:
-    counts = [0.0] * len(bounds)
-    for bound, count in zip(histogram.bounds, histogram.counts, strict=True):
-        counts[bisect.bisect_left(bounds, bound)] += count
-    return counts
+    if ratio >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(ratio) + (n - i) * math.log1p(-ratio)
+        for i in range(k, n + 1)
+    )
+    return min(1.0, sum(math.exp(value) for value in logs))

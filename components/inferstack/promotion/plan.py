@@ -31,7 +31,7 @@ def _at_rest(journal: Journal, observation: Observation) -> Step:
         return Rest()
     if observation.time < journal.kept_until:
         return Rest(f"{journal.previous} stays warm for a rollback", until=journal.kept_until)
-    if observation.weights is None or observation.weights.of(journal.previous) > 0:
+    if observation.weights is None or observation.weights.reach(journal.previous):
         return Rest(f"{journal.previous} still has weight and is left alone", page=True)
     if observation.slots[journal.previous].replicas > journal.idle_replicas:
         return Scale(journal.previous, journal.idle_replicas)

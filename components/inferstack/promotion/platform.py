@@ -140,8 +140,8 @@ class Platform(Protocol):
         """The scaler keeps at least `floor`; replicas stay as they are."""
 
     def verify(self, slot: SlotName) -> Health: ...
-    def probe(self, n: int) -> tuple[Seen, ...]:
-        """`n` requests through the gateway, one after another."""
+    def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
+        """`n` requests through the gateway, with `header` (name, value) where one is given."""
         ...
 
     def warm(self, slot: SlotName) -> None:

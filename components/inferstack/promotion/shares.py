@@ -6,7 +6,7 @@ from dataclasses import replace
 from inferstack.promotion.journal import Operation
 from inferstack.promotion.platform import SlotObservation
 from inferstack.promotion.spec import SlotSpec
-from inferstack.promotion.weights import Weights
+from inferstack.promotion.weights import Cohort, Weights
 
 
 def rolls(op: Operation) -> bool:
@@ -14,21 +14,33 @@ def rolls(op: Operation) -> bool:
 
 
 def shares(operation: Operation) -> tuple[int, ...]:
-    """The new slot's percents, step by step. Rolling: one replica after another."""
+    """The new slot's percents, step by step. Rolling: one replica after another. 0: only the requests with the header."""
     if operation.kind == "rollback":
         return (100,)
     if rolls(operation):
         return tuple(100 * (index + 1) // operation.needed for index in range(operation.needed))
-    return operation.policy.steps
+    return (0, *operation.policy.steps) if operation.policy.header else operation.policy.steps
+
+
+def cohort(operation: Operation) -> Cohort | None:
+    """The requests that go to the new slot for their header while it has not got all of them."""
+    header = operation.policy.header
+    return Cohort(*header, operation.target) if header and operation.kind == "promote" and not rolls(operation) else None
 
 
 def wanted_weights(operation: Operation) -> Weights:
     """The weights of the operation's step."""
-    return Weights.share(operation.target, shares(operation)[operation.step])
+    return _at(operation, operation.step)
 
 
-def weights_before(op: Operation) -> Weights:
-    return Weights.share(op.target, shares(op)[op.step - 1]) if op.step else Weights.share(op.target, 0)
+def weights_before(operation: Operation) -> Weights:
+    """The weights of the step before."""
+    return _at(operation, operation.step - 1) if operation.step else Weights.share(operation.target, 0)
+
+
+def _at(operation: Operation, step: int) -> Weights:
+    percent = shares(operation)[step]
+    return Weights.share(operation.target, percent, cohort(operation) if percent < 100 else None)
 
 
 def replicas_for(operation: Operation, percent: int) -> int:

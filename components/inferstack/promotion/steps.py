@@ -53,12 +53,14 @@ class SetWeights:
 
 @dataclass(frozen=True)
 class Settle:
-    """Prove through the real gateway that `slot` of `generation` has its share: `count` in a row at 100 %, at least one below."""
+    """Prove through the real gateway that `slot` of `generation` has its share: `count` in a row of all requests or of those with
+    `header`, at least one of `count` below 100 %."""
 
     slot: SlotName
     generation: int | None
     percent: int
     count: int
+    header: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,6 @@ class Check:
     slot: SlotName
     live: SlotName | None
     seconds: float
-
-
-@dataclass(frozen=True)
-class Verify:
-    """A rollback's check: every replica answers a short generation now."""
-
-    slot: SlotName
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class Rest:
     page: bool = False
 
 
-Step = Render | Scale | SetFloor | Warm | SetWeights | Settle | Check | Verify | Wait | Note | Finish | Forget | RollBack | Rest
+Step = Render | Scale | SetFloor | Warm | SetWeights | Settle | Check | Wait | Note | Finish | Forget | RollBack | Rest
 
 
 @dataclass(frozen=True)
@@ -155,11 +150,10 @@ def describe(step: Step) -> str:
         case SetWeights():
             return f"weights to {step.weights}"
         case Settle():
-            return f"wait until the gateway sends {step.percent} % to {step.slot}"
+            part = f"requests with {': '.join(step.header)}" if step.header else f"{step.percent} %"
+            return f"wait until the gateway sends {part} to {step.slot}"
         case Check():
             return f"{step.stage} of {step.slot}"
-        case Verify():
-            return f"verify {step.slot}"
         case Wait() | Rest():
             return step.reason
         case Note():

@@ -20,7 +20,6 @@ from inferstack.promotion.steps import (
     Settle,
     SetWeights,
     Step,
-    Verify,
     Warm,
 )
 from inferstack.promotion.weights import Weights
@@ -92,10 +91,8 @@ def advance(journal: Journal, step: Step, result: Result, now: float) -> Journal
             return _go(journal, operation, Phase.REVERT_DRAIN if operation.phase is Phase.REVERT_SETTLE else Phase.POSTCHECK, now)
         case SetWeights():
             return _weights_set(journal, operation, result, now)
-        case Verify() | Warm() | Render() | Scale() | SetFloor() if not result.ok:
+        case Warm() | Render() | Scale() | SetFloor() if not result.ok:
             return _failed(journal, operation, result.reason, now)
-        case Verify():
-            return _go(journal, operation, Phase.SHIFT, now)
         case Warm():
             return _go(journal, operation, Phase.PRECHECK, now)
         case Render():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from inferstack.local import gateway
 from inferstack.local.gateway import Ports
+from inferstack.promotion.weights import Cohort
 
 PORTS = Ports(8080, 9901, 6379, {"blue": 8001, "green": 8002}, {"blue": 9001, "green": 9002})
 
@@ -21,6 +22,20 @@ def cluster(name):
 def test_weights_survive_the_route_file_and_both_slots_are_always_named(blue):
     weights = {"blue": blue, "green": 100 - blue}
     assert gateway.read_weights(gateway.routes(weights, 600)) == weights
+
+
+@given(st.integers(0, 100), st.sampled_from(["blue", "green"]))
+def test_a_cohort_has_a_route_of_its_own_before_the_one_of_all_requests(blue, slot):
+    weights, cohort = {"blue": blue, "green": 100 - blue}, Cohort("x-cohort", "beta", slot)
+    document = gateway.routes(weights, 600, cohort)
+    assert gateway.read_weights(document) == weights
+    assert gateway.read_cohort(document) == cohort
+    assert gateway.read_cohort(gateway.routes(weights, 600)) is None
+    names = [
+        [cluster["name"] for cluster in route["route"]["weighted_clusters"]["clusters"]]
+        for route in document["resources"][0]["virtual_hosts"][0]["routes"]
+    ]
+    assert names == [["inferstack-blue", "inferstack-green"]] * 2
 
 
 @pytest.mark.parametrize("weights", [{"blue": 100}, {"blue": 60, "green": 50}, {"blue": -1, "green": 101}, {"blue": 50, "red": 50}])

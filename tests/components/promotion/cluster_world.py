@@ -17,10 +17,12 @@ from inferstack.cluster.names import ROUTE
 from inferstack.environment import Environment, SlotName, parse_environment
 from inferstack.platforms.kube_api import KubeApi
 from inferstack.platforms.kube_render import ApplyRenderer, object_path
-from inferstack.platforms.kubernetes import KubernetesPlatform, read_weights
+from inferstack.platforms.kube_route import read_weights
+from inferstack.platforms.kubernetes import KubernetesPlatform
 from inferstack.promotion.commands import Session, policy_of
 from inferstack.promotion.journal import Journal, Policy, load
 from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.weights import Weights
 from inferstack.serving.manifests.route import route, template_map
 from inferstack.serving.manifests.slot import slot_objects
 from tests.components.promotion.world import Broken, Killed
@@ -65,6 +67,7 @@ class ClusterWorld:
         self.routed: list[tuple[float, str]] = []
         self.gone: set[str] = set()
         self.served = 0
+        self.on_route: Callable[[Weights], object] = lambda weights: None
         self.posts: dict[str, int] = {}
         for slot in SlotName:
             for group in slot_objects(self.environment, slot, name=NAME):
@@ -224,11 +227,12 @@ class ClusterWorld:
                 raise Broken("I3: the route does not name both slots")
             old = read_weights(before["spec"]["rules"])[0] if before else None
             for slot in SlotName:
-                if old and weights.of(slot) > old.of(slot) and self.ready(slot) == 0:
+                if old and weights.reach(slot) and (weights.of(slot) > old.of(slot) or not old.reach(slot)) and self.ready(slot) == 0:
                     raise Broken(f"I1: weight on {slot} without a ready endpoint")
+            self.on_route(weights)
         if "/deployments/" in path and before is not None:
             slot = SlotName(path.split("/")[-1].split("-")[1])
-            if self.weights().of(slot) > 0 and before["spec"]["template"] != after["spec"]["template"]:
+            if self.weights().reach(slot) and before["spec"]["template"] != after["spec"]["template"]:
                 raise Broken(f"I2: {slot} was changed while it had weight")
 
     # ---- pods and gateway
@@ -275,6 +279,8 @@ class ClusterWorld:
         weights = read_weights(rules)[0]
         assert weights is not None
         slot = SlotName.BLUE if (self.served * 37) % 100 < weights.blue else SlotName.GREEN
+        if weights.cohort is not None and request.headers.get(weights.cohort.name) == weights.cohort.value:
+            slot = weights.cohort.slot
         if self.ready(slot) == 0:
             return httpx.Response(503)
         deployment = self.find("deployments", f"inferstack-{slot}")

@@ -36,9 +36,11 @@ def promoted(_: bool) -> World:
 CASES: list[tuple[str, Callable[[bool], World], Callable[..., commands.Ended], Policy, bool]] = [
     ("blue-green", fresh, promote, policy(), False),
     ("canary", fresh, promote, policy(strategy="canary", steps=(10, 50, 100)), False),
+    ("canary by header", fresh, promote, policy(strategy="canary", steps=(100,), header=("x-cohort", "beta")), False),
     ("rolling", fresh, promote, policy(strategy="rolling"), False),
     ("blue-green reverted after the switch", fresh, promote, policy(), True),
     ("canary reverted at its first step", fresh, promote, policy(strategy="canary", steps=(10, 50, 100)), True),
+    ("canary by header reverted", fresh, promote, policy(strategy="canary", steps=(100,), header=("x-cohort", "beta")), True),
     ("rolling reverted", fresh, promote, policy(strategy="rolling"), True),
     ("rollback", promoted, rollback, policy(), False),
 ]

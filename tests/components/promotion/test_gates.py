@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from inferstack.environment import Gates
-from inferstack.promotion.gates import Evidence, decide, failed_early, from_baseline, to_baseline, usd_per_million_tokens
-from inferstack.promotion.measure import Counters, Histogram, WindowStats, larger, leak, window
+from inferstack.promotion.gates import PARTS, Evidence, decide, failed_early, from_baseline, to_baseline, usd_per_million_tokens
+from inferstack.promotion.measure import Counters, Histogram, WindowStats, at_least, chance, leak, over, window
 from inferstack.promotion.platform import Agreement
 
 GATES = Gates(min_requests=20, ttft_p95_seconds=1.0, inter_token_p95_seconds=0.5)
@@ -18,6 +19,8 @@ def stats(requests: float = 100, ttft: float = 0.1, gap: float = 0.02, **changes
         requests=requests,
         ttft=Histogram.of([ttft] * int(requests)),
         inter_token=Histogram.of([gap] * int(requests)),
+        ttft_parts=(ttft,) * PARTS,
+        inter_token_parts=(gap,) * PARTS,
         seconds=30,
         replicas=2,
         tokens=requests * 10,
@@ -70,10 +73,26 @@ def test_a_fault_that_the_live_slot_has_too_is_not_the_new_versions() -> None:
 
 
 def test_slower_by_chance_is_not_slower() -> None:
-    noisy = [0.1] * 19 + [0.4]
-    new = replace(stats(20), ttft=Histogram.of(noisy))
-    live = replace(stats(20), ttft=Histogram.of([0.1] * 20))
-    assert verdict(new, live)[0] == "pass"
+    noisy = [0.1] * 18 + [0.4] * 2
+    new = replace(stats(20), ttft=Histogram.of(noisy), ttft_parts=(0.1, 0.1, 0.4, 0.1, 0.1, 0.4))
+    assert verdict(new, stats(20))[0] == "pass"
+    assert verdict(stats(20, ttft=0.4), stats(20), confirmed=False)[0] == "inconclusive", "one window alone does not decide"
+    assert verdict(stats(20, ttft=0.4), stats(20))[0] == "fail"
+
+
+def test_slower_in_too_few_parts_of_a_window_is_measured_again() -> None:
+    thin = replace(stats(20, ttft=0.4), ttft_parts=(0.4, 0.4))
+    result, reason = verdict(thin, stats(20))
+    assert result == "inconclusive"
+    assert "too few parts" in reason
+
+
+def test_one_error_more_than_allowed_is_looked_at_twice_and_many_decide_at_once() -> None:
+    assert verdict(stats(20, errors=1), stats(20), confirmed=False)[0] == "inconclusive"
+    assert verdict(stats(20, errors=1), stats(20))[0] == "fail"
+    assert verdict(stats(20, errors=5), stats(20), confirmed=False)[0] == "fail"
+    # the gate's own ratio comes out a little above it in every other window
+    assert verdict(stats(1000, errors=12), stats(1000))[0] == "pass"
 
 
 def test_an_overloaded_live_slot_excuses_an_absolute_bound_only_up_to_itself() -> None:
@@ -126,12 +145,73 @@ def test_a_cache_that_fills_up_is_no_leak() -> None:
     before = {"a": Counters(resident_bytes=100, bounded_bytes=50)}
     after = {"a": Counters(resident_bytes=145, bounded_bytes=50)}
     assert (window(before, after, 10).resident_growth or 0) < 0
-    assert leak(before, after) == pytest.approx(0.45)
 
 
-def test_the_rank_test_knows_larger_from_smaller_and_is_blind_to_counts_alone() -> None:
-    small, large = Histogram.of([0.1] * 50), Histogram.of([0.3] * 50)
-    assert larger(large, small) > 5
-    assert larger(small, large) < -5
-    assert abs(larger(Histogram.of([0.1] * 500), small)) < 1e-6
-    assert larger(Histogram(), small) == 0
+def test_a_start_that_settles_is_no_leak_and_what_grows_all_the_time_is() -> None:
+    def looks(*sizes: float) -> list[dict[str, Counters]]:
+        return [{"a": Counters(resident_bytes=size)} for size in sizes]
+
+    assert leak(looks(100, 140, 141, 141, 141)) == 0
+    assert leak(looks(100, 110, 120, 130, 140)) == pytest.approx(0.4)
+    assert leak(looks(100)) is None
+    assert leak([{"a": Counters(resident_bytes=100, started=1)}, {"a": Counters(resident_bytes=100, started=2)}]) is None
+
+
+def test_a_window_is_cut_into_parts_by_its_looks() -> None:
+    def look(requests: int, *, slow: int = 0) -> dict[str, Counters]:
+        return {"a": Counters(requests=requests, ttft=Histogram((0.1, 1.0, math.inf), (requests - slow, slow, 0)))}
+
+    looks = [(10.0, look(0)), (12.0, look(10)), (14.0, None), (16.0, look(20, slow=10)), (18.0, look(20, slow=10))]
+    found = over(looks, PARTS)
+    assert found is not None
+    assert (found.requests, found.seconds) == (20, 8)
+    assert found.ttft_parts == (pytest.approx(0.095), pytest.approx(0.955)), "the last part saw nothing"
+    assert over(looks[:1], PARTS) is None
+    assert over([(0.0, None), *looks], PARTS) is None
+
+
+def test_the_binomial_tail_is_exact() -> None:
+    assert at_least(1, 20, 0.01) == pytest.approx(1 - 0.99**20)
+    assert at_least(0, 20, 0.01) == 1.0
+    assert at_least(20, 20, 0.5) == pytest.approx(0.5**20)
+    assert at_least(1, 20, 0.0) == 0.0
+
+
+def test_the_rank_test_is_exact() -> None:
+    assert chance([3, 4], [1, 2]) == pytest.approx(1 / 6)
+    assert chance([1, 2], [3, 4]) == 1.0
+    assert chance([5] * 6, [1] * 6) == pytest.approx(1 / math.comb(12, 6))
+    assert chance([1, 1], [1, 1]) == 1.0, "ties count for chance"
+    assert chance([], [1]) == 1.0
+
+
+def _server(random: Random, parts: int, slower: float, each: int) -> list[list[float]]:
+    """Times of `each` requests in each of `parts`: lognormal, on a machine whose load wanders (AR(1), a tenth of an hour of memory)."""
+    load, found = random.gauss(0, 0.25), []
+    for _ in range(parts):
+        times = []
+        for _ in range(each):
+            load = 0.97 * load + random.gauss(0, 0.25 * math.sqrt(1 - 0.97**2))
+            times.append(0.1 * slower * math.exp(load + random.gauss(0, 0.3)))
+        found.append(times)
+    return found
+
+
+def _window_of(random: Random, slower: float = 1.0, each: int = 10) -> WindowStats:
+    parts = _server(random, PARTS, slower, each)
+    histograms = [Histogram.of(part) for part in parts]
+    whole = Histogram.of(time for part in parts for time in part)
+    p95 = tuple(histogram.quantile(0.95) or 0 for histogram in histograms)
+    count = each * PARTS
+    return WindowStats(count, 0, count * 8, whole, whole, p95, p95, seconds=30, replicas=1)
+
+
+@pytest.mark.parametrize(("each", "caught"), [(1, 0.65), (4, 0.75), (20, 0.9)])
+def test_an_unchanged_version_on_a_wandering_machine_is_not_suspected_and_a_slow_one_is(each: int, caught: float) -> None:
+    random, rounds = Random(1), 600
+    gates = replace_gates(min_requests=PARTS, ttft_p95_seconds=60, inter_token_p95_seconds=60)
+    same = [verdict(_window_of(random, each=each), _window_of(random, each=each), gates)[0] for _ in range(rounds)]
+    # two windows must agree, of two figures, before and after the switch: a share of s alarms 4 s² of the promotions; 1 of 200 is allowed
+    assert 4 * (1 - same.count("pass") / rounds) ** 2 < 1 / 200
+    slow = [verdict(_window_of(random, 3.0, each), _window_of(random, each=each), gates)[0] for _ in range(300)]
+    assert slow.count("fail") > caught * len(slow)

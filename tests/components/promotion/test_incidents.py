@@ -9,7 +9,7 @@ from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome, Phase
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import Observation
-from inferstack.promotion.weights import Weights
+from inferstack.promotion.weights import Cohort, Weights
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Broken, Process, World, converged, policy, version
 
 NEW = version("int8")
@@ -222,6 +222,24 @@ def test_a_route_that_does_not_name_both_slots_is_refused() -> None:
     ended = commands.promote(process.session(), lambda spec: NEW, policy())
     assert ended.outcome is Outcome.REFUSED
     assert not {"render", "set_weights", "scale"} & set(world.calls)
+
+
+def test_a_canary_by_header_gives_the_new_version_only_the_marked_requests_first() -> None:
+    world, header = World(), ("x-cohort", "beta")
+    process = Process(world)
+    ended = commands.promote(process.session(), lambda spec: NEW, policy(strategy="canary", steps=(20, 100), header=header))
+    assert ended.outcome is Outcome.COMMITTED
+    cohort = Cohort(*header, GREEN)
+    assert [weights for _, weights in world.routed[1:]] == [Weights(100, 0, cohort), Weights(80, 20, cohort), Weights(0, 100)]
+    assert world.weights == Weights(0, 100), "no rule of the cohort is left behind"
+
+
+def test_a_version_that_fails_its_marked_requests_meets_no_other() -> None:
+    world, header = World(), ("x-cohort", "beta")
+    world.behaviours[NEW.version] = Behaviour(errors_live=0.5)
+    ended = promote(world, strategy="canary", steps=(20, 100), header=header)
+    assert ended.outcome is Outcome.REVERTED
+    assert [weights for _, weights in world.routed[1:]] == [Weights(100, 0, Cohort(*header, GREEN)), Weights(100, 0)]
 
 
 def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> None:

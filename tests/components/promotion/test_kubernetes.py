@@ -17,7 +17,7 @@ from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec, with_settings
-from inferstack.promotion.weights import Weights
+from inferstack.promotion.weights import Cohort, Weights
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy
 from tests.components.promotion.world import Killed
 
@@ -54,6 +54,15 @@ def test_a_promotion_moves_the_route_and_keeps_the_old_slot_warm() -> None:
     back = rollback(world)
     assert back.outcome is Outcome.COMMITTED
     assert world.weights() == Weights(100, 0)
+
+
+def test_a_canary_by_header_is_a_rule_of_the_route_until_all_traffic_has_moved() -> None:
+    world, seen = ClusterWorld(), []
+    world.on_route = lambda weights: seen.append(weights)
+    ended = promote(world, strategy="canary", steps=(25, 100), header=("x-cohort", "beta"))
+    assert ended.outcome is Outcome.COMMITTED, ended.entry
+    cohort = Cohort("x-cohort", "beta", GREEN)
+    assert seen == [Weights(100, 0, cohort), Weights(75, 25, cohort), Weights(0, 100)]
 
 
 def test_rolling_and_two_tiers_work_too() -> None:

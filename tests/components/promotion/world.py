@@ -91,6 +91,8 @@ class World:
         self.replicas = replicas
         self.delay = delay
         self.rate = 20.0
+        self.marked = 0.1
+        """Share of the requests that carry the header of a cohort."""
         first = version()
         self.slots = {BLUE: Slot(first), GREEN: Slot()}
         self.slots[BLUE].started = [self.time - 1000] * replicas
@@ -139,9 +141,12 @@ class World:
             step = min(0.5, end - self.time)
             self.time += step
             weights = self.effective()
+            marked = self.marked if weights.cohort else 0.0
             for slot in SlotName:
-                if weights.of(slot):
-                    self._serve(slot, self.rate * step * weights.of(slot) / 100, live=True)
+                own = marked if weights.cohort and weights.cohort.slot is slot else 0.0
+                share = (1 - marked) * weights.of(slot) / 100 + own
+                if share:
+                    self._serve(slot, self.rate * step * share, live=True)
                     self.slots[slot].in_flight_until = self.time + 1.0
                 behaviour = self.behaviour(slot)
                 if behaviour.crashes_every:
@@ -284,7 +289,7 @@ class Process:
     def render(self, slot: SlotName, spec: SlotSpec) -> None:
         def work() -> None:
             world = self.world
-            if self.last_seen is None or self.last_seen.weights is None or self.last_seen.weights.of(slot) > 0:
+            if self.last_seen is None or self.last_seen.weights is None or self.last_seen.weights.reach(slot):
                 world.violate(f"I2: {slot} rendered while it has weight")
             state = world.slots[slot]
             if state.spec is None or state.spec.id != spec.id:
@@ -308,7 +313,8 @@ class Process:
         world, seen = self.world, self.last_seen
         for slot in SlotName:
             before = world.weights.of(slot) if world.weights else 0
-            if weights.of(slot) <= before:
+            joins = weights.reach(slot) and not (world.weights and world.weights.reach(slot))
+            if weights.of(slot) <= before and not joins:
                 continue
             if seen is None or seen.slots[slot].ready == 0:
                 world.violate(f"I1: weight {weights.of(slot)} on {slot}, which was not seen ready")
@@ -350,12 +356,15 @@ class Process:
         health: Health = self._call("verify", work)
         return health
 
-    def probe(self, n: int) -> tuple[Seen, ...]:
+    def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
         def work() -> tuple[Seen, ...]:
             weights = self.world.effective()
+            cohort = weights.cohort
             answers = []
             for index in range(n):
                 slot = BLUE if (index * 37) % 100 < weights.blue else GREEN
+                if cohort is not None and header == (cohort.name, cohort.value):
+                    slot = cohort.slot
                 spec = self.world.slots[slot].spec
                 up = self.world.ready(slot) > 0 and spec is not None
                 answers.append(Seen(slot, spec.generation) if up and spec else Seen(None, error="503"))

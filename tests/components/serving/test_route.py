@@ -74,3 +74,16 @@ def test_a_certificate_makes_the_listener_https(secret: str | None, protocol: st
     listener = gateway(environment({"gateway": {"tls_secret": secret, "port": 443}}))["spec"]["listeners"][0]  # type: ignore[index]
     assert (listener["protocol"], listener["port"]) == (protocol, 443)
     assert ("tls" in listener) == (secret is not None)
+
+
+@pytest.mark.parametrize("variant", ["small", "tiers"])
+@pytest.mark.parametrize("slot", ["blue", "green"])
+def test_a_cohort_gets_a_rule_before_the_others_that_names_both_slots_too(variant: str, slot: str) -> None:
+    template = route_template(environment(VARIANTS[variant]))
+    first, *others = route_rules(template, {"blue": 70, "green": 30}, ("x-cohort", "beta", slot))
+    assert first["matches"] == [
+        {"path": {"type": "PathPrefix", "value": "/"}, "headers": [{"type": "Exact", "name": "x-cohort", "value": "beta"}]}
+    ]
+    assert {name for name, weight in backends(first).items() if weight} == {name for name in backends(first) if f"-{slot}" in name}
+    assert set(backends(first)) == set(backends(others[-1])), "both slots are named"
+    assert others == route_rules(template, {"blue": 70, "green": 30})

@@ -15,6 +15,7 @@ from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.groups import replica_groups
 
 TEMPLATE_KEY = "rules.json"
+TIER_HEADER = "X-Tier"
 _CLASSES = {
     (Platform.GKE, True): "gke-l7-rilb",
     (Platform.GKE, False): "gke-l7-regional-external-managed",
@@ -31,7 +32,7 @@ def route_template(environment: Environment) -> list[dict[str, Any]]:
     rules: list[dict[str, Any]] = []
     if len(groups) > 1:
         for group in groups:
-            header = {"type": "Exact", "name": "X-Tier", "value": group.tier}
+            header = {"type": "Exact", "name": TIER_HEADER, "value": group.tier}
             rules.append(
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}],
@@ -44,8 +45,19 @@ def route_template(environment: Environment) -> list[dict[str, Any]]:
     return rules
 
 
-def route_rules(template: list[dict[str, Any]], weights: Mapping[str, int]) -> list[dict[str, Any]]:
-    """`spec.rules` for slot weights in percent, for instance `{"blue": 90, "green": 10}`; every backend is named at every weight."""
+def route_rules(
+    template: list[dict[str, Any]], weights: Mapping[str, int], cohort: tuple[str, str, str] | None = None
+) -> list[dict[str, Any]]:
+    """`spec.rules` for slot weights in percent, for instance `{"blue": 90, "green": 10}`; every backend is named at every weight.
+
+    `cohort` (header name, value, slot) takes its requests to one slot by a rule before the others, made of the template's last rule.
+    """
+    if cohort is not None:
+        name, value, slot = cohort
+        header = {"type": "Exact", "name": name, "value": value}
+        matches = [match | {"headers": [header]} for match in template[-1]["matches"]]
+        first = route_rules([template[-1] | {"matches": matches}], {str(each): 100 if each == slot else 0 for each in SlotName})
+        return first + route_rules(template, weights)
     return [
         rule
         | {

@@ -40,7 +40,7 @@ async def overview(config: ConsoleConfig) -> dict[str, Any]:
 def read_weights(routes: Any, names: Iterable[str]) -> dict[str, int] | None:
     """Weights of an Envoy route file whose clusters are named `…-SLOT`; None when it is not one."""
     try:
-        route = routes["resources"][0]["virtual_hosts"][0]["routes"][0]["route"]
+        route = routes["resources"][0]["virtual_hosts"][0]["routes"][-1]["route"]
         shares = {cluster["name"].rpartition("-")[2]: int(cluster["weight"]) for cluster in route["weighted_clusters"]["clusters"]}
         return {name: shares[name] for name in names}
     except (KeyError, IndexError, TypeError, ValueError):
