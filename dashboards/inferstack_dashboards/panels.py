@@ -13,6 +13,8 @@ Kind = Literal["timeseries", "stat", "heatmap", "table"]
 DATASOURCE: Mapping[str, str] = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 39
 """Schema of dashboards of Grafana 10.2 and later; newer versions migrate it when they load it."""
+TABLE_VALUE = "replicas"
+"""Heading of a table's value: tables count replicas."""
 _GRID = 24
 
 
@@ -206,7 +208,13 @@ def _panel(panel: Panel, number: int, place: dict[str, int], runbooks: str) -> d
             }
             for index, query in enumerate(panel.queries)
         ],
+        **({"transformations": [_without_time()]} if panel.kind == "table" else {}),
     }
+
+
+def _without_time() -> dict[str, Any]:
+    """A table shows what is there now: no moment, and the count under its own name."""
+    return {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": {"Value": TABLE_VALUE}}}
 
 
 def _custom(panel: Panel) -> dict[str, Any]:

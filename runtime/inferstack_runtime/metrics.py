@@ -94,7 +94,7 @@ QUEUE_SECONDS = Metric(
     "inferstack_queue_seconds",
     "histogram",
     "seconds",
-    "Time a request waited before the engine first ran it, prefill of its first chunk included.",
+    "Time from a request's arrival in the engine to the first step that worked on it.",
     ("model",),
     SECONDS,
     ("vllm:request_queue_time_seconds",),

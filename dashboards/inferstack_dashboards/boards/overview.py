@@ -152,7 +152,7 @@ OVERVIEW = Board(
                     "Scrape targets",
                     "1 where Prometheus could read the target.",
                     "short",
-                    (Query(external(UP), "{{job}} {{instance}}"),),
+                    (Query(external(UP), "{{job}} {{slot}} {{instance}}"),),
                     most=1,
                     runbooks=("TargetDown", "MetricsMissing"),
                 ),

@@ -50,7 +50,7 @@ class BatchingEngine:
         decoder.allocate_cache(blocks)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(limits, self._pool, reuse=decoder.reuses_prefixes)
-        self._inbox: deque[GenerationRequest | str] = deque()
+        self._inbox: deque[tuple[GenerationRequest, float] | str] = deque()
         self._wake = threading.Condition()
         self._stepping = threading.Lock()
         self._closed = False
@@ -85,7 +85,7 @@ class BatchingEngine:
             if waiting >= self._limits.max_queue + self._limits.max_sequences - len(self._scheduler.running) or crowded:
                 raise QueueFull(self._retry_after(committed))
             self._commitments[request.request_id] = needed
-            self._inbox.append(request)
+            self._inbox.append((request, time.perf_counter()))
             self._wake.notify()
 
     def abort(self, request_id: str) -> None:
@@ -176,10 +176,12 @@ class BatchingEngine:
                 if (sequence := self._sequences.get(message)) is not None:
                     outputs.append(self._end(sequence, "abort"))
                 continue
-            seed = message.sampling.seed
-            sequence = Sequence(message, self._arrivals, list(message.prompt), secrets.randbits(64) if seed is None else seed & _SEED_MASK)
+            request, submitted = message
+            seed = request.sampling.seed
+            number = secrets.randbits(64) if seed is None else seed & _SEED_MASK
+            sequence = Sequence(request, self._arrivals, list(request.prompt), number, submitted=submitted)
             self._arrivals += 1
-            self._sequences[message.request_id] = sequence
+            self._sequences[request.request_id] = sequence
             self._scheduler.add(sequence)
         return outputs
 
@@ -210,6 +212,9 @@ class BatchingEngine:
         samples, specs = self._sample_specs(rows)
         results = np.zeros(len(specs), SAMPLE_RESULT)
         started = time.perf_counter()
+        for share in shares:
+            if share.sequence.queued is None:
+                share.sequence.queued = started - share.sequence.submitted
         try:
             self._decoder.step(self._tokens[:count], self._positions[:count], segments, self._tables, specs, results)
         except StepFailed as error:
@@ -350,6 +355,8 @@ class BatchingEngine:
             output = StepOutput(request.request_id, (token,), cached_prompt_tokens=sequence.cached_prompt_tokens)
         if logprobs:
             output = _replace(output, logprobs=logprobs)
+        if sequence.generated == 1:
+            output = _replace(output, queue_seconds=sequence.queued)
         return self._with_prompt(sequence, output)
 
     def _with_prompt(self, sequence: Sequence, output: StepOutput) -> StepOutput:

@@ -15,6 +15,10 @@ class Sequence:
     """Number of the request in order of submission."""
     tokens: list[int]
     seed: int
+    submitted: float
+    """When it came, by `time.perf_counter`."""
+    queued: float | None = None
+    """Seconds from then to the first step that worked on it."""
     slot: int = -1
     """Row of the block tables; -1 while it waits."""
     computed: int = 0

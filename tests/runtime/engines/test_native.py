@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -68,6 +69,17 @@ def test_a_request_can_be_aborted_while_it_runs_and_while_it_waits(load: Load) -
     assert reasons == {"runs": "abort", "waits": "abort"}
     stats = loaded.engine.stats()
     assert (stats.running, stats.waiting, stats.kv_bytes_used) == (0, 0, 0)
+
+
+def test_the_wait_of_a_request_is_told_once_with_its_first_token(load: Load, run_all: Run) -> None:
+    loaded = load(max_sequences=1)
+    ids = prompt(loaded, "Tell me a story.")
+    endless = Sampling(temperature=0, ignore_eos=True)
+    started = time.perf_counter()
+    outputs = run_all(loaded, [GenerationRequest("first", ids, 24, endless), GenerationRequest("second", ids, 4, endless)])
+    told = {name: [output.queue_seconds for output in those if output.tokens] for name, those in outputs.items()}
+    assert {name: [seconds for seconds in waits[1:] if seconds is not None] for name, waits in told.items()} == {"first": [], "second": []}
+    assert 0 <= told["first"][0] < told["second"][0] < time.perf_counter() - started, "the second waits for the first to end"
 
 
 def test_the_queue_is_bounded(load: Load) -> None:
