@@ -153,7 +153,9 @@ class HttpConfig(_Section):
     max_file_bytes: Positive = 200 * 1024 * 1024
     header_seconds: Annotated[float, Field(gt=0)] = 10
     body_seconds: Annotated[float, Field(gt=0)] = 30
-    keep_alive_seconds: Annotated[float, Field(gt=0)] = 75
+    keep_alive_seconds: Annotated[float, Field(gt=0)] = 620
+    """Longer than any gateway keeps an idle connection (Traefik 90 s, Google's load balancers 600 s): the gateway must be the one that
+    closes it, else a request on its way meets a closed connection, and gateways do not repeat a POST."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 15
     max_connections: Positive = 4096
 

@@ -1,6 +1,7 @@
 """The HTTP/1.1 connection: uvicorn's httptools protocol, with bounds that a slow or broken client cannot pass."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -10,44 +11,80 @@ from uvicorn.server import ServerState
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
+GATEWAY_SECONDS = 0.005
+_ONE_READ = 4096
+"""Bytes that Go's client reads at once."""
 
 
 class _OneWrite:
     """A transport whose writes of one turn of the event loop leave together: one system call and one segment for head, events and end.
 
-    Also what keeps a quick answer whole behind Go's reverse proxy, which may close a connection that it reads the answer from
-    (see `api.app`): what it has read at once it passes on.
+    It also keeps the beginning of an answer back until `GATEWAY_SECONDS` after the request's last byte, unless all of it fits into one
+    read of the gateway. Gateways built on Go's reverse proxy (Traefik) look for the end of a request's body after they have passed
+    it on; when an answer begins before that they fail to read it, and close the connection that they get the answer from
+    (golang/go#40747). What they have read in one piece by then reaches the client nevertheless.
     """
 
-    __slots__ = ("_loop", "_parts", "_transport", "get_extra_info", "is_closing", "pause_reading", "resume_reading")
+    __slots__ = (
+        "_closing",
+        "_complete",
+        "_loop",
+        "_parts",
+        "_transport",
+        "_waiting",
+        "get_extra_info",
+        "pause_reading",
+        "resume_reading",
+        "spoken",
+    )
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, complete: Callable[[], bool]) -> None:
         self._transport = transport
         self._loop = loop
+        self._complete = complete
         self._parts: list[bytes] = []
+        self._waiting = False
+        self._closing = False
+        self.spoken = loop.time()
+        """When the other side last sent something, on the clock of the loop."""
         self.get_extra_info = transport.get_extra_info
-        self.is_closing = transport.is_closing
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
 
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
-        if not self._parts:
-            self._loop.call_soon(self._flush)
         self._parts.append(data)
+        if not self._waiting:
+            self._waiting = True
+            self._loop.call_soon(self._turn_over)
 
     def close(self) -> None:
-        self._flush()
-        self._transport.close()
+        self._closing = True
+        if not self._waiting:
+            self._transport.close()
+
+    def _turn_over(self) -> None:
+        early = self.spoken + GATEWAY_SECONDS - self._loop.time()
+        if early > 0 and not (self._complete() and sum(map(len, self._parts)) <= _ONE_READ):
+            self._loop.call_later(early, self._flush)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
-        if self._parts:
-            parts, self._parts = self._parts, []
+        self._waiting = False
+        parts, self._parts = self._parts, []
+        if not self._transport.is_closing():
             self._transport.write(b"".join(parts))
+            if self._closing:
+                self._transport.close()
 
 
 def bounded_protocol(header_seconds: float, max_connections: int, identity: list[tuple[bytes, bytes]]) -> type[HttpToolsProtocol]:
-    """A protocol class whose headers must arrive within `header_seconds`, be at most 256 and 64 KiB, and of which
-    at most `max_connections` are open. A request that breaks a bound gets 408, 431, 503 or 400 as a JSON error and the connection ends."""
+    """A protocol class whose headers must arrive within `header_seconds` of their first byte, be at most 256 and 64 KiB, and of which
+    at most `max_connections` are open. A request that breaks a bound gets 408, 431, 503 or 400 as a JSON error and the connection ends.
+    A connection without a request stays open as long as one between two requests."""
 
     class Bounded(HttpToolsProtocol):
         def __init__(
@@ -57,23 +94,25 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             self._header_timer: asyncio.TimerHandle | None = None
             self._header_bytes = 0
             self._refused = False
-            self._asked = False
+            self._in_body = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(_OneWrite(transport, self.loop))  # type: ignore[arg-type]
+            self._writer = _OneWrite(transport, self.loop, lambda: self.cycle is None or self.cycle.response_complete)
+            super().connection_made(self._writer)  # type: ignore[arg-type]
             if len(self.connections) > max_connections:
                 self._refuse(503, "Too many connections.")
                 return
-            self._expect_headers()
+            self._keep_open()  # gateways open connections ahead of need
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._headers_came()
+            self._unset_keepalive_if_required()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self._refused or self.parser is None:
                 return
-            self._asked = True
+            self._writer.spoken = self.loop.time()
             if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
                 self._expect_headers()
             super().data_received(data)
@@ -91,6 +130,7 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
         def on_headers_complete(self) -> None:
             self._headers_came()
             self._header_bytes = 0
+            self._in_body = True
             if not self._refused:
                 super().on_headers_complete()
 
@@ -99,8 +139,12 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
+            self._in_body = False
             if not self._refused:
                 super().on_message_complete()
+                if self.cycle.response_complete:  # answered before its body had come
+                    self._headers_came()
+                    self._keep_open()
 
         def send_400_response(self, msg: str) -> None:
             if not self._refused:
@@ -114,6 +158,10 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
         def _expect_headers(self) -> None:
             self._header_timer = self.loop.call_later(header_seconds, self._too_slow)
 
+        def _keep_open(self) -> None:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
         def _headers_came(self) -> None:
             if self._header_timer is not None:
                 self._header_timer.cancel()
@@ -121,10 +169,10 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
 
         def _too_slow(self) -> None:
             self._header_timer = None
-            if self._asked:
-                self._refuse(408, "The request's headers did not arrive in time.")
+            if self._in_body:
+                self.transport.close()  # the rest of a body that was answered already
             else:
-                self.transport.close()
+                self._refuse(408, "The request's headers did not arrive in time.")
 
         def _refuse(self, status: int, message: str) -> None:
             if self._refused or self.transport.is_closing():

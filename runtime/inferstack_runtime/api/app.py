@@ -69,6 +69,7 @@ class App:
                 _log.exception("request failed", extra={"fields": {"request_id": request.id, "route": path}})
                 response = _error_response(_SERVER_FAULT)
             headers = self._headers(request, request_id, response)
+            status = 500  # until it is sent
             if isinstance(response, Stream):
                 complete = await self._send_stream(request, response, headers, send)
                 status = response.status if complete else 499
