@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 SETTINGS = f"""[mypy]
 strict = True
 python_version = 3.11
-mypy_path = {ROOT / "components"}
+mypy_path = {ROOT / "components"}, {ROOT / "dashboards"}, {ROOT / "policies"}, {ROOT / "runtime"}
 explicit_package_bases = True
 plugins = pydantic.mypy
 [mypy-grpc.*,google.*]
