@@ -59,7 +59,6 @@ def cache_objects(environment: Environment, image: str | None = None) -> dict[st
                         "ports": [{"protocol": "TCP", "port": _PORT}],
                     }
                 ],
-                "egress": [],
             },
         },
         "disruption_budget": {

@@ -69,7 +69,8 @@ class Registration:
 class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineServicer):
     """The servicer of both protocols; answers any number of calls at once.
 
-    `functions` answers provider functions by token, `references` stack references by name; one that is not named is unknown.
+    `functions` answers provider functions by token, `references` stack references by name, `known` what a provider said of a resource,
+    by the program's name for it; one that is not named is unknown.
     """
 
     stack: str
@@ -77,6 +78,7 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
     preview: bool = False
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     references: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     registrations: list[Registration] = field(default_factory=list)
     outputs: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     """Outputs that components and the stack registered, by URN."""
@@ -122,6 +124,8 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
         answer.CopyFrom(request.object)
         for key in _OTHER_SHAPE.get(request.type.partition(":")[0], ()):
             answer.fields.pop(key, None)
+        if request.custom:
+            answer.update(dict(self.known.get(request.name, {})))
         identifier = f"{request.name}-id" if request.custom and not self.preview else ""  # empty: not known yet
         return resource_pb2.RegisterResourceResponse(urn=urn, id=identifier, object=answer)
 

@@ -96,7 +96,8 @@ def run_environment(
 ) -> list[StackRun]:
     """Run every stack of an environment, the platform's first; the slots' stacks see its outputs. A local environment has none.
 
-    `outputs` are those of a platform stack that is up: what they hold is known, in place of what a preview cannot know.
+    `outputs` are those of a platform stack that is up: what they hold is known, in place of what a preview cannot know; under `known`
+    they hold what the cloud said of the resources that Kubernetes objects refer to.
     """
     if environment.platform is Platform.LOCAL:
         return []
@@ -106,7 +107,7 @@ def run_environment(
     for stack, stack_layer, config in _stacks(root, name, environment, layer):
         if config is None:
             config = dict(read_config(root / "stacks" / f"Pulumi.{stack}.yaml"))
-        run = run_stack(root, stack, config=config, preview=preview, references=references)
+        run = run_stack(root, stack, config=config, preview=preview, references=references, known=(outputs or {}).get("known"))
         references[f"organization/{project}/{stack}"] = {**run.outputs, **(outputs or {})}
         found.append(StackRun(stack, stack_layer, run))
     return found

@@ -58,7 +58,7 @@ def render_environment(root: Path, name: str, layer: Layer | None = None, output
     unknown = [f"{item['kind']} {item['metadata']['name']}: {path}" for item in wanted for path in _unknown(item, "")]
     if unknown:
         raise NotRenderable(unknown)
-    files = {file_name(item): _HEADER + dump(item) for item in wanted}
+    files = {file_name(item, environment.namespace): _HEADER + dump(item) for item in wanted}
     listing = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(files)}
     return Rendered({**files, KUSTOMIZATION: _HEADER + dump(listing)}, tuple(secrets))
 
@@ -79,9 +79,11 @@ def write(rendered: Rendered, folder: Path) -> None:
         (folder / name).write_text(content, encoding="utf-8")
 
 
-def file_name(manifest: Mapping[str, Any]) -> str:
-    """The file of an object, for instance `deployment-inferstack-blue.yaml`."""
-    return f"{manifest['kind'].lower()}-{manifest['metadata']['name']}.yaml"
+def file_name(manifest: Mapping[str, Any], namespace: str) -> str:
+    """The file of an object, for instance `deployment-inferstack-blue.yaml`; one that stands in another namespace names it too."""
+    meta = manifest["metadata"]
+    other = f"{meta['namespace']}-" if meta.get("namespace", namespace) != namespace else ""
+    return f"{manifest['kind'].lower()}-{other}{meta['name']}.yaml"
 
 
 def dump(value: Any) -> str:

@@ -49,10 +49,12 @@ def run_stack(
     preview: bool = False,
     functions: Mapping[str, Mapping[str, Any]] | None = None,
     references: Mapping[str, Mapping[str, Any]] | None = None,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Run:
     """Run the program of the project at `root` as stack `stack`.
 
-    `config` replaces the configuration of the stack's file; `functions` and `references` answer provider functions and stack references.
+    `config` replaces the configuration of the stack's file; `functions` and `references` answer provider functions and stack
+    references, `known` gives what a provider said of a resource.
     Raises ProgramFailed, or the program's own error.
     """
     project = yaml.safe_load((root / "Pulumi.yaml").read_text(encoding="utf-8"))
@@ -71,7 +73,14 @@ def run_stack(
             sys.path.remove(str(entry.parent))
 
     return run_function(
-        program, project=project["name"], stack=stack, config=config, preview=preview, functions=functions, references=references
+        program,
+        project=project["name"],
+        stack=stack,
+        config=config,
+        preview=preview,
+        functions=functions,
+        references=references,
+        known=known,
     )
 
 
@@ -84,9 +93,10 @@ def run_function(
     preview: bool = False,
     functions: Mapping[str, Mapping[str, Any]] | None = None,
     references: Mapping[str, Mapping[str, Any]] | None = None,
+    known: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Run:
     """Run `program` inside a stack; see `run_stack`. Runs in a thread and context of its own, so that nothing of it stays behind."""
-    recorder = Recorder(stack, project, preview, functions or {}, references or {})
+    recorder = Recorder(stack, project, preview, functions or {}, references or {}, known or {})
     failure: list[BaseException] = []
 
     def body(channel: Channel) -> None:

@@ -30,6 +30,14 @@ def test_every_object_of_the_plan_is_one_file_and_listed() -> None:
         assert "pulumi.com" not in json.dumps(item)
 
 
+def test_objects_of_the_same_name_in_two_namespaces_are_two_files() -> None:
+    outputs = {"known": {"dev-aks-workload": {"clientId": "11111111-2222-3333-4444-555555555555"}}}
+    files = render_environment(ROOT, "dev-aks", outputs=outputs).files
+    planned = [item for item in plan_environment(ROOT, "dev-aks").resources if item.type.startswith("kubernetes:")]
+    assert len(files) == len(planned) + 1
+    assert {"networkpolicy-inferstack-default-deny.yaml", "networkpolicy-inferstack-gpu-inferstack-default-deny.yaml"} <= set(files)
+
+
 def test_two_renderings_are_the_same_bytes() -> None:
     assert render_environment(ROOT, "kubernetes").files == render_environment(ROOT, "kubernetes").files
 
@@ -57,6 +65,15 @@ def test_what_only_the_cloud_knows_is_named_and_can_be_given() -> None:
     outputs = {"clientId": "11111111-2222-3333-4444-555555555555", "kubeconfig": "{}", "identifier": "aks/a/b"}
     files = render_environment(ROOT, "prod-aks", Layer.SLOT, outputs).files
     assert outputs["clientId"] in files["serviceaccount-inferstack-blue.yaml"]
+
+
+def test_what_the_cloud_said_of_its_resources_makes_the_platform_renderable() -> None:
+    known = {"prod-aks-group": {"name": "group1"}, "prodaksweights": {"name": "account1"}, "prod-aks-weights": {"name": "weights"}}
+    with pytest.raises(NotRenderable, match="storageAccount"):
+        render_environment(ROOT, "prod-aks", Layer.PLATFORM)
+    files = render_environment(ROOT, "prod-aks", Layer.PLATFORM, {"known": known}).files
+    volume = yaml.safe_load(files["persistentvolume-inferstack-weights-inferstack.yaml"])["spec"]["csi"]["volumeAttributes"]
+    assert (volume["storageAccount"], volume["containerName"], volume["resourceGroup"]) == ("account1", "weights", "group1")
 
 
 def test_an_object_that_is_gone_loses_its_file_and_other_files_are_never_touched(tmp_path: Path) -> None:

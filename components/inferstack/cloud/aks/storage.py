@@ -66,7 +66,7 @@ class AksStorage(pulumi.ComponentResource):
             enable_https_traffic_only=True,
             opts=kept,
         )
-        container = azure.storage.BlobContainer(
+        self.container_resource = azure.storage.BlobContainer(
             f"{name}-weights",
             resource_group_name=group,
             account_name=self.account_resource.name,
@@ -83,8 +83,10 @@ class AksStorage(pulumi.ComponentResource):
             anonymous_pull_enabled=False,
             opts=kept,
         )
-        identity = azure.managedidentity.UserAssignedIdentity(f"{name}-workload", resource_group_name=group, location=region, opts=child)
-        self._allow(f"{name}-read-weights", identity.principal_id, _BLOB_READER, self.account_resource.id)
+        self.identity = azure.managedidentity.UserAssignedIdentity(
+            f"{name}-workload", resource_group_name=group, location=region, opts=child
+        )
+        self._allow(f"{name}-read-weights", self.identity.principal_id, _BLOB_READER, self.account_resource.id)
         self._allow(f"{name}-pull-images", args["kubelet_identity"], _ACR_PULL, self.registry_resource.id)
         previous: list[pulumi.Resource] = []  # Azure refuses two credentials of one identity at the same time
         for account in args["service_accounts"]:
@@ -92,7 +94,7 @@ class AksStorage(pulumi.ComponentResource):
                 azure.managedidentity.FederatedIdentityCredential(
                     f"{name}-as-{account}",
                     resource_group_name=group,
-                    resource_name_=identity.name,
+                    resource_name_=self.identity.name,
                     federated_identity_credential_resource_name=account,
                     issuer=args["oidc_issuer"],
                     subject=f"system:serviceaccount:{args['namespace']}:{account}",
@@ -100,8 +102,8 @@ class AksStorage(pulumi.ComponentResource):
                     opts=pulumi.ResourceOptions(parent=self, depends_on=previous),
                 )
             ]
-        self.account, self.container = self.account_resource.name, container.name
-        self.registry, self.client_id = self.registry_resource.login_server, identity.client_id
+        self.account, self.container = self.account_resource.name, self.container_resource.name
+        self.registry, self.client_id = self.registry_resource.login_server, self.identity.client_id
         self.register_outputs(
             {"account": self.account, "container": self.container, "registry": self.registry, "client_id": self.client_id}
         )

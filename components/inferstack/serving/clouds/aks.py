@@ -69,6 +69,7 @@ def create(environment: Environment, name: str) -> CloudSide:
         "clientId": storage.client_id,
         "weights": pulumi.Output.concat("abfss://", storage.container, "@", storage.account, ".dfs.core.windows.net"),
         "registry": storage.registry,
+        "known": known(cluster, storage),
     }
     return CloudSide(
         cluster_provider(cluster.kubeconfig, cluster.identifier, below),
@@ -77,6 +78,15 @@ def create(environment: Environment, name: str) -> CloudSide:
         storage.account,
         storage.container,
         cluster.resource_group,
+    )
+
+
+def known(cluster: AksCluster, storage: AksStorage) -> pulumi.Output[dict[str, dict[str, str]]]:
+    """What Azure said of the resources that Kubernetes objects refer to, so that these can be rendered without asking it again."""
+    named = (cluster.group, storage.account_resource, storage.container_resource)
+    return pulumi.Output.all(
+        **{made.pulumi_resource_name: pulumi.Output.all(name=made.name) for made in named},
+        **{storage.identity.pulumi_resource_name: pulumi.Output.all(clientId=storage.client_id)},
     )
 
 
