@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from inferstack.cli._comparison import comparison_json, comparison_table
 from inferstack.cli._progress import Progress
 from inferstack.cli.output import ExitCode, Failure, console, read_environment
 from inferstack.environment import Environment, Platform
@@ -101,6 +102,8 @@ def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
     }[outcome]
     if as_json:
         return int(code)
+    if entry is not None and (table := comparison_table(entry.verdicts)) is not None:
+        console().print(table)
     reason = entry.reason if entry is not None else ended.rest.reason
     if code is not ExitCode.DONE:
         advice = (
@@ -134,6 +137,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "seconds": entry.ended - entry.started,
         "outcome": entry.outcome,
         "reason": entry.reason,
+        "comparison": comparison_json(entry.verdicts),
     }
 
 

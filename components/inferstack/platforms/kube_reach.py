@@ -3,6 +3,7 @@
 Not through the API server's HTTP proxy, because that takes the Authorization header for itself.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,15 +35,14 @@ class ForwardReach:
     def __init__(self, context: str | None) -> None:
         from kubernetes import client, config
 
-        settings = client.Configuration()
-        config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
-        self._core = client.CoreV1Api(client.ApiClient(settings))
+        self._settings = client.Configuration()
+        config.load_kube_config(context=context, client_configuration=self._settings)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def client(self, pod: dict[str, Any], port: int) -> Iterator[httpx.Client]:
         transport = httpx.HTTPTransport()
         transport._pool.close()
-        transport._pool = httpcore.ConnectionPool(network_backend=_Forwarded(self._core, pod["metadata"]))
+        transport._pool = httpcore.ConnectionPool(network_backend=_Forwarded(self._settings, pod["metadata"]))
         with httpx.Client(base_url=f"http://{pod['metadata']['name']}:{port}", transport=transport, trust_env=False) as client:
             yield client
 
@@ -55,22 +55,46 @@ def default_reach(context: str | None) -> Reach:
 class _Forwarded(httpcore.NetworkBackend):
     """Connections that are port-forwards to one pod, whatever name is asked for."""
 
-    def __init__(self, core: Any, metadata: dict[str, Any]) -> None:
-        self._core, self._metadata = core, metadata
+    def __init__(self, settings: Any, metadata: dict[str, Any]) -> None:
+        self._settings, self._metadata = settings, metadata
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, local_address: str | None = None, socket_options: Any = None
     ) -> httpcore.NetworkStream:
-        from kubernetes.client.exceptions import ApiException
-        from kubernetes.stream import portforward
-
         try:
-            forward = portforward(
-                self._core.connect_get_namespaced_pod_portforward, self._metadata["name"], self._metadata["namespace"], ports=str(port)
-            )
-        except (ApiException, OSError) as error:
+            return _Stream(forward(self._settings, self._metadata["namespace"], self._metadata["name"], port))
+        except Exception as error:
             raise httpcore.ConnectError(f"port-forward to {self._metadata['name']}:{port}: {error}") from error
-        return _Stream(forward.socket(port))
+
+
+def forward(settings: Any, namespace: str, pod: str, port: int) -> Any:
+    """A socket to the pod's port. `settings`: the official client's Configuration. May be called from several threads, unlike
+    `kubernetes.stream.portforward`, which swaps a method of the shared client meanwhile."""
+    from kubernetes.stream import ws_client
+
+    path = f"{settings.host}/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
+    token = settings.get_api_key_with_prefix("authorization")
+    url = ws_client.get_websocket_url(path)  # type: ignore[no-untyped-call]
+    websocket = ws_client.create_websocket(settings, url, {"authorization": token} if token else {})  # type: ignore[no-untyped-call]
+    return _forward_type()(websocket, [port]).socket(port)
+
+
+@functools.cache
+def _forward_type() -> Any:
+    from kubernetes.stream.ws_client import PortForward
+    from websocket import WebSocketException
+
+    class QuietForward(PortForward):
+        """The client's own, whose thread prints a traceback when the connection breaks. Here the reader meets the end of the stream."""
+
+        def _proxy(self) -> None:
+            try:
+                super()._proxy()  # type: ignore[no-untyped-call]
+            except (OSError, ValueError, RuntimeError, WebSocketException):
+                for port in self.local_ports.values():
+                    port.python.close()
+
+    return QuietForward
 
 
 class _Stream(httpcore.NetworkStream):

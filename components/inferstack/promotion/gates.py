@@ -105,8 +105,8 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
     if found.suspected:
         (found.failed if evidence.confirmed else found.missing).extend(found.suspected)
     result = "fail" if found.failed else "inconclusive" if found.missing else "pass"
-    measured = figures(new, live, evidence.agreement)
-    return Verdict(stage, result, tuple(found.failed + found.missing), now, measured, bool(found.suspected))  # type: ignore[arg-type]
+    measured = figures(new, live, evidence.agreement, evidence.hourly_usd)
+    return Verdict(stage, result, tuple(found.failed + found.missing), now, measured, suspected=bool(found.suspected))  # type: ignore[arg-type]
 
 
 def failed_early(stats: WindowStats | None, gates: Gates) -> bool:
@@ -211,8 +211,10 @@ def _answers(evidence: Evidence, gates: Gates, found: _Findings) -> None:
         )
 
 
-def figures(new: WindowStats | None, live: WindowStats | None, agreement: Agreement | None = None) -> dict[str, float | None]:
-    """The measured numbers of a verdict, for reports."""
+def figures(
+    new: WindowStats | None, live: WindowStats | None, agreement: Agreement | None = None, hourly_usd: float | None = None
+) -> dict[str, float | None]:
+    """The measured numbers of a verdict, for reports: rates per second, times in seconds, prices in USD."""
     data: dict[str, float | None] = {}
     for name, stats in (("new", new), ("live", live)):
         if stats is not None:
@@ -220,9 +222,13 @@ def figures(new: WindowStats | None, live: WindowStats | None, agreement: Agreem
                 f"{name}.requests": stats.requests,
                 f"{name}.errors": stats.errors,
                 f"{name}.rate": stats.rate,
+                f"{name}.tokens_per_second": stats.tokens / stats.seconds if stats.tokens and stats.seconds else None,
+                f"{name}.ttft_p50": stats.ttft.quantile(0.5),
                 f"{name}.ttft_p95": stats.ttft.quantile(0.95),
+                f"{name}.inter_token_p50": stats.inter_token.quantile(0.5),
                 f"{name}.inter_token_p95": stats.inter_token.quantile(0.95),
                 f"{name}.resident_growth": stats.resident_growth,
+                f"{name}.usd_per_million_tokens": usd_per_million_tokens(stats, hourly_usd),
             }
     if agreement is not None:
         data["agreement"] = agreement.share

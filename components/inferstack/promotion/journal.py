@@ -105,6 +105,8 @@ class Verdict:
     time: float = 0
     figures: dict[str, float | None] = field(default_factory=dict)
     """What was measured, by `slot.figure`."""
+    percent: int | None = None
+    """The new slot's share of the traffic meanwhile; 0 with a header's requests only, None before any."""
     suspected: bool = False
     """Something was worse that one window's noise could look like; the next window decides."""
 
@@ -158,6 +160,8 @@ class Entry:
     ended: float
     outcome: Outcome
     reason: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+    """What its checks measured; of the last operation only."""
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ def _checked(journal: Journal, operation: Operation, result: Result, now: float)
     verdict = result.verdict
     if verdict is None:
         return journal
+    if operation.phase is Phase.POSTCHECK:
+        verdict = replace(verdict, percent=shares(operation)[operation.step])
     operation = replace(operation, verdicts=(*operation.verdicts[-11:], verdict), baseline=result.baseline or operation.baseline)
     if verdict.result == "inconclusive":
         if operation.attempts + 1 < TRIES:
@@ -202,12 +204,14 @@ def _finish(journal: Journal, operation: Operation, outcome: Outcome, reason: st
         ended=now,
         outcome=outcome,
         reason=reason,
+        verdicts=operation.verdicts,
     )
+    before = (replace(earlier, verdicts=()) for earlier in journal.history)
     kept = journal.kept_until
     if outcome is Outcome.COMMITTED:
         rolled = operation.policy.strategy == "rolling" and operation.kind == "promote"
         kept = now if rolled else now + operation.policy.rollback_window_seconds
-    return replace(journal, operation=None, kept_until=kept, history=(*journal.history, entry)[-HISTORY_LENGTH:])
+    return replace(journal, operation=None, kept_until=kept, history=(*before, entry)[-HISTORY_LENGTH:])
 
 
 def bootstrap(environment: str, weights: Weights | None, specs: dict[SlotName, SlotSpec], idle_replicas: int) -> Journal:

@@ -70,6 +70,20 @@ def test_events_are_one_json_object_a_line_and_the_last_says_the_state(world: Wo
     assert json.loads(capsys.readouterr().out)["history"][0]["outcome"] == "committed"
 
 
+def test_a_canary_ends_with_both_versions_side_by_side(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["promote", "local", "--set", "slot.quantization=int8", "--strategy", "canary", "--steps", "20,100"]) == 0
+    out = capsys.readouterr().out
+    for part in ("post-check at 20 %", "post-check at 100 %", "TTFT p95", "tokens/s"):
+        assert part in out
+    assert run(["history", "local", "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)["history"][0]
+    found = {(check["stage"], check["percent"]): check for check in entry["comparison"]}
+    canary = found["post-check", 20]
+    assert set(found) == {("pre-check", None), ("post-check", 20), ("post-check", 100)}
+    assert canary["live"]["requests"] > 3 * canary["new"]["requests"] > 0
+    assert canary["new"]["ttft_p95"] > 0
+
+
 def test_a_bad_version_ends_with_4_and_the_reason(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.behaviours = {}
     original = world.behaviour

@@ -1,0 +1,63 @@
+"""Both versions side by side, check by check: what a promotion measured, as a table and for --json."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from inferstack.promotion.journal import Verdict
+
+_FIGURES = (
+    ("requests", "requests", "{:.0f}"),
+    ("req/s", "rate", "{:.1f}"),
+    ("errors", "errors", "{:.0f}"),
+    ("TTFT p50", "ttft_p50", "{:.3f} s"),
+    ("TTFT p95", "ttft_p95", "{:.3f} s"),
+    ("between tokens p50", "inter_token_p50", "{:.4f} s"),
+    ("between tokens p95", "inter_token_p95", "{:.4f} s"),
+    ("tokens/s", "tokens_per_second", "{:.0f}"),
+    ("$/M tokens", "usd_per_million_tokens", "{:.2f}"),
+)
+
+
+def comparison_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """One object a check: stage, share of the traffic in percent, result, and the figures of the new and of the live version."""
+    return [
+        {
+            "stage": verdict.stage,
+            "percent": verdict.percent,
+            "result": verdict.result,
+            "reasons": list(verdict.reasons),
+            "agreement": verdict.figures.get("agreement"),
+            **{
+                side: {name.partition(".")[2]: value for name, value in verdict.figures.items() if name.startswith(f"{side}.")} or None
+                for side in ("new", "live")
+            },
+        }
+        for verdict in verdicts
+    ]
+
+
+def comparison_table(verdicts: Sequence[Verdict]) -> Table | None:
+    """None when nothing was measured. Columns that no check has a figure for are left out."""
+    shown = [
+        row
+        for row in _FIGURES
+        if any(verdict.figures.get(f"{side}.{row[1]}") is not None for verdict in verdicts for side in ("new", "live"))
+    ]
+    if not shown:
+        return None
+    table = Table("check", "version", *(title for title, _, _ in shown), "result", box=None)
+    for verdict in verdicts:
+        for side in ("new", "live"):
+            if verdict.figures.get(f"{side}.requests") is None:
+                continue
+            values = [verdict.figures.get(f"{side}.{key}") for _, key, _ in shown]
+            cells = ["" if value is None else form.format(value) for value, (_, _, form) in zip(values, shown, strict=True)]
+            table.add_row(_name(verdict) if side == "new" else "", side, *cells, verdict.result if side == "new" else "")
+    return table
+
+
+def _name(verdict: Verdict) -> str:
+    share = {None: "", 0: " of the header's requests"}.get(verdict.percent, f" at {verdict.percent} %")
+    return f"{verdict.stage}{share}"
