@@ -340,6 +340,22 @@ def test_without_arguments_each_says_what_it_wants(desk: Desk, script: str) -> N
     assert f"scripts/{script}" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "passed"), [((), ""), (("--snapshot", "20261101T000000Z"), "20261101"), (("--snapshot", "commit"), "20251009")]
+)
+def test_an_image_takes_packages_of_a_named_day_of_the_commits_day_or_of_today(desk: Desk, option: tuple[str, ...], passed: str) -> None:
+    shutil.copytree(ROOT / "runtime/image", desk.root / "runtime/image")
+    shutil.copy(ROOT / "runtime/pyproject.toml", desk.root / "runtime")
+    desk.tool("docker", "exit 1")
+    desk.tool("git", "echo 0000")
+    desk.tool("buildah", "[ $1 != images ] || echo 90 MB")
+    done = desk.run("scripts/image", *option, SOURCE_DATE_EPOCH="1760000000")
+    assert done.returncode == 0, done.stderr
+    (build,) = (call for call in desk.calls if call.startswith("buildah bud"))
+    assert re.findall(r"SNAPSHOT=(\S*)", build) == ([f"{passed}T000000Z"] if passed else [])
+    assert "90 MB, built in" in done.stdout
+
+
 def test_every_option_that_a_script_gives_to_the_command_exists() -> None:
     """The recorded tools take any option; the real command must know it."""
     calls = [
