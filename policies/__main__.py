@@ -3,6 +3,9 @@
 Rules of severity error are mandatory, others advisory. The stack's environment gives production flag, budget and waivers; in a
 stack that has none, the rules hold without them. A rule that needs a value which only the provider knows cannot be judged in
 `pulumi preview` (the engine says so) and is judged in `pulumi up`.
+
+INFERSTACK_VERIFIED_IMAGES, which scripts/deploy sets, lists the images whose signature was verified, with blanks between them: then no
+other image may run, those that the kit pins by digest excepted.
 """
 
 import os

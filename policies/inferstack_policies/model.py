@@ -57,7 +57,7 @@ class Context:
 
     production: bool = False
     registries: tuple[str, ...] = ()
-    """Prefixes that images may come from; empty: any."""
+    """Registries, or folders of one, that images may come from; empty: any."""
     hourly_usd: float | None = None
     """Ceiling of a stack, both slots counted; None: no ceiling."""
     price_of: PriceOf | None = None

@@ -5,7 +5,9 @@ from typing import Any
 
 from inferstack_policies.model import Resource
 
-WORKLOADS = frozenset({"Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob", "LeaderWorkerSet"})
+WORKLOADS = frozenset(
+    {"Pod", "Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob", "LeaderWorkerSet"}
+)
 SERVED = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
 """Workloads that stand and answer requests."""
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -19,6 +21,11 @@ def mapping(value: Any) -> Mapping[str, Any]:
 
 def sequence(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
+
+
+def words(value: Any) -> set[str]:
+    """The texts of a list; what is no text there is none of the words that a rule looks for."""
+    return {item for item in sequence(value) if isinstance(item, str)}
 
 
 def at(value: Any, *keys: str) -> Any:
@@ -53,9 +60,9 @@ def pod_specs(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def containers(resource: Resource, *, init: bool = True) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """(where, container, pod spec) of every container."""
+    """(where, container, pod spec) of every container; without `init` of those that serve as long as the pod lives."""
     for where, spec in pod_specs(resource):
-        for key in ("containers", "initContainers") if init else ("containers",):
+        for key in ("containers", "initContainers", "ephemeralContainers") if init else ("containers",):
             for i, container in enumerate(sequence(spec.get(key))):
                 yield f"{where}.{key}[{i}]", mapping(container), spec
 
@@ -72,8 +79,8 @@ def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
     wanted = mapping(at(selector, "matchLabels"))
     if any(labels.get(key) != value for key, value in wanted.items()):
         return False
-    for item in sequence(at(selector, "matchExpressions")):
-        key, operator, values = item.get("key"), item.get("operator"), sequence(item.get("values"))
+    for item in map(mapping, sequence(at(selector, "matchExpressions"))):
+        key, operator, values = str(item.get("key")), item.get("operator"), sequence(item.get("values"))
         present = key in labels
         holds = {
             "In": present and labels.get(key) in values,
@@ -126,5 +133,6 @@ def gpus(container: Mapping[str, Any]) -> Any:
 
 def is_device_plugin(resource: Resource) -> bool:
     """A DaemonSet that touches one folder of the node, where the kubelet takes device plugins; root owns it, so they run as root."""
-    paths = [at(volume, "hostPath", "path") for _, spec in pod_specs(resource) for volume in sequence(spec.get("volumes"))]
-    return resource.kind == "DaemonSet" and {path for path in paths if path is not None} == {DEVICE_PLUGINS}
+    mounted = [at(volume, "hostPath", "path") for _, spec in pod_specs(resource) for volume in sequence(spec.get("volumes"))]
+    paths = [path for path in mounted if path is not None]
+    return resource.kind == "DaemonSet" and bool(paths) and all(path == DEVICE_PLUGINS for path in paths)

@@ -1,7 +1,9 @@
 """The scripts as the workflows run them, with tools on PATH that write down how they were called."""
 
+import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "c3" * 32
@@ -64,7 +67,7 @@ def desk(tmp_path: Path) -> Desk:
     made = Desk(tmp_path, {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path), "CALLS": str(tmp_path / "calls")})
     made.environment["GITHUB_REPOSITORY"] = "owner/inferstack"
     made.tool("cosign", f"[ $1 != verify ] || echo '{SIGNATURE}'")
-    made.tool("pulumi")
+    made.tool("pulumi", 'echo "${INFERSTACK_VERIFIED_IMAGES:-}" > "$HOME/verified-images"')
     made.tool("inferstack", plan(PLAN), ".venv/bin")
     return made
 
@@ -85,6 +88,7 @@ def test_deploy_passes_its_gates_before_it_touches_the_stack(desk: Desk) -> None
     assert identity in desk.calls[0]
     assert f"inferstack:environment.engine.image {IMAGE}" in desk.calls[2]
     assert "--policy-pack policies" in desk.calls[-1]
+    assert (desk.root / "verified-images").read_text().split() == [IMAGE], "the policy pack lets nothing else run"
 
 
 def unsigned(desk: Desk) -> None:
@@ -334,3 +338,39 @@ def test_without_arguments_each_says_what_it_wants(desk: Desk, script: str) -> N
     done = desk.run(f"scripts/{script}")
     assert done.returncode in (1, 2, 127)
     assert f"scripts/{script}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "passed"), [((), ""), (("--snapshot", "20261101T000000Z"), "20261101"), (("--snapshot", "commit"), "20251009")]
+)
+def test_an_image_takes_packages_of_a_named_day_of_the_commits_day_or_of_today(desk: Desk, option: tuple[str, ...], passed: str) -> None:
+    shutil.copytree(ROOT / "runtime/image", desk.root / "runtime/image")
+    shutil.copy(ROOT / "runtime/pyproject.toml", desk.root / "runtime")
+    desk.tool("docker", "exit 1")
+    desk.tool("git", "echo 0000")
+    desk.tool("buildah", "[ $1 != images ] || echo 90 MB")
+    done = desk.run("scripts/image", *option, SOURCE_DATE_EPOCH="1760000000")
+    assert done.returncode == 0, done.stderr
+    (build,) = (call for call in desk.calls if call.startswith("buildah bud"))
+    assert re.findall(r"SNAPSHOT=(\S*)", build) == ([f"{passed}T000000Z"] if passed else [])
+    assert "90 MB, built in" in done.stdout
+
+
+def test_every_option_that_a_script_gives_to_the_command_exists() -> None:
+    """The recorded tools take any option; the real command must know it."""
+    calls = [
+        (path.name, words)
+        for path in (ROOT / "scripts").iterdir()
+        for line in path.read_text().splitlines()
+        for words in re.findall(r"\.venv/bin/inferstack\"? ([a-z][^|>;&#]*)", line)
+    ]
+    assert {"deploy", "plans", "pr-stack", "promote", "report"} <= {name for name, _ in calls}
+    for name, call in calls:
+        app = typer.Typer()
+        app.callback()(lambda: None)
+        command = call.split()[0]
+        importlib.import_module(f"inferstack.cli.{command}").register(app)
+        tree = typer.main.get_command(app).commands[command]
+        commands = [tree, *getattr(tree, "commands", {}).values()]
+        known = {option for each in commands for parameter in each.params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--[a-z][a-z-]+", call)) <= known, f"scripts/{name}: inferstack {call}"

@@ -15,6 +15,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.struct_pb2 import Struct
 from pulumi.runtime.proto import analyzer_pb2, analyzer_pb2_grpc
 
+from inferstack.cluster.images import reference
 from inferstack_policies import RULES
 
 from .fixtures import bad, stack
@@ -34,8 +35,8 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def pack(environment: dict[str, Any] | None = None) -> Iterator[analyzer_pb2_grpc.AnalyzerStub]:
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("PULUMI_")}
+def pack(environment: dict[str, Any] | None = None, **more: str) -> Iterator[analyzer_pb2_grpc.AnalyzerStub]:
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("PULUMI_")} | more
     if environment is not None:
         variables["PULUMI_CONFIG"] = json.dumps({"inferstack:environment": json.dumps(environment)})
     process = subprocess.Popen(
@@ -115,3 +116,16 @@ def test_a_value_that_is_not_known_yet_is_said_to_be_so_and_blocks_nothing_in_pr
         found = analyze(analyzer, unknown)
     assert "can't run policy" in found["image-digest"].message
     assert found["image-digest"].enforcementLevel != MANDATORY
+
+
+def test_a_deploy_lets_only_the_verified_image_and_the_pinned_ones_run() -> None:
+    verified = ENVIRONMENT["engine"]["image"]
+    pinned = {"at": "blue", "set": {"spec.template.spec.containers[0].image": reference("prometheus")}}
+    other = {"at": "blue", "set": {"spec.template.spec.containers[0].image": "ghcr.io/else/runtime@sha256:" + "1" * 64}}
+    older = {"at": "blue", "set": {"spec.template.spec.containers[0].image": "ghcr.io/inferstack/runtime@sha256:" + "2" * 64}}
+    images = {"image-registry", "image-verified"}
+    with pack(ENVIRONMENT, INFERSTACK_VERIFIED_IMAGES=verified) as analyzer:
+        assert not images & set(analyze(analyzer, {}))
+        assert not images & set(analyze(analyzer, pinned))
+        assert set(analyze(analyzer, other)) == images
+        assert set(analyze(analyzer, older)) == {"image-verified"}

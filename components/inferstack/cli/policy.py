@@ -1,5 +1,7 @@
 """Judge rendered Kubernetes YAML by the rules of the policy pack."""
 
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from inferstack_policies import Resource
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+_MOST_VALUES = 1_000_000
+"""Values of one document; the largest that is rendered has some thousand."""
 
 
 def register(app: typer.Typer) -> None:
@@ -81,9 +85,21 @@ def _documents(file: Path) -> list[Any]:
     import yaml
 
     try:
-        return [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Failure(f"{file} is no YAML: {error}", path=str(file)) from None
+        documents = [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8-sig")) if document is not None]
+        return [_plain(document, itertools.count()) for document in documents]
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise Failure(f"{file} cannot be read as YAML: {error}", path=str(file), next_step="mend or remove it") from None
+
+
+def _plain(value: Any, seen: Iterator[int]) -> Any:
+    """The value as JSON has it: keys and dates are text. Raises ValueError where anchors make it endless or huge."""
+    if next(seen) > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values: an anchor names itself, or anchors multiply each other")
+    if isinstance(value, dict):
+        return {str(key): _plain(item, seen) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item, seen) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _resources(document: Any, file: Path) -> "list[Resource]":
@@ -95,8 +111,10 @@ def _resources(document: Any, file: Path) -> "list[Resource]":
             path=str(file),
             next_step="remove it, or name the folder of objects only",
         )
-    if document["kind"] == "List":
-        return [resource for item in document.get("items") or [] for resource in _resources(item, file)]
+    if document["kind"] == "List" or (document["kind"].endswith("List") and isinstance(document.get("items"), list)):
+        own = {"apiVersion": document["apiVersion"], "kind": document["kind"].removesuffix("List")} if document["kind"] != "List" else {}
+        items = [own | item if isinstance(item, dict) else item for item in document.get("items") or []]
+        return [resource for item in items for resource in _resources(item, file)]
     if document["apiVersion"].startswith("kustomize.config.k8s.io/"):
         return []
     api = document["apiVersion"] if "/" in document["apiVersion"] else f"core/{document['apiVersion']}"

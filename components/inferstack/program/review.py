@@ -9,6 +9,7 @@ from datetime import date
 from typing import Any
 
 import inferstack_policies as policies
+from inferstack.cluster import images
 from inferstack.environment import Environment, Waiver
 from inferstack.planning import Cost, Finding, checks, in_order, prices, waive
 
@@ -27,14 +28,19 @@ def review_resources(
 
 
 def context_of(environment: Environment, verified_images: frozenset[str] | None = None) -> policies.Context:
-    """What the rules need to know of an environment."""
+    """What the rules need to know of an environment.
+
+    `verified_images`: references whose signature was verified; with them only these may run, beside the images that the kit pins.
+    """
+    allowed = None if verified_images is None else verified_images | {images.reference(key) for key in images.catalogue()}
     return policies.Context(
         production=environment.production,
+        registries=tuple(sorted({reference.rpartition("/")[0] for reference in allowed or ()})),
         hourly_usd=environment.budget.hourly_usd,
         price_of=price_of,
         region=environment.region,
         platform=environment.platform.value,
-        verified_images=verified_images,
+        verified_images=allowed,
     )
 
 

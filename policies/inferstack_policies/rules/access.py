@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferstack_policies.model import Context, Finding, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, is_device_plugin, mapping, sequence
+from inferstack_policies.shapes import WORKLOADS, at, is_device_plugin, mapping, sequence, words
 
 ROLES = frozenset({"Role", "ClusterRole"})
 _ESCALATING = {"escalate", "bind", "impersonate"}
@@ -29,18 +29,18 @@ def wildcard(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 def secrets(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for i, item in _rules(r):
-        reads = {"get", "list", "watch", *_WRITING} & set(sequence(item.get("verbs")))
+        reads = {"get", "list", "watch", *_WRITING} & words(item.get("verbs"))
         if "secrets" in sequence(item.get("resources")) and reads and not sequence(item.get("resourceNames")):
             yield f"rules[{i}]", "the role reaches every Secret of its scope."
 
 
 def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for i, item in _rules(r):
-        found = sorted(_ESCALATING & set(sequence(item.get("verbs"))))
+        found = sorted(_ESCALATING & words(item.get("verbs")))
         if found:
             yield f"rules[{i}].verbs", f"the role may give itself more rights ({', '.join(found)})."
-        makes_pods = {"pods", "pods/exec", "pods/ephemeralcontainers"} & set(sequence(item.get("resources")))
-        if makes_pods and _WRITING & set(sequence(item.get("verbs"))):
+        makes_pods = {"pods", "pods/exec", "pods/ephemeralcontainers"} & words(item.get("resources"))
+        if makes_pods and _WRITING & words(item.get("verbs")):
             yield f"rules[{i}].resources", f"the role may run anything by {', '.join(sorted(makes_pods))}."
 
 

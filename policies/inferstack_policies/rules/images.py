@@ -1,12 +1,13 @@
 """Images and models are what was built and checked."""
 
 import json
+import re
 from collections.abc import Iterator
 
 from inferstack_policies.model import Context, Resource, Rule
 from inferstack_policies.shapes import WORKLOADS, containers, mapping, sequence
 
-_DIGEST = "@sha256:"
+_BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
 CONFIG_KEYS = ("runtime.json",)
 
 
@@ -16,15 +17,15 @@ def digest(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
         image = str(container.get("image", ""))
         if image.startswith("localhost/") and not context.production:
             continue
-        name, separator, rest = image.partition(_DIGEST)
-        if not separator or len(rest) != 64 or not name:
+        if not _BY_DIGEST.fullmatch(image):
             yield f"{where}.image", f"`{image}` is not named by its digest: what runs can change under the same name."
 
 
 def registry(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
-    for where, container, _spec in containers(r) if context.registries else ():
+    folders = tuple(f"{name.rstrip('/')}/" for name in context.registries)
+    for where, container, _spec in containers(r) if folders else ():
         image = str(container.get("image", ""))
-        if not image.startswith(context.registries):
+        if not image.startswith(folders):
             yield f"{where}.image", f"`{image}` comes from none of {', '.join(context.registries)}."
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from inferstack_policies.model import Context, Finding, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, labels_of_pods, mapping, selects, sequence
+from inferstack_policies.shapes import WORKLOADS, at, labels_of_pods, mapping, selects, sequence, words
 
 _INTERNAL = (
     "networking.gke.io/load-balancer-type",
@@ -14,6 +14,14 @@ _PUBLIC_CLASSES = ("external", "azure-alb")
 _RETIRED_CLASSES = ("nginx", "addon-http-application-routing", "webapprouting.kubernetes.azure.com")
 
 
+def _kinds(policy: Resource) -> set[str]:
+    """What a NetworkPolicy holds; without `policyTypes` Ingress, and Egress where it has such rules."""
+    types = at(policy.props, "spec", "policyTypes")
+    if types is None:
+        return {"Ingress", "Egress"} if sequence(at(policy.props, "spec", "egress")) else {"Ingress"}
+    return words(types)
+
+
 def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
     policies = [r for r in resources if r.kind == "NetworkPolicy" and r.is_kubernetes]
     for workload in (r for r in resources if r.kind in WORKLOADS and r.is_kubernetes):
@@ -22,7 +30,7 @@ def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
             for p in policies
             if p.namespace == workload.namespace and selects(at(p.props, "spec", "podSelector"), labels_of_pods(workload))
         ]
-        kinds = {kind for p in own for kind in sequence(at(p.props, "spec", "policyTypes"))}
+        kinds = {kind for p in own for kind in _kinds(p)}
         missing = [kind for kind in ("Ingress", "Egress") if kind not in kinds]
         if missing:
             yield Finding(workload, "", f"no NetworkPolicy holds the pods' {' and '.join(missing).lower()}.")
@@ -39,7 +47,7 @@ def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]
             and not sequence(at(p.props, "spec", "ingress"))
             and not sequence(at(p.props, "spec", "egress"))
         ]
-        kinds = {kind for p in denying for kind in sequence(at(p.props, "spec", "policyTypes"))}
+        kinds = {kind for p in denying for kind in _kinds(p)}
         if not {"Ingress", "Egress"} <= kinds:
             yield Finding(namespace, "", "what no policy names is allowed in the namespace.")
 

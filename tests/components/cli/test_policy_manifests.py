@@ -1,0 +1,135 @@
+# ruff: noqa: E501 - manifests, one a line
+"""Manifests as others write them: `inferstack policy check` finds what is wrong in each, and falls over none."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferstack.cli import run
+
+DIGEST = "@sha256:" + "1" * 64
+FOUND = {
+    "fields in another order, the kind last": (
+        "spec: {template: {spec: {containers: [{image: nginx:latest}]}}}\nmetadata: {namespace: a, name: b}\nkind: Deployment\napiVersion: apps/v1\n",
+        {"image-digest", "pod-non-root"},
+    ),
+    "an init container": (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: a}\n"
+        f"spec:\n  initContainers: [{{name: i, image: busybox:1, securityContext: {{privileged: true}}}}]\n  containers: [{{name: c, image: r{DIGEST}}}]\n",
+        {"image-digest", "pod-privileged"},
+    ),
+    "an ephemeral container": (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: a}\n"
+        f"spec:\n  containers: [{{name: c, image: r{DIGEST}}}]\n  ephemeralContainers: [{{name: e, image: busybox, securityContext: {{privileged: true}}}}]\n",
+        {"image-digest", "pod-privileged"},
+    ),
+    "a list": (
+        "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Service, metadata: {name: s, namespace: a}, spec: {type: NodePort}}\n",
+        {"service-public"},
+    ),
+    "a list within a list": (
+        "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {hostPID: true}}]}]\n",
+        {"pod-host-namespaces", "namespace-default"},
+    ),
+    "a list of one kind, whose items name none": (
+        "apiVersion: apps/v1\nkind: DeploymentList\nitems: [{metadata: {name: d}, spec: {template: {spec: {hostNetwork: true}}}}]\n",
+        {"pod-host-namespaces"},
+    ),
+    "a cron job": (
+        "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: c, namespace: a}\n"
+        "spec: {jobTemplate: {spec: {template: {spec: {containers: [{name: x, image: a:b, env: [{name: API_KEY, value: abc}]}]}}}}}\n",
+        {"image-digest", "secret-in-plain-text", "pod-escalation"},
+    ),
+    "a job": (
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {name: j, namespace: a}\nspec: {template: {spec: {volumes: [{name: h, hostPath: {path: /}}]}}}\n",
+        {"pod-host-path"},
+    ),
+    "a stateful set": (
+        "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: s, namespace: a}\n"
+        "spec: {template: {spec: {containers: [{image: x, securityContext: {capabilities: {drop: [all], add: [SYS_ADMIN]}}}]}}}\n",
+        {"pod-capabilities"},
+    ),
+    "a daemon set": (
+        "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: s, namespace: a}\nspec: {template: {spec: {containers: [{ports: [{hostPort: '80'}]}]}}}\n",
+        {"pod-host-port"},
+    ),
+    "a replication controller": (
+        "apiVersion: v1\nkind: ReplicationController\nmetadata: {name: s, namespace: a}\nspec: {template: {spec: {containers: [{image: x}]}}}\n",
+        {"image-digest"},
+    ),
+    "anchors and merges": (
+        "apiVersion: v1\nkind: List\nitems:\n- &first {apiVersion: v1, kind: Service, metadata: {name: a, namespace: n}, spec: &loud {type: LoadBalancer}}\n"
+        "- {<<: *first, metadata: {name: b, namespace: n}, spec: {<<: *loud, selector: {a: b}}}\n",
+        {"service-public"},
+    ),
+    "several documents, the last one bad": (
+        "---\n---\n# nothing\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: n}\n---\n"
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: d, namespace: n}\ndata: {db: 'postgres://user:pass@host/db'}\n",
+        {"secret-in-config-map"},
+    ),
+    "no metadata and no spec": ("apiVersion: apps/v1\nkind: Deployment\n", {"namespace-default"}),
+    "wrong types": (
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: [a]\nspec: {template: {spec: {containers: {image: x}, hostIPC: true}}}\n",
+        {"pod-host-namespaces"},
+    ),
+    "numbers and dates as keys and names": (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: 2026-11-21, namespace: 7, labels: {1: 2, 2026-01-01: x}}\nspec: {hostPID: yes}\n",
+        {"pod-host-namespaces"},
+    ),
+    "a digest that is none": (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: n}\nspec: {containers: [{image: 'r@sha256:" + "x" * 64 + "'}]}\n",
+        {"image-digest"},
+    ),
+    "a byte order mark and line ends of another system": (
+        "\ufeffapiVersion: v1\r\nkind: Service\r\nmetadata: {name: s, namespace: n}\r\nspec: {type: NodePort}\r\n",
+        {"service-public"},
+    ),
+    "a role over everything": (
+        "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: r}\n"
+        "rules: [{apiGroups: ['*'], resources: ['*'], verbs: ['*']}, {resources: [secrets], verbs: [get]}, {verbs: [[]], resources: {}}]\n",
+        {"role-wildcard", "role-secrets"},
+    ),
+    "JSON": (
+        '{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "namespace": "n"}, "spec": {"hostPID": true}}',
+        {"pod-host-namespaces"},
+    ),
+}
+REFUSED = {
+    "YAML that ends too soon": "apiVersion: v1\nkind: {",
+    "a template that was not rendered": "apiVersion: v1\nkind: {{ .Values.kind }}\n",
+    "an object of a language": "apiVersion: v1\nkind: Pod\nmetadata: !!python/object/apply:os.system [true]\n",
+    "a day that does not exist": "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {day: 2026-13-45}}\n",
+    "an anchor that names itself": "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: &a {b: *a}\n",
+    "anchors that multiply": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(8))
+    + "apiVersion: v1\nkind: Pod\n",
+    "too deep": "apiVersion: v1\nkind: Pod\nspec: " + "[" * 5000 + "]" * 5000 + "\n",
+    "no kind": "apiVersion: v1\nmetadata: {name: x}\n",
+    "a kind that is no text": "apiVersion: v1\nkind: [Pod]\n",
+    "bytes that are no text": "\udcff\udcfe",
+    "a list of no objects": "apiVersion: v1\nkind: List\nitems: [Pod, 7]\n",
+    "nothing at all": "",
+    "empty documents": "---\n---\n",
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_wrong_is_found(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, rules = FOUND[name]
+    (tmp_path / "m.yaml").write_bytes(text.encode())
+    code = run(["policy", "check", str(tmp_path), "--json"])
+    shown = capsys.readouterr()
+    assert not shown.err
+    assert code == 3, shown.out
+    assert rules <= {finding["rule"] for finding in json.loads(shown.out)["findings"]}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_judged_is_an_error_that_names_the_file_and_never_passes(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_bytes(REFUSED[name].encode(errors="surrogateescape"))
+    assert run(["policy", "check", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
