@@ -110,8 +110,12 @@ def memory(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Resident memory of the server per format and batch size, beside the packed weights and the saving against float32."""
+    """Resident memory of the server per format and batch size: weights and the rest apart, and the saving against float32.
+
+    The rest grows up to `engine.kv_cache_bytes`, because prefixes stay in the KV cache as long as there is room.
+    """
     from inferstack.bench.compare import measure
+    from inferstack.bench.machine import mapped_bytes
     from inferstack.bench.servers import inferstack, running
     from inferstack.bench.workload import prompts
 
@@ -128,6 +132,7 @@ def memory(
                     rows.append(
                         {"server": recipe.name, "clients": size, "packed_bytes": packed["bytes"], "float32_bytes": packed["float32_bytes"]}
                         | {"saved_share": packed["saved_share"], "idle_rss_bytes": idle}
+                        | {"weights_rss_bytes": mapped_bytes(server.process.pid, (".pack", ".gguf", ".safetensors"))}
                         | summary.as_dict()
                     )
     _finish({"command": "memory", "workload": workload, "seed": seed}, rows, output, as_json)
@@ -245,10 +250,7 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
     from inferstack.bench.client import Target
-    from inferstack.bench.compare import own_cpu_time
-    from inferstack.bench.machine import cores
     from inferstack.bench.servers import inferstack, running
-    from inferstack.bench.summary import summarize
 
     if url is not None:
         parts = urlsplit(url)
@@ -256,16 +258,25 @@ def _measure(load: Any, url: str | None, key: str, model: str, source: str, quan
             raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
         extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
         target = Target(parts.hostname, parts.port or 80, model, key, extra=extra)
-        with own_cpu_time() as cpu:
-            samples = asyncio.run(load(target))
-        return {"server": url} | summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores()).as_dict()
+        return {"server": url} | _loaded(target, load, None)
     with tempfile.TemporaryDirectory() as folder:
         recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads)
         with running(recipe) as server:
-            with own_cpu_time() as cpu:
-                samples = asyncio.run(load(server.target))
-            summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=server.rss_bytes())
-            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | summary.as_dict()
+            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | _loaded(server.target, load, server.rss_bytes)
+
+
+def _loaded(target: Any, load: Any, rss_bytes: Callable[[], int] | None) -> dict[str, Any]:
+    """Figures of a load; `probe` is how long a trivial request waited meanwhile."""
+    from inferstack.bench.compare import own_cpu_time
+    from inferstack.bench.machine import cores
+    from inferstack.bench.probe import probing
+    from inferstack.bench.summary import percentiles, summarize
+
+    with own_cpu_time() as cpu, probing(target.host, target.port) as waits:
+        samples = asyncio.run(load(target))
+    rss = None if rss_bytes is None else rss_bytes()
+    summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=rss)
+    return summary.as_dict() | {"probe": percentiles(waits)}
 
 
 def _runtime(*arguments: str) -> dict[str, Any]:
