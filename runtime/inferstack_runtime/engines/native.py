@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -354,21 +354,16 @@ class BatchingEngine:
             self._history[sequence.slot, len(sequence.tokens) - 1] = token
             output = StepOutput(request.request_id, (token,), cached_prompt_tokens=sequence.cached_prompt_tokens)
         if logprobs:
-            output = _replace(output, logprobs=logprobs)
+            output = replace(output, logprobs=logprobs)
         if sequence.generated == 1:
-            output = _replace(output, queue_seconds=sequence.queued)
+            output = replace(output, queue_seconds=sequence.queued)
         return self._with_prompt(sequence, output)
 
     def _with_prompt(self, sequence: Sequence, output: StepOutput) -> StepOutput:
         if sequence.reported_prompt or not sequence.request.sampling.prompt_logprobs:
             return output
         sequence.reported_prompt = True
-        return _replace(output, prompt_logprobs=(None, *sequence.prompt_logprobs))
-
-
-def _replace(output: StepOutput, **changes: object) -> StepOutput:
-    fields = {name: getattr(output, name) for name in StepOutput.__slots__}
-    return StepOutput(**{**fields, **changes})
+        return replace(output, prompt_logprobs=(None, *sequence.prompt_logprobs))
 
 
 def _logprobs(result: NDArray[np.void]) -> TokenLogprobs:

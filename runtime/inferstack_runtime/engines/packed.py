@@ -52,7 +52,13 @@ _AS_SHIPPED = {
     "Q8_0": "w8_group",
     "Q5_0": "f16",
     "Q5_1": "f16",
+    "Q2_K": "w8_group",
+    "Q3_K": "w8_group",
+    "Q4_K": "w4_minimum",
+    "Q5_K": "w8_group",
+    "Q6_K": "w8_group",
 }
+"""GGUF type → packed format. Q4_K keeps its codes, with scales rounded to half; the other K types go to the nearest of 8 bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from inferstack_runtime.engines.decoder import Decoder
-from inferstack_runtime.kernels import BLOCK_POSITIONS, SAMPLE_RESULT, SAMPLE_SPEC, SEGMENT, Library
+from inferstack_runtime.kernels import BLOCK_POSITIONS, SAMPLE_RESULT, SAMPLE_SPEC, SEGMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,22 @@ class StepSpeed:
 
 
 def measure(
-    decoder: Decoder, library: Library, *, batches: tuple[int, ...], prompts: tuple[int, ...], context: int, seconds: float
+    decoder: Decoder, limits: tuple[float, float], *, batches: tuple[int, ...], prompts: tuple[int, ...], context: int, seconds: float
 ) -> list[StepSpeed]:
-    """Decode steps of `batches` sequences at `context` positions, then prompts; about `seconds` for each shape."""
-    bandwidth, arithmetic = library.limits(decoder.threads)
+    """Decode steps of `batches` sequences at `context` positions, then prompts; about `seconds` for each shape.
+
+    `limits` are bytes read and 8-bit multiply-adds per second, measured just before (`Library.limits`).
+    """
     blocks = -(-(context + max(prompts)) // BLOCK_POSITIONS)
     decoder.allocate_cache(max((max(batches) * -(-(context + 1) // BLOCK_POSITIONS)), blocks))
     return [
-        _shape(decoder, kind, count, rows, at, seconds, bandwidth, arithmetic)
+        _shape(decoder, kind, count, rows, at, seconds, limits)
         for kind, count, rows, at in [("decode", batch, 1, context) for batch in batches]
         + [("prefill", 1, prompt, 0) for prompt in prompts]
     ]
 
 
-def _shape(
-    decoder: Decoder, kind: str, sequences: int, rows: int, at: int, budget: float, bandwidth: float, arithmetic: float
-) -> StepSpeed:
+def _shape(decoder: Decoder, kind: str, sequences: int, rows: int, at: int, budget: float, limits: tuple[float, float]) -> StepSpeed:
     shape, total = decoder.shape, sequences * rows
     per_sequence = -(-(at + rows) // BLOCK_POSITIONS)
     tables = np.arange(sequences * per_sequence, dtype=np.int32).reshape(sequences, per_sequence)
@@ -85,6 +85,6 @@ def _shape(
         tokens_per_second=total / median,
         bytes_read=bytes_read,
         multiply_adds=multiply_adds,
-        memory_share=bytes_read / bandwidth / median,
-        compute_share=multiply_adds / arithmetic / median,
+        memory_share=bytes_read / limits[0] / median,
+        compute_share=multiply_adds / limits[1] / median,
     )

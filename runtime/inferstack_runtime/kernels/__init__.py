@@ -164,13 +164,13 @@ class Library:
     def pack(self, packed: str, n: int, k: int, source: int, data: NDArray[np.uint8], out: NDArray[np.uint8], panels: range) -> None:
         """Pack some panels of `data` (row-major blocks of GGUF type `source`) into `out`, which is 64-byte aligned."""
         if self.c.inferstack_pack(FORMATS[packed], n, k, source, data.ctypes.data, panels.start, panels.stop, out.ctypes.data):
-            raise ValueError(f"cannot pack type {source} of {n} x {k} as {packed}: inputs must be a multiple of 32 and the type known")
+            raise ValueError(f"cannot pack type {source} of {n} x {k} as {packed}: inputs must be whole blocks and the type known")
 
     def unpack_source(self, source: int, data: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
         """`count` weights of a GGUF tensor as float32."""
         out = np.empty(count, np.float32)
         if count % 32 or self.c.inferstack_unpack_source(source, data.ctypes.data, count // 32, out.ctypes.data):
-            raise ValueError(f"cannot unpack {count} weights of type {source}: the number must be a multiple of 32 and the type known")
+            raise ValueError(f"cannot unpack {count} weights of type {source}: the number must be whole blocks and the type known")
         return out
 
     def unpack_row(self, packed: str, n: int, k: int, data: NDArray[np.uint8], row: int) -> NDArray[np.float32]:

@@ -11,12 +11,13 @@
 //   NF4         nibbles  [32 k][16], low: n, high: n + 16; float scale[32]                   w = table[q] scale
 #pragma once
 #include "simd.h"
+#include "sources.h"
 
 namespace {
 
 enum Format : int32_t { F32 = 0, F16 = 1, BF16 = 2, W8_CHANNEL = 3, W8_GROUP = 4, W4_GROUP = 5, W4_MINIMUM = 6, NF4 = 7, FORMATS = 8 };
 
-constexpr int PANEL = 32, GROUP = 32;
+constexpr int PANEL = 32;
 
 struct Matrix {
   const uint8_t* data;
@@ -100,40 +101,6 @@ void unpack_panel(const Matrix& w, int index, float* out) {
 
 // ---- Packing -------------------------------------------------------------------------------------------------------------
 
-// Sources: GGUF's tensor type numbers.
-enum Source : int32_t { GGUF_F32 = 0, GGUF_F16 = 1, GGUF_Q4_0 = 2, GGUF_Q4_1 = 3, GGUF_Q5_0 = 6, GGUF_Q5_1 = 7, GGUF_Q8_0 = 8, GGUF_BF16 = 30 };
-
-INLINE int source_block_bytes(int source) {  // bytes of 32 weights
-  switch (source) {
-    case GGUF_F32: return 128;
-    case GGUF_F16: case GGUF_BF16: return 64;
-    case GGUF_Q4_0: return 18;
-    case GGUF_Q4_1: return 20;
-    case GGUF_Q5_0: return 22;
-    case GGUF_Q5_1: return 24;
-    case GGUF_Q8_0: return 34;
-    default: return 0;
-  }
-}
-
-void unpack_source(int source, const uint8_t* p, float* out) {  // 32 weights
-  const auto half_at = [&](int offset) { return half_to_float(load<uint16_t>(p + offset)); };
-  for (int i = 0; i < GROUP; i++) {
-    const auto nibble = [&](int offset) { return i < 16 ? p[offset + i] & 15 : p[offset + i - 16] >> 4; };
-    const auto fifth = [&](int offset) { return (int)(load<uint32_t>(p + offset) >> i & 1) << 4; };
-    switch (source) {
-      case GGUF_F32: out[i] = load<float>(p + 4 * i); break;
-      case GGUF_F16: out[i] = half_at(2 * i); break;
-      case GGUF_BF16: out[i] = bfloat_to_float(load<uint16_t>(p + 2 * i)); break;
-      case GGUF_Q4_0: out[i] = (float)(nibble(2) - 8) * half_at(0); break;
-      case GGUF_Q4_1: out[i] = (float)nibble(4) * half_at(0) + half_at(2); break;
-      case GGUF_Q5_0: out[i] = (float)((nibble(6) | fifth(2)) - 16) * half_at(0); break;
-      case GGUF_Q5_1: out[i] = (float)(nibble(8) | fifth(4)) * half_at(0) + half_at(2); break;
-      case GGUF_Q8_0: out[i] = (float)(int8_t)p[2 + i] * half_at(0); break;
-    }
-  }
-}
-
 // The nearest 4-bit code with a minimum: scale and minimum over the group's range, then one least-squares refit of both.
 void quantize_minimum(const float* w, uint8_t* q, uint16_t* scale, uint16_t* minimum) {
   float low = w[0], high = w[0];
@@ -181,22 +148,23 @@ INLINE int8_t to_int8(float x) {
 
 // Pack one panel: rows [index * 32, +32) of `src` (row-major, `source` blocks) into `out`. Rows past `n` are zero.
 void pack_panel(int format, int n, int k, int source, const uint8_t* src, int index, uint8_t* out) {
-  const int groups = k / GROUP, source_bytes = source_block_bytes(source);
+  const int groups = k / GROUP;
+  const int64_t row_bytes = source_bytes(source, k);
   memset(out, 0, (size_t)panel_bytes(format, k));
   for (int column = 0; column < PANEL && index * PANEL + column < n; column++) {
-    const uint8_t* row = src + (int64_t)(index * PANEL + column) * groups * source_bytes;
+    const uint8_t* row = src + (int64_t)(index * PANEL + column) * row_bytes;
     float channel = 0;
     if (format == W8_CHANNEL) {
       for (int g = 0; g < groups; g++) {
         float w[GROUP];
-        unpack_source(source, row + (int64_t)g * source_bytes, w);
+        unpack_source(source, row, g, w);
         for (float x : w) channel = fabsf(x) > channel ? fabsf(x) : channel;
       }
       channel /= 127;
       store(out + 4 * column, channel);
     }
     for (int g = 0; g < groups; g++) {
-      const uint8_t* from = row + (int64_t)g * source_bytes;
+      const uint8_t* from = source_block_of(source, row, g);
       uint8_t* block = out + header_bytes(format) + (int64_t)g * block_bytes(format);
       const auto put_nibble = [&](int i, int code) { block[byte_of(column, i % 16)] |= (uint8_t)(code << (i < 16 ? 0 : 4)); };
       if (format == W8_GROUP && source == GGUF_Q8_0) {
@@ -211,8 +179,15 @@ void pack_panel(int format, int n, int k, int source, const uint8_t* src, int in
         if (format == W4_MINIMUM) memcpy(block + 576 + 2 * column, from + 2, 2);
         continue;
       }
+      if (format == W4_MINIMUM && source == GGUF_Q4_K) {  // the same codes; scale and minimum rounded to half
+        const ScaleMinimum sub = scale_minimum(from, g % 8);
+        for (int i = 0; i < GROUP; i++) put_nibble(i, q4_k_code(from, g % 8, i));
+        store(block + 512 + 2 * column, float_to_half(sub.scale));
+        store(block + 576 + 2 * column, float_to_half(-sub.minimum));
+        continue;
+      }
       float w[GROUP], largest = 0, extreme = 0;
-      unpack_source(source, from, w);
+      unpack_source(source, row, g, w);
       for (float x : w)
         if (fabsf(x) > largest) largest = fabsf(x), extreme = x;
       switch (format) {

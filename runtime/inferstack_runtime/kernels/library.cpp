@@ -47,11 +47,10 @@ EXPORT void inferstack_unpack(int32_t format, int32_t n, int32_t k, const uint8_
   unpack_row({data, format, n, k, 0}, row, out);
 }
 
-// Blocks of a GGUF tensor as floats.
-EXPORT int32_t inferstack_unpack_source(int32_t source, const uint8_t* from, int64_t blocks, float* out) {
-  const int bytes = source_block_bytes(source);
-  if (!bytes) return 1;
-  for (int64_t i = 0; i < blocks; i++) unpack_source(source, from + i * bytes, out + i * GROUP);
+// So many groups of 32 weights of a GGUF tensor as floats.
+EXPORT int32_t inferstack_unpack_source(int32_t source, const uint8_t* from, int64_t groups, float* out) {
+  if (!source_block_bytes(source) || groups * GROUP % source_block_weights(source)) return 1;
+  for (int64_t i = 0; i < groups; i++) unpack_source(source, from, i, out + i * GROUP);
   return 0;
 }
 

@@ -96,10 +96,6 @@ class Scheduler:
             cost = max(seconds - (self._decode_seconds if len(shares) > 1 else 0.0), 0.0) / prompt_tokens
             self._seconds_per_prompt_token += _SMOOTHING * (cost - self._seconds_per_prompt_token)
 
-    def committed_blocks(self) -> int:
-        """Blocks that all accepted requests may come to need."""
-        return sum(self.blocks_for(s.prompt_length + s.request.max_tokens) for s in (*self.running, *self.waiting))
-
     def blocks_for(self, tokens: int) -> int:
         """Blocks for a sequence of so many tokens; the last token's position is never computed."""
         return -(-min(tokens, self.limits.context) // BLOCK_POSITIONS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
-from inferstack_runtime.engines.base import GenerationRequest
+from inferstack_runtime.engines.base import GenerationRequest, TokenLogprobs
 
 
 @dataclass(slots=True, eq=False)
@@ -29,7 +29,7 @@ class Sequence:
     """Key of the last such block."""
     cached_prompt_tokens: int = 0
     reported_prompt: bool = False
-    prompt_logprobs: list[object] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     @property
     def prompt_length(self) -> int:

@@ -30,10 +30,11 @@ static const float* vector_of(int n, float base) {
 }
 
 static void sources() {
-  for (int source : {GGUF_F32, GGUF_F16, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_Q8_0, GGUF_BF16})
+  for (int source : {GGUF_F32, GGUF_F16, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_Q8_0, GGUF_BF16, GGUF_Q2_K,
+                     GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K})
     for (int format = 0; format < FORMATS; format++) {
-      const int n = 40, k = 64;
-      std::vector<uint8_t> blocks((size_t)(n * k / 32 * source_block_bytes(source)));
+      const int n = 40, k = is_super(source) ? 256 : 64;
+      std::vector<uint8_t> blocks((size_t)source_bytes(source, n * k));
       for (uint8_t& byte : blocks) byte = (uint8_t)(random_bits() & 0x3f);
       Bytes out((size_t)inferstack_packed_bytes(format, n, k));
       if (inferstack_pack(format, n, k, source, blocks.data(), 0, panels(n), out.data)) abort();

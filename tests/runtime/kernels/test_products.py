@@ -54,6 +54,66 @@ def test_packing_a_matrix_in_its_own_format_loses_nothing(packed: str) -> None:
         np.testing.assert_array_equal(library.unpack_row(packed, n, k, out, row), expected[row])
 
 
+def k_blocks(kind: str, count: int) -> np.ndarray:
+    """Random valid blocks of 256 weights: the halves that scale a block are small numbers, all other bytes are free."""
+    size, halves = {"Q2_K": (84, (80, 82)), "Q3_K": (110, (108,)), "Q4_K": (144, (0, 2)), "Q5_K": (176, (0, 2)), "Q6_K": (210, (208,))}[
+        kind
+    ]
+    data = rng.integers(0, 256, (count, size), dtype=np.uint8)
+    for at in halves:
+        data[:, at : at + 2] = (rng.random((count, 1)) * 0.01 + 0.001).astype(np.float16).view(np.uint8)
+    return data
+
+
+def k_dequantized(kind: str, data: np.ndarray) -> np.ndarray:
+    """The K types by their definition in ggml, array by array."""
+
+    def half(at: int) -> np.ndarray:
+        return data[:, at : at + 2].copy().view(np.float16).astype(np.float32)
+
+    def codes(at: int, bits: int, size: int) -> np.ndarray:
+        """[blocks][256]: fields of `bits` of runs of `size` bytes, the lowest bits of a run first."""
+        runs = data[:, at : at + 256 * bits // 8].reshape(len(data), -1, 1, size)
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
+        return ((runs >> shifts) & ((1 << bits) - 1)).reshape(len(data), 256).astype(np.int32)
+
+    if kind in ("Q4_K", "Q5_K"):
+        low, middle, high = (data[:, at : at + 4].astype(np.int32) for at in (4, 8, 12))
+        scales = np.concatenate([low & 63, (high & 15) | (low >> 6 << 4)], axis=1)
+        minima = np.concatenate([middle & 63, (high >> 4) | (middle >> 6 << 4)], axis=1)
+        values = codes(16, 4, 32) if kind == "Q4_K" else codes(48, 4, 32) + (codes(16, 1, 32) << 4)
+        return (half(0) * scales).repeat(32, axis=1) * values - (half(2) * minima).repeat(32, axis=1)
+    if kind == "Q6_K":
+        values = codes(0, 4, 64) | codes(128, 2, 32) << 4
+        return (half(208) * data[:, 192:208].view(np.int8)).repeat(16, axis=1) * (values - 32)
+    if kind == "Q3_K":
+        packed = data[:, 96:108].astype(np.int32)
+        low = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=1)
+        high = np.concatenate([packed[:, 8:] >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
+        values = codes(32, 2, 32) - 4 * (1 - codes(0, 1, 32))
+        return (half(108) * ((low | high << 4) - 32)).repeat(16, axis=1) * values
+    scales = data[:, :16].astype(np.int32)
+    return (half(80) * (scales & 15)).repeat(16, axis=1) * codes(16, 2, 32) - (half(82) * (scales >> 4)).repeat(16, axis=1)
+
+
+K_TYPES = {"Q2_K": (10, "w8_group", 0.01), "Q3_K": (11, "w8_group", 0.01), "Q4_K": (12, "w4_minimum", 0.0006)}
+K_TYPES |= {"Q5_K": (13, "w8_group", 0.01), "Q6_K": (14, "w8_group", 0.01)}
+
+
+@pytest.mark.parametrize("kind", K_TYPES)
+def test_k_types_are_read_by_their_definition_and_packed_with_little_loss(kind: str) -> None:
+    library, n, k = kernels.load("portable"), 40, 512
+    number, packed, bound = K_TYPES[kind]
+    data = k_blocks(kind, n * k // 256)
+    expected = k_dequantized(kind, data).reshape(n, k)
+    np.testing.assert_allclose(library.unpack_source(number, data.reshape(-1), n * k).reshape(n, k), expected, rtol=1e-6, atol=1e-6)
+    out = pack(library, packed, number, data.reshape(-1), n, k)
+    weights = np.stack([library.unpack_row(packed, n, k, out, row) for row in range(n)])
+    assert np.linalg.norm(weights - expected) / np.linalg.norm(expected) < bound
+    with pytest.raises(ValueError, match="whole blocks"):
+        library.unpack_source(number, data.reshape(-1), 128)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("packed", kernels.FORMATS)
 @pytest.mark.parametrize(("rows", "n", "k"), [(1, 64, 96), (5, 33, 576), (13, 96, 32)])
