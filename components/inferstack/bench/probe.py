@@ -33,7 +33,12 @@ def main(arguments: Sequence[str]) -> None:
     """Ask until standard input ends."""
     host, port, path = arguments[0], int(arguments[1]), arguments[2]
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
     waits = []
     connection = http.client.HTTPConnection(host, port, timeout=60)
     while not ended.wait(_INTERVAL):
