@@ -26,7 +26,10 @@ COMPUTED: dict[str, dict[str, Any]] = {
         "name": "NAME",
         "controlPlaneEndpointsConfig": {"dnsEndpointConfig": {"endpoint": "cluster.example"}, "ipEndpointsConfig": {"enabled": False}},
     },
-    "gcp:memorystore/instance:Instance": {"endpoints": [{"connections": [{"pscAutoConnection": {"ipAddress": "10.0.0.9", "port": 6379}}]}]},
+    "gcp:memorystore/instance:Instance": {
+        "endpoints": [{"connections": [{"pscAutoConnection": {"ipAddress": "10.0.0.9", "port": 6379}}]}],
+        "managedServerCas": [{"caCerts": [{"certificates": ["-----BEGIN CERTIFICATE-----"]}]}],
+    },
     "azure-native:containerservice:ManagedCluster": {
         "name": "NAME",
         "oidcIssuerProfile": {"enabled": True, "issuerURL": "https://issuer.example/"},

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from inferstack.cluster.names import component_labels, metadata
-from inferstack.environment import Environment
+from inferstack.cluster.names import GPU_RESOURCE, component_labels, metadata
+from inferstack.environment import Environment, SlotName
+from inferstack.planning.placement import gpus_per_pod, groups
 
 
 def namespace(environment: Environment) -> dict[str, Any]:
@@ -38,6 +39,26 @@ def gateway_policy(environment: Environment) -> dict[str, Any]:
             "ingress": [{}],
             "egress": [{}],
         },
+    }
+
+
+_OTHER_PODS = 16
+"""Cache, monitoring and the proxies of a gateway that live in the namespace too, and what replaces them."""
+
+
+def quota(environment: Environment) -> dict[str, Any]:
+    """Bounds of the namespace: both slots at their most, each with one more replica while it rolls; a mistake cannot buy more GPUs."""
+    stages, pods, gpus = environment.engine.pipeline_parallel, _OTHER_PODS, 0
+    for group in groups(environment):
+        most = len(SlotName) * (group.replicas.max + 1) * (stages if group.on_gpu else 1)
+        pods += most
+        gpus += most * gpus_per_pod(environment) if group.on_gpu else 0
+    hard = {"pods": str(pods)} | ({f"requests.{GPU_RESOURCE}": str(gpus)} if gpus else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": metadata("inferstack", environment.namespace, component_labels("quota")),
+        "spec": {"hard": hard},
     }
 
 

@@ -7,14 +7,17 @@ from inferstack.cluster.names import CACHE, component_labels, metadata
 _WEIGHTS = "inferstack-weights"
 
 
-def cache_secret_object(namespace: str, url: Any) -> dict[str, Any]:
-    """The Secret that holds the address of a managed cache under the key `url`."""
+AUTHORITY_ENTRY = "ca.crt"
+
+
+def cache_secret_object(namespace: str, url: Any, authority: Any = None) -> dict[str, Any]:
+    """The Secret that holds the address of a managed cache under `url`, and its own authority, where it has one, under `ca.crt`."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": metadata(CACHE, namespace, component_labels("cache")),
         "type": "Opaque",
-        "stringData": {"url": url},
+        "stringData": {"url": url} | ({AUTHORITY_ENTRY: authority} if authority is not None else {}),
     }
 
 

@@ -23,7 +23,7 @@ from inferstack.environment.files import (
 from inferstack.environment.kinds import Capacity, EngineKind, Layer, Platform, Quantization, SlotName
 from inferstack.environment.parse import parse_environment
 from inferstack.environment.problems import InvalidEnvironment, Problem
-from inferstack.environment.schema import Budget, Cloud, Environment, Monitoring, Network, Waiver
+from inferstack.environment.schema import Budget, Cloud, Environment, Monitoring, Network, SecretStore, Waiver
 from inferstack.environment.traffic import Access, Cache, Drain, Gates, Gateway, Promotion, SemanticCache, Tier
 from inferstack.environment.workload import Engine, GpuPool, Model, QualityTier, Replicas, Resources, Scaling, Slots
 
@@ -57,6 +57,7 @@ __all__ = [
     "Replicas",
     "Resources",
     "Scaling",
+    "SecretStore",
     "SemanticCache",
     "SlotName",
     "Slots",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from inferstack.environment.kinds import Flag, Layer, Name, NonNegative, Platform, Section, SlotName, Usd
+from inferstack.environment.kinds import Flag, Layer, Name, NonNegative, Platform, Positive, Section, SlotName, Usd
 from inferstack.environment.traffic import Access, Cache, Drain, Gateway, Promotion
 from inferstack.environment.workload import Engine, GpuPool, Model, Replicas, Scaling, Slots
 
@@ -56,6 +56,14 @@ class Cloud(Section):
     huge_pages: NonNegative = Field(0, description="2 MiB huge pages per GPU node (`gke`; AKS has transparent huge pages only).")
 
 
+class SecretStore(Section):
+    """Where the Secrets that an environment refers to come from."""
+
+    name: Name = Field(description="ClusterSecretStore of the External Secrets operator that they are read from.")
+    prefix: str = Field("", description="Put before a Secret's name to get its name in the store, for instance `prod-`.")
+    refresh_seconds: Positive = Field(3600, description="How often they are read again.")
+
+
 class Waiver(Section):
     """One accepted finding."""
 
@@ -89,6 +97,7 @@ class Environment(Section):
     drain: Drain = Field(default_factory=Drain, description="Timeouts of a leaving replica.")
     promotion: Promotion = Field(default_factory=Promotion, description="Promotion and its gates.")
     budget: Budget = Field(default_factory=Budget, description="Cost ceilings.")
+    secrets: SecretStore | None = Field(None, description="Source of the cluster's Secrets; unset: somebody else puts them there.")
     monitoring: Monitoring = Field(default_factory=Monitoring, description="Monitoring.")
     cloud: Cloud = Field(default_factory=Cloud, description="Account and cluster (`gke`, `aks`).")
     waivers: tuple[Waiver, ...] = Field((), description="Accepted findings.")

@@ -25,7 +25,9 @@ class Access(Section):
     """Who may call the API, and how often."""
 
     keys_secret: Name = Field(
-        "inferstack-keys", description="Secret with the hashed API keys (`keys.json`) and the server secret; never the keys themselves."
+        "inferstack-keys",
+        description="Secret with the hashed API keys and the server secret (`keys.json`); "
+        "for an engine image, the one key that it checks (`api-key`).",
     )
     tiers: dict[str, Tier] = Field(default_factory=_default_tiers, description="Limits per tier of key.")
     jwks_url: str | None = Field(None, pattern=r"^https?://", description="Key set for bearer JWTs of `/chat/stream`.")

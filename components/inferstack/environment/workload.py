@@ -86,6 +86,9 @@ class Engine(Section):
         description="`native` and `transformers` are this kit's image; `vllm`, `sglang`, `llamacpp` and `openai` are other images.",
     )
     image: str | None = Field(None, description="Image reference, `REPOSITORY@sha256:DIGEST`. Not used by `local`.")
+    pull_secret: Name | None = Field(
+        None, description="Secret with the registry's credentials, where the nodes' own identity may not pull the image."
+    )
     threads: Positive | None = Field(None, description="Compute threads; by default the cores that the process may use.")
     max_sequences: Positive = Field(32, description="Most sequences decoded together.")
     max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")

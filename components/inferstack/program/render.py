@@ -133,15 +133,21 @@ def _secrets(manifest: Mapping[str, Any]) -> Iterable[str]:
     """Names of the Secrets that an object is, mounts or refers to."""
     if manifest["kind"] == "Secret":
         yield manifest["metadata"]["name"]
-    for volume in _pod(manifest).get("volumes", ()):
-        if "secret" in volume:
-            yield volume["secret"]["secretName"]
+    for pod in _pods(manifest):
+        yield from (volume["secret"]["secretName"] for volume in pod.get("volumes", ()) if "secret" in volume)
+        yield from (pulled["name"] for pulled in pod.get("imagePullSecrets", ()))
+        for container in pod.get("containers", ()):
+            sources = [variable.get("valueFrom", {}) for variable in container.get("env", ())]
+            yield from (source["secretKeyRef"]["name"] for source in sources if "secretKeyRef" in source)
     for listener in manifest.get("spec", {}).get("listeners", ()) if manifest["kind"] == "Gateway" else ():
         for certificate in listener.get("tls", {}).get("certificateRefs", ()):
             yield certificate["name"]
 
 
-def _pod(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    template = manifest.get("spec", {}).get("template", {})
-    found: Mapping[str, Any] = template.get("spec", {}) if isinstance(template, Mapping) else {}
-    return found
+def _pods(manifest: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """The pods that an object describes: those of its template, or of the leader and the workers of a set."""
+    spec = manifest.get("spec", {})
+    sets = spec.get("leaderWorkerTemplate", {})
+    for template in (spec.get("template"), sets.get("leaderTemplate"), sets.get("workerTemplate")):
+        if isinstance(template, Mapping):
+            yield template.get("spec", {})

@@ -70,7 +70,7 @@ def _platform(
     if environment.cache.backend == "cluster":
         RedisCache("cache", {"settings": settings}, after)
     if side.cache_url is not None:
-        make("cache-url", cache_secret_object(environment.namespace, side.cache_url), after)
+        make("cache-url", cache_secret_object(environment.namespace, side.cache_url, side.cache_authority), after)
     if side.storage_account is not None and any(bucket(model) for model in environment.models):
         for role, manifest in weights_objects(
             environment.namespace, side.storage_account, side.storage_container, side.storage_group

@@ -1,12 +1,14 @@
 """GKE and AKS as the engine sees them: known arguments only, protected where it matters, secrets kept, capacity bought as asked."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from inferstack.cloud.aks.cluster import AksCluster
 from inferstack.cloud.aks.pool import AksGpuPool, pool_name
+from inferstack.cloud.gke.cache import address, certificates
 from inferstack.cloud.gke.pool import GkeGpuPool
 from inferstack.cloud.sizes import cache_size
 from inferstack.environment import BASE_KEY, environment_names, load_environment
@@ -276,3 +278,22 @@ def test_a_size_that_no_node_holds_is_refused() -> None:
 def test_an_aks_cluster_can_be_used_alone() -> None:
     run = run_function(lambda: AksCluster("mine", {"region": "westeurope", "system_machine_type": "Standard_D4s_v5"}), preview=True)  # type: ignore[arg-type, return-value]
     assert {"AksCluster", "ManagedCluster"} <= {item.type.rpartition(":")[2] for item in run.resources}
+
+
+def test_memorystore_speaks_tls_and_its_own_authority_comes_with_the_address() -> None:
+    def chain(*certificates: str) -> SimpleNamespace:
+        return SimpleNamespace(ca_certs=[SimpleNamespace(certificates=list(certificates))])
+
+    connection = SimpleNamespace(psc_auto_connection=SimpleNamespace(ip_address="10.0.0.9", port=6380))
+    assert address([SimpleNamespace(connections=[connection])]) == "rediss://10.0.0.9:6380/0"
+    assert certificates([chain("one\n", "two")]) == "one\ntwo\n"
+    for nothing in (None, [], [chain()]):
+        with pytest.raises(ValueError, match="no certificate authority yet"):
+            certificates(nothing)
+
+
+def test_the_slots_are_given_the_address_and_the_authority_of_a_managed_cache() -> None:
+    (instance,) = of_type("prod-gke", ":Instance")
+    assert instance.inputs["transitEncryptionMode"] == "SERVER_AUTHENTICATION"
+    (secret,) = of_type("prod-gke", ":Secret")
+    assert secret.inputs["stringData"] == "[secret]"  # both entries are known only when the instance is

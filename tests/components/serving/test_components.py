@@ -6,8 +6,10 @@ import pulumi
 import pulumi_kubernetes as k8s
 import pytest
 
+from inferstack.cluster import objects
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
+from inferstack.cluster.secrets import external_secrets
 from inferstack.environment import InvalidEnvironment
 from inferstack.program.monitor import Registration
 from inferstack.program.run import run_function
@@ -41,7 +43,7 @@ def test_every_object_uses_the_provider_of_its_consumer(preview: bool) -> None:
     found = registered(everything_under_a_provider, preview=preview)
     provider = found["mine"].urn
     objects = [item for item in found.values() if item.type.startswith("kubernetes:")]
-    assert len(objects) == 18
+    assert len(objects) == 19
     assert all(item.provider.startswith(f"{provider}::") for item in objects)
 
 
@@ -142,3 +144,30 @@ def test_the_bundle_gives_the_native_resources() -> None:
 
     run_function(program)
     assert kinds == {"workload": "Deployment", "scaler": "HorizontalPodAutoscaler"}
+
+
+def test_the_quota_holds_both_slots_at_their_most_and_no_more_gpus() -> None:
+    gpu = {"gpu": {"accelerator": "nvidia-l4", "count": 2}, "engine": {"kind": "vllm", "tensor_parallel": 2}}
+    hard = objects.quota(environment({"slots": {"replicas": {"min": 1, "max": 3}}} | gpu))["spec"]["hard"]
+    assert hard["requests.nvidia.com/gpu"] == str(2 * (3 + 1) * 2)
+    assert int(hard["pods"]) > 2 * (3 + 1)
+    assert "requests.nvidia.com/gpu" not in objects.quota(environment())["spec"]["hard"]
+
+
+def test_every_secret_that_an_object_refers_to_is_read_from_the_store() -> None:
+    found = environment(
+        {
+            "secrets": {"name": "vault", "prefix": "prod-"},
+            "gateway": {"tls_secret": "certificate"},
+            "engine": {"pull_secret": "registry"},
+            "cache": {"backend": "external", "url_secret": "cache-url"},
+            "monitoring": {"receivers": {"page": "pager"}},
+        }
+    )
+    made = external_secrets(found)
+    assert {item["metadata"]["name"] for item in made.values()} == {"inferstack-keys", "certificate", "registry", "cache-url", "pager"}
+    keys = made["secret_inferstack-keys"]["spec"]
+    assert keys["dataFrom"] == [{"extract": {"key": "prod-inferstack-keys"}}]
+    assert keys["secretStoreRef"] == {"kind": "ClusterSecretStore", "name": "vault"}
+    assert made["secret_certificate"]["spec"]["target"]["template"] == {"type": "kubernetes.io/tls"}
+    assert external_secrets(environment()) == {}

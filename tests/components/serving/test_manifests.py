@@ -1,11 +1,14 @@
 """The objects of a slot: admitted by the strict schema, safe while leaving, restricted, and scaled by one owner."""
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inferstack.environment import Environment, SlotName
+from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.pod import Placement
 from inferstack.serving.manifests.slot import GroupObjects, slot_objects
 from tests.components.kubernetes import DIGEST, environment, validate
@@ -119,6 +122,35 @@ def test_the_probes_differ_and_leave_time_to_load(variant: str) -> None:
     assert container["readinessProbe"]["httpGet"]["path"] != container["livenessProbe"]["httpGet"]["path"]
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
+def test_an_engine_image_is_given_the_key_that_it_checks_and_is_probed_without_one(kind: str) -> None:
+    found = environment({"gpu": {"accelerator": "nvidia-l4"}, "engine": {"kind": kind, "pull_secret": "registry"}})
+    (group,) = slot_objects(found, SlotName.BLUE, name="test")
+    pod = group.workload["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert "/etc/inferstack/keys/api-key" in " ".join([*container.get("command", ()), *container["args"]])
+    assert {"name": "keys", "mountPath": "/etc/inferstack/keys", "readOnly": True} in container["volumeMounts"]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == "keys"]
+    assert volume["secret"] == {"secretName": "inferstack-keys", "items": [{"key": "api-key", "path": "api-key"}]}
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health"
+    assert pod["imagePullSecrets"] == [{"name": "registry"}]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_engine_never_starts_without_its_key(there: bool, tmp_path: Path) -> None:
+    """The command of vLLM's profile, run by a real shell with a program of that name."""
+    program, key = tmp_path / "vllm", tmp_path / "api-key"
+    program.write_text('#!/bin/sh\necho "$VLLM_API_KEY" "$@"\n')
+    program.chmod(0o755)
+    if there:
+        key.write_text("the key\n")
+    command = [part.replace("/etc/inferstack/keys/api-key", str(key)) for part in profile("vllm").command]
+    process = subprocess.run(
+        [*command, "model", "--port", "8000"], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert (process.returncode == 0, process.stdout.strip()) == (there, "the key serve model --port 8000" if there else "")
+
+
 def test_the_kit_is_ready_by_readyz_and_alive_by_livez() -> None:
     _, _, container = first({})
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
@@ -209,7 +241,7 @@ def test_no_secret_stands_in_a_config_map() -> None:
 def test_an_engine_image_is_told_its_model_length_and_split() -> None:
     _, pod, container = first(VARIANTS["bucket"] | {"engine": {"kind": "vllm", "tensor_parallel": 2, "max_sequences": 64}})
     arguments = " ".join(container["args"])
-    assert container["command"] == ["vllm", "serve"]
+    assert container["command"][2].endswith('exec vllm serve "$@"')
     assert arguments.startswith("/models/llama ")
     for part in ("--served-model-name m", "--max-model-len 2048", "--max-num-seqs 64", "--tensor-parallel-size 2"):
         assert part in arguments

@@ -32,6 +32,8 @@ class GkeCache(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     """Address that the slots use; a secret."""
+    certificates: pulumi.Output[str]
+    """The instance's own authority, which clients must trust: PEM."""
 
     def __init__(self, name: str, args: GkeCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         node_type = cache_size("gke", args["size"])
@@ -58,13 +60,14 @@ class GkeCache(pulumi.ComponentResource):
             engine_version="VALKEY_8_0",
             engine_configs={"maxmemory-policy": "allkeys-lru"},
             authorization_mode="AUTH_DISABLED",
-            transit_encryption_mode="TRANSIT_ENCRYPTION_DISABLED",
+            transit_encryption_mode="SERVER_AUTHENTICATION",
             desired_auto_created_endpoints=[{"network": args["network"], "project_id": project}],
             deletion_protection_enabled=args.get("deletion_protection", False),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[policy]),
         )
         self.url = pulumi.Output.secret(self.instance.endpoints.apply(address))
-        self.register_outputs({"url": self.url})
+        self.certificates = self.instance.managed_server_cas.apply(certificates)
+        self.register_outputs({"url": self.url, "certificates": self.certificates})
 
 
 def address(endpoints: object) -> str:
@@ -72,5 +75,13 @@ def address(endpoints: object) -> str:
     for endpoint in endpoints or []:  # type: ignore[attr-defined]
         for connection in endpoint.connections or []:
             if found := connection.psc_auto_connection:
-                return f"redis://{found.ip_address}:{found.port or 6379}/0"
+                return f"rediss://{found.ip_address}:{found.port or 6379}/0"
     raise ValueError("the Memorystore instance has no endpoint yet: run the update again")
+
+
+def certificates(authorities: object) -> str:
+    """The certificates of an instance's own authority, one after another."""
+    chains = [chain for authority in authorities or [] for chain in authority.ca_certs or []]  # type: ignore[attr-defined]
+    if found := [certificate.strip() for chain in chains for certificate in chain.certificates or []]:
+        return "\n".join(found) + "\n"
+    raise ValueError("the Memorystore instance has no certificate authority yet: run the update again")

@@ -121,9 +121,29 @@ def cache(e: Environment) -> Iterator[Finding]:
     if e.cache.backend == "managed" and e.platform is Platform.GKE and e.cache.engine == "redis":
         message = "the managed cache that GKE environments use is Memorystore for Valkey."
         yield Finding("cache-engine", "error", "cache.engine", message, "set cache.engine to valkey, or cache.backend to cluster.")
-    if e.cache.backend in ("none", "process") and e.platform is not Platform.LOCAL and e.slots.replicas.max > 1:
+    if (
+        e.cache.backend in ("none", "process")
+        and e.engine.kind in ("native", "transformers")
+        and e.platform is not Platform.LOCAL
+        and e.slots.replicas.max > 1
+    ):
         message = "without a shared cache every replica counts requests and tokens for itself: a key gets its limits once per replica."
         yield Finding("limits-not-shared", "warning", "cache.backend", message, "use cache.backend cluster or managed.")
 
 
-CHECKS = (digests, production, way_in, control_plane, network_range, tiers, cache)
+def engine_image(e: Environment) -> Iterator[Finding]:
+    """What this kit's own engines do beside inference, an engine image does not."""
+    if e.engine.kind in ("native", "transformers"):
+        return
+    if e.engine.kind == "openai" and not e.gateway.internal:
+        message = "the gateway is public, and what key an image of kind openai checks, if any, is not known."
+        fix = "set gateway.internal to true, or use kind vllm, sglang or llamacpp, which are given a key."
+        yield Finding("engine-without-keys", "error" if e.production else "warning", "engine.kind", message, fix)
+    if e.cache.backend not in ("none", "process"):
+        message = (
+            f"an engine image of kind {e.engine.kind} does not use the response cache; limits and tiers of keys are not applied either."
+        )
+        yield Finding("cache-unused", "info", "cache.backend", message, "set cache.backend to none, unless other pods use the cache.")
+
+
+CHECKS = (engine_image, digests, production, way_in, control_plane, network_range, tiers, cache)

@@ -25,6 +25,7 @@ class CloudSide:
 
     provider: k8s.Provider
     cache_url: pulumi.Output[str] | None = None
+    cache_authority: pulumi.Output[str] | None = None
     outputs: dict[str, pulumi.Output[Any]] = field(default_factory=dict)
     """What the stack exports: kubeconfig (a secret), identifier, and what pods are told about their identity."""
     storage_account: pulumi.Output[str] | None = None

@@ -74,10 +74,10 @@ def create(environment: Environment, name: str) -> CloudSide:
     return CloudSide(
         cluster_provider(cluster.kubeconfig, cluster.identifier, below),
         cache_url,
-        outputs,
-        storage.account,
-        storage.container,
-        cluster.resource_group,
+        outputs=outputs,
+        storage_account=storage.account,
+        storage_container=storage.container,
+        storage_group=cluster.resource_group,
     )
 
 

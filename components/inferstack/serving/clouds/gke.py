@@ -8,9 +8,11 @@ from inferstack.cloud.gke.cache import GkeCache
 from inferstack.cloud.gke.cluster import GkeCluster
 from inferstack.cloud.gke.pool import GkeGpuPool, GkeGpuPoolArgs
 from inferstack.cloud.gke.storage import GkeStorage, account_email
+from inferstack.cluster.storage import AUTHORITY_ENTRY
 from inferstack.environment import Environment
 from inferstack.planning import gpu_machine, placement
 from inferstack.serving.clouds import CloudSide, buckets, cluster_provider, cluster_settings, pool_settings, service_accounts
+from inferstack.serving.manifests.config import CACHE_SECRET_PATH
 from inferstack.serving.manifests.pod import Placement
 
 
@@ -54,9 +56,9 @@ def create(environment: Environment, name: str) -> CloudSide:
             "deletion_protection": protected,
         },
     )
-    cache_url = None
+    cache_url, authority = None, None
     if environment.cache.backend == "managed":
-        cache_url = GkeCache(
+        cache = GkeCache(
             f"{name}-cache",
             {
                 "project": project,
@@ -67,7 +69,10 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "high_availability": environment.cache.high_availability,
                 "deletion_protection": protected,
             },
-        ).url
+        )
+        # The authority signs for this instance alone, whose certificate names no address: to trust it is to know the instance.
+        trust = f"?ssl_ca_certs={CACHE_SECRET_PATH}/{AUTHORITY_ENTRY}&ssl_check_hostname=false"
+        cache_url, authority = pulumi.Output.concat(cache.url, trust), cache.certificates
     kubeconfig: pulumi.Output[str] = pulumi.Output.secret(cluster.kubeconfig)
     outputs: dict[str, pulumi.Output[Any]] = {
         "kubeconfig": kubeconfig,
@@ -75,7 +80,7 @@ def create(environment: Environment, name: str) -> CloudSide:
         "weights": pulumi.Output.concat("gs://", storage.bucket),
         "registry": storage.registry,
     }
-    return CloudSide(cluster_provider(cluster.kubeconfig, cluster.identifier, below), cache_url, outputs)
+    return CloudSide(cluster_provider(cluster.kubeconfig, cluster.identifier, below), cache_url, authority, outputs)
 
 
 def placed(environment: Environment, name: str) -> Placement:

@@ -8,6 +8,9 @@ from inferstack.environment import Engine, EngineKind, Model
 CONFIG_PATH = "/etc/inferstack/config/runtime.json"
 WEIGHTS_PATH = "/models"
 CACHE_PATH = "/var/cache/inferstack"
+KEY_ENTRY = "api-key"
+"""Entry of the keys' Secret that holds the one key that an engine image checks."""
+KEY_FILE = f"/etc/inferstack/keys/{KEY_ENTRY}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class EngineProfile:
     own_identity: bool
     """It answers with the slot's identity header; for others the route sets it."""
     metrics: Metrics
+    checks_key: bool = False
+    """It is given the key in `KEY_FILE` and refuses requests without it; this kit's own engines check hashed keys by themselves.
+
+    Sources: vLLM docs/serving/openai_compatible_server.md (paths under /v1 are guarded, /health, /version and /metrics are not); SGLang
+    docs/advanced_features/server_arguments.md (/health and /metrics are not guarded); llama.cpp tools/server/README.md.
+    """
 
 
 def profile(kind: EngineKind) -> EngineProfile:
@@ -88,13 +97,21 @@ def _llamacpp(engine: Engine, model: Model) -> list[str]:
     where = ["--hf-repo", model_location(model)] if model.source.startswith("hf://") else ["--model", model_location(model)]
     sizes = ["--ctx-size", str(model.context * engine.max_sequences), "--parallel", str(engine.max_sequences)]
     threads = ["--threads", str(engine.threads)] if engine.threads else []
-    return [*where, "--alias", model.name, "--host", "0.0.0.0", "--port", str(engine.port), *sizes, "--metrics", *threads]
+    listening = ["--host", "0.0.0.0", "--port", str(engine.port), "--api-key-file", KEY_FILE]
+    return [*where, "--alias", model.name, *listening, *sizes, "--metrics", *threads]
 
 
 def _none(engine: Engine, model: Model) -> list[str]:
     return []
 
 
+def _shell(script: str) -> tuple[str, ...]:
+    """A command that reads the key from its file, and ends where there is none; the arguments follow as they are."""
+    return ("/bin/sh", "-c", f"set -eu; {script}", "engine")
+
+
+_VLLM_COMMAND = _shell(f'VLLM_API_KEY=$(cat {KEY_FILE}); export VLLM_API_KEY; exec vllm serve "$@"')
+_SGLANG_COMMAND = _shell(f'key=$(cat {KEY_FILE}); exec python3 -m sglang.launch_server --api-key "$key" "$@"')
 _KIT = EngineProfile(
     (), _kit, "/readyz", "/livez", 9090, True, True,
     Metrics("inferstack_waiting_sequences", "inferstack_running_sequences", "inferstack_kv_cache_used_ratio"),
@@ -103,16 +120,16 @@ _PROFILES: dict[str, EngineProfile] = {
     "native": _KIT,
     "transformers": _KIT,
     "vllm": EngineProfile(
-        ("vllm", "serve"), _vllm, "/v1/models", "/health", None, False, False,
-        Metrics("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
+        _VLLM_COMMAND, _vllm, "/health", "/version", None, False, False,
+        Metrics("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"), checks_key=True,
     ),
     "sglang": EngineProfile(
-        ("python3", "-m", "sglang.launch_server"), _sglang, "/v1/models", "/health", None, False, False,
-        Metrics("sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"),
+        _SGLANG_COMMAND, _sglang, "/health", "/metrics", None, False, False,
+        Metrics("sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"), checks_key=True,
     ),
     "llamacpp": EngineProfile(
         (), _llamacpp, "/health", "/v1/models", None, False, False,
-        Metrics("llamacpp:requests_deferred", "llamacpp:requests_processing", None),
+        Metrics("llamacpp:requests_deferred", "llamacpp:requests_processing", None), checks_key=True,
     ),
     "openai": EngineProfile((), _none, "/v1/models", "/health", None, False, False, Metrics(None, None, None)),
 }  # fmt: skip

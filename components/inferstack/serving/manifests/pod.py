@@ -8,7 +8,7 @@ from typing import Any
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_RESOURCE, GPU_TAINT, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, METRICS_PORT, cache_secret, digest, runtime_config, text
-from inferstack.serving.manifests.engines import CACHE_PATH, WEIGHTS_PATH, bucket, profile
+from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_PATH, bucket, profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 
 USER = 10001
@@ -62,6 +62,8 @@ def pod_template(
         "containers": [container(environment, slot, group, placement)],
         "volumes": _volumes(environment, slot, group, placement),
     }
+    if environment.engine.pull_secret:
+        spec["imagePullSecrets"] = [{"name": environment.engine.pull_secret}]
     tolerations = [dict(item) for item in placement.tolerations]
     if group.gpu:
         spec["nodeSelector"] = {ACCELERATOR_LABEL: group.gpu.accelerator}
@@ -159,6 +161,8 @@ def _mounts(environment: Environment, group: ReplicaGroup, placement: Placement)
         found.append({"name": "keys", "mountPath": KEYS_PATH, "readOnly": True})
         if cache_secret(environment):
             found.append({"name": "cache-url", "mountPath": CACHE_SECRET_PATH, "readOnly": True})
+    elif profile(environment.engine.kind).checks_key:
+        found.append({"name": "keys", "mountPath": KEYS_PATH, "readOnly": True})
     if _needs_weights(group, placement):
         found.append({"name": "weights", "mountPath": WEIGHTS_PATH, "readOnly": True})
     if _shared_memory(environment):
@@ -176,6 +180,9 @@ def _volumes(environment: Environment, slot: SlotName, group: ReplicaGroup, plac
         found.append({"name": "keys", "secret": {"secretName": environment.access.keys_secret}})
         if secret := cache_secret(environment):
             found.append({"name": "cache-url", "secret": {"secretName": secret}})
+    elif profile(environment.engine.kind).checks_key:
+        item = {"key": KEY_ENTRY, "path": KEY_ENTRY}
+        found.append({"name": "keys", "secret": {"secretName": environment.access.keys_secret, "items": [item]}})
     if _needs_weights(group, placement):
         found.append({"name": "weights", **(placement.weights_volume or {})})
     if _shared_memory(environment):
