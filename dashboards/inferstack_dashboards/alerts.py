@@ -197,6 +197,16 @@ ALERTS: tuple[Alert, ...] = (
         "The smaller one answers {{ $value | humanizePercentage }} of the requests: a promotion was interrupted, or holds.",
     ),
     Alert(
+        "PromotionLong",
+        f"time() - {e.PROMOTION_STARTED.name} > {{t}}",
+        7200,
+        "seconds",
+        "5m",
+        "ticket",
+        "A {{ $labels.kind }} of {{ $labels.environment }} does not end",
+        "It began {{ $value | humanizeDuration }} ago and neither committed nor reverted.",
+    ),
+    Alert(
         "RuntimeRestarting",
         f'changes({m.PROCESS_START.name}{{slot!=""}}[30m]) > {{t}}',
         2,

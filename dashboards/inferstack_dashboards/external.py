@@ -1,4 +1,4 @@
-"""Metrics of others that boards and alerts read: GPUs, the cluster, Prometheus itself.
+"""Metrics of others that boards and alerts read: GPUs, the cluster, promotions, Prometheus itself.
 
 Sources: NVIDIA dcgm-exporter etc/default-counters.csv; kube-state-metrics docs/metrics; cAdvisor docs/storage/prometheus.md.
 """
@@ -35,6 +35,38 @@ FIXED_PRICE = Metric(
     "inferstack:fixed_hourly_usd", "gauge", "usd", "Price per hour of what runs whatever the load; a rule of the environment."
 )
 BUDGET = Metric("inferstack:budget_hourly_usd", "gauge", "usd", "Ceiling per hour; a rule of the environment, absent without a budget.")
+
+SLOT_WEIGHT = Metric(
+    "inferstack_slot_weight_ratio", "gauge", "1", "Share of the traffic that the route gives to the slot, 0 to 1.", ("environment", "slot")
+)
+PROMOTION_PHASE = Metric(
+    "inferstack_promotion_phase",
+    "gauge",
+    "1",
+    "1 for the phase that the promotion is in; idle when there is none.",
+    ("environment", "phase"),
+)
+PROMOTION_STARTED = Metric(
+    "inferstack_promotion_started_timestamp_seconds",
+    "gauge",
+    "seconds",
+    "Start of the operation under way.",
+    ("environment", "kind", "slot"),
+)
+PROMOTION_TOOK = Metric(
+    "inferstack_promotion_duration_seconds",
+    "gauge",
+    "seconds",
+    "Duration of the last operation of this kind and outcome.",
+    ("environment", "kind", "outcome"),
+)
+ROLLBACK_UNTIL = Metric(
+    "inferstack_rollback_window_end_timestamp_seconds",
+    "gauge",
+    "seconds",
+    "Until when the previous slot stays warm for a rollback.",
+    ("environment", "slot"),
+)
 
 EXTERNAL: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """Every metric of others that may stand in a query."""

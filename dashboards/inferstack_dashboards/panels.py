@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from inferstack_dashboards.external import PROMOTION_PHASE
 from inferstack_runtime.metrics import IDENTITY, REQUESTS
 
 Kind = Literal["timeseries", "stat", "heatmap", "table"]
@@ -35,7 +36,7 @@ class Panel:
     unit: str
     queries: tuple[Query, ...]
     kind: Kind = "timeseries"
-    needs: Literal["", "dcgm", "kubernetes", "prices", "alerts"] = ""
+    needs: Literal["", "dcgm", "kubernetes", "prices", "promotion"] = ""
     width: int = 8
     steps: tuple[tuple[float, str], ...] = ()
     runbooks: tuple[str, ...] = ()
@@ -134,7 +135,7 @@ def _variable(name: str) -> dict[str, Any]:
 
 
 def _annotations() -> list[dict[str, Any]]:
-    """A line where a slot begins to serve a new generation, and one while an alert fires."""
+    """A line where a slot begins to serve a new generation, the phases of a promotion, and one while an alert fires."""
     labels = "environment, slot, generation, model, quantization"
     identity = f'{IDENTITY.name}{{environment=~"$environment",slot=~"$slot"}}'
     return [
@@ -147,6 +148,17 @@ def _annotations() -> list[dict[str, Any]]:
             "step": "30s",
             "titleFormat": "{{slot}}: generation {{generation}}",
             "textFormat": "{{model}} {{quantization}}",
+            "useValueForTime": False,
+        },
+        {
+            "name": "Phases",
+            "datasource": dict(DATASOURCE),
+            "enable": True,
+            "iconColor": "purple",
+            "expr": f'{PROMOTION_PHASE.name}{{environment=~"$environment",phase!="idle"}} == 1',
+            "step": "30s",
+            "titleFormat": "{{phase}}",
+            "textFormat": "{{environment}}",
             "useValueForTime": False,
         },
         {

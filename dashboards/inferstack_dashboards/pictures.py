@@ -34,7 +34,7 @@ _EXPORTERS = {
     "dcgm": "NVIDIA's dcgm-exporter",
     "kubernetes": "kube-state-metrics",
     "prices": "a price table",
-    "alerts": "alert rules",
+    "promotion": "the exporter of promotions",
 }
 
 

@@ -34,8 +34,9 @@ def selector(metric: Metric, suffix: str = "", where: str = "") -> str:
 
 
 def external(metric: Metric, where: str = "") -> str:
-    """A series that somebody else exports; it has none of the board's labels."""
-    return f"{name_of(metric)}{{{where}}}" if where else name_of(metric)
+    """A series that somebody else exports, with the board's variables for those of its labels that it has."""
+    matchers = [f'{label}=~"${label}"' for label in _COMMON if label in metric.labels] + ([where] if where else [])
+    return f"{name_of(metric)}{{{','.join(matchers)}}}" if matchers else name_of(metric)
 
 
 def rate(metric: Metric, *by: str, suffix: str = "", where: str = "") -> str:

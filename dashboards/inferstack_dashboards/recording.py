@@ -57,6 +57,7 @@ def groups() -> tuple[Group, ...]:
         Group("inferstack-names", tuple(_names())),
         Group("inferstack-gpu-names", tuple(_gpu_names())),
         Group("inferstack-vllm-names", tuple(_vllm_names())),
+        Group("inferstack-gen-ai-names", tuple(_gen_ai_names())),
         Group("inferstack-cost", tuple(_cost())),
         Group("inferstack-objectives", tuple(_objectives())),
     )
@@ -101,28 +102,37 @@ def _gpu_names() -> Iterator[Record]:
 
 def _vllm_names() -> Iterator[Record]:
     """Series under the names of vLLM's own exporter, with its label `model_name`: its boards and scalers work unchanged."""
-    for metric in m.CATALOGUE:
-        for alias in metric.aliases:
-            if not alias.startswith("vllm:"):
-                continue
-            if alias == "vllm:request_success_total":
-                ended = f'label_replace({m.FINISHED.name}{{reason=~"stop|length"}}, "finished_reason", "$1", "reason", "(.*)")'
-                yield Record(alias, _model_name(ended))
-            elif metric.kind == "histogram":
-                for suffix in ("bucket", "sum", "count"):
-                    yield Record(f"{alias}_{suffix}", _model_name(f"{metric.name}_{suffix}"))
-            else:
-                yield Record(alias, _model_name(metric.name))
-    yield Record("vllm:prefix_cache_queries_total", _model_name(m.PROMPT_TOKENS.name))
+    for metric, alias in _aliases("vllm:"):
+        if alias == "vllm:request_success_total":
+            ended = f'label_replace({m.FINISHED.name}{{reason=~"stop|length"}}, "finished_reason", "$1", "reason", "(.*)")'
+            yield Record(alias, _model_as("model_name", ended))
+        else:
+            yield from _passed_on(metric, alias, "model_name")
+    yield Record("vllm:prefix_cache_queries_total", _model_as("model_name", m.PROMPT_TOKENS.name))
 
 
-def _model_name(expr: str) -> str:
-    return f'label_replace({expr}, "model_name", "$1", "model", "(.*)")'
+def _gen_ai_names() -> Iterator[Record]:
+    """OpenTelemetry's names of a generative server, as Prometheus writes them (dots become underscores, the unit is added).
+
+    OpenTelemetry semantic conventions for generative AI, metrics, status Development. Its time per output token is a request's mean;
+    here every gap between two tokens counts once.
+    """
+    for metric, alias in _aliases("gen_ai_"):
+        yield from _passed_on(metric, alias, "gen_ai_request_model")
 
 
-def _passed_on(metric: Metric, alias: str) -> Iterator[Record]:
-    for suffix in ("bucket", "sum", "count"):
-        yield Record(f"{alias}_{suffix}", f"{metric.name}_{suffix}")
+def _aliases(prefix: str) -> Iterator[tuple[Metric, str]]:
+    return ((metric, alias) for metric in m.CATALOGUE for alias in metric.aliases if alias.startswith(prefix))
+
+
+def _model_as(label: str, expr: str) -> str:
+    return f'label_replace({expr}, "{label}", "$1", "model", "(.*)")'
+
+
+def _passed_on(metric: Metric, alias: str, label: str = "") -> Iterator[Record]:
+    """The metric's series under another name; with `label`, the model under that label too."""
+    for name in metric.samples:
+        yield Record(alias + name.removeprefix(metric.name), _model_as(label, name) if label else name)
 
 
 def _cost() -> Iterator[Record]:

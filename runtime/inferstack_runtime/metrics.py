@@ -70,6 +70,7 @@ REQUEST_SECONDS = Metric(
         "inference_latency",
         "zig_ai_inference_duration_seconds",
         "vllm:e2e_request_latency_seconds",
+        "gen_ai_server_request_duration_seconds",
     ),
 )
 TIME_TO_FIRST_TOKEN = Metric(
@@ -79,7 +80,7 @@ TIME_TO_FIRST_TOKEN = Metric(
     "Time from a request's arrival to its first generated token; answers from the cache are not counted.",
     ("model",),
     SECONDS,
-    ("vllm:time_to_first_token_seconds",),
+    ("vllm:time_to_first_token_seconds", "gen_ai_server_time_to_first_token_seconds"),
 )
 INTER_TOKEN = Metric(
     "inferstack_inter_token_seconds",
@@ -88,7 +89,7 @@ INTER_TOKEN = Metric(
     "Time between two tokens of one answer.",
     ("model",),
     TOKEN_SECONDS,
-    ("vllm:time_per_output_token_seconds", "vllm:inter_token_latency_seconds"),
+    ("vllm:time_per_output_token_seconds", "vllm:inter_token_latency_seconds", "gen_ai_server_time_per_output_token_seconds"),
 )
 QUEUE_SECONDS = Metric(
     "inferstack_queue_seconds",

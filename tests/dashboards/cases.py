@@ -100,6 +100,7 @@ def ready(slot: str, replicas: int, minutes: int = 3000) -> Series:
 
 TWO_SLOTS = requests(0, 60) | requests(0, 5940, slot="green")
 ALMOST_ONE = requests(0, 6) | requests(0, 5994, slot="green")
+_PROMOTION = 'inferstack_promotion_started_timestamp_seconds{environment="prod",kind="promote",slot="green"}'
 _KEYS, _STORE = on("blue", "inferstack_access_keys"), on("blue", "inferstack_shared_store_up")
 
 CASES: tuple[Case, ...] = (
@@ -155,6 +156,13 @@ CASES: tuple[Case, ...] = (
         requests(0, 6) | requests(0, 5994, slot="green"),
         (0.0005, 0.05),
         at=90,
+    ),
+    Case(
+        "PromotionLong",
+        constant(_PROMOTION, 0),
+        constant(_PROMOTION, 1200),
+        (6000, 9000),
+        at=130,
     ),
     Case(
         "PromotionRunning",

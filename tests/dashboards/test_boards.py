@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from inferstack_dashboards import ALERTS
+from inferstack_dashboards.external import EXTERNAL
 from tests.dashboards.promql import OUTPUT, parse
 
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(OUTPUT.glob("grafana/*.json"))}
@@ -16,6 +17,7 @@ PANELS = [
     for panel in board["panels"]
     if panel["type"] != "row"
 ]
+WITHOUT_SLOT = {metric.name for metric in EXTERNAL if "slot" not in metric.labels}
 UNITS = {"short", "s", "reqps", "ops", "percent", "percentunit", "bytes", "celsius", "watt", "currencyUSD"}
 
 
@@ -38,7 +40,7 @@ def test_a_board_has_a_data_source_variable_filters_annotations_and_cannot_be_ed
     assert variables["datasource"]["type"] == "datasource"
     assert {"environment", "slot", "model", "tier"} <= set(variables)
     assert all(variable.get("allValue", ".*") == ".*" for variable in variables.values())
-    assert {annotation["name"] for annotation in board["annotations"]["list"]} == {"Promotions", "Alerts"}
+    assert {annotation["name"] for annotation in board["annotations"]["list"]} == {"Promotions", "Phases", "Alerts"}
     assert board["editable"] is False
     assert board["description"]
     assert re.fullmatch(r"[a-z-]{1,40}", board["uid"])
@@ -81,7 +83,8 @@ def test_queries_of_the_runtime_carry_the_filters_of_the_board(board: dict[str, 
     for target in panel["targets"]:
         for name, matchers in re.findall(r"\b((?:inferstack|process)_\w+)(\{[^}]*\})?", target["expr"]):
             assert 'environment=~"$environment"' in matchers, f"{name} in {target['expr']}"
-            assert 'slot=~"$slot"' in matchers
+            if name not in WITHOUT_SLOT:
+                assert 'slot=~"$slot"' in matchers
 
 
 @pytest.mark.parametrize(("board", "panel"), PANELS)

@@ -1,7 +1,8 @@
 """Releases: both slots side by side, as a promotion sees them."""
 
+from inferstack_dashboards import external as e
 from inferstack_dashboards.panels import Board, Panel, Query, Row
-from inferstack_dashboards.query import FAILED, quantile, rate, selector, share, share_of_all, total
+from inferstack_dashboards.query import FAILED, external, quantile, rate, selector, share, share_of_all, total
 from inferstack_runtime import metrics as m
 
 _ERRORS = share(rate(m.REQUESTS, "slot", where=FAILED), rate(m.REQUESTS, "slot"))
@@ -34,6 +35,37 @@ RELEASES = Board(
                     stacked=True,
                     most=1,
                     runbooks=("PromotionStuck",),
+                ),
+            ),
+        ),
+        Row(
+            "Promotion",
+            (
+                Panel(
+                    "Weights",
+                    "Share of the traffic that the route gives to each slot; the measured share follows it.",
+                    "percentunit",
+                    (Query(external(e.SLOT_WEIGHT), "{{slot}}"),),
+                    needs="promotion",
+                    stacked=True,
+                    most=1,
+                    runbooks=("PromotionStuck",),
+                ),
+                Panel(
+                    "Phase",
+                    "The phase that the promotion is in; idle when there is none.",
+                    "short",
+                    (Query(f"{external(e.PROMOTION_PHASE)} == 1", "{{phase}}"),),
+                    needs="promotion",
+                    most=1,
+                    runbooks=("PromotionLong",),
+                ),
+                Panel(
+                    "Way back",
+                    "Seconds for which the previous slot stays warm.",
+                    "s",
+                    (Query(f"clamp_min({external(e.ROLLBACK_UNTIL)} - time(), 0)", "{{slot}}"),),
+                    needs="promotion",
                 ),
             ),
         ),

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from inferstack_runtime import __version__
-from inferstack_runtime.api import admin, batches, chat, completions, embeddings, monitoring, simple
+from inferstack_runtime.api import admin, batches, chat, completions, embeddings, monitoring, profiling, simple
 from inferstack_runtime.api.fields import Fields
 from inferstack_runtime.api.http import Request, Response
 from inferstack_runtime.api.responses import ERROR, SCHEMAS
@@ -90,6 +90,7 @@ DOCS: Mapping[tuple[str, str], Doc] = {
     ("PUT", "/api/v1/monitoring/alerts/{alert_id}/acknowledge"): Doc(
         "Silence an alert for a time", "Acknowledged", monitoring.ACKNOWLEDGE_FIELDS, statuses=("403", "404", "502")
     ),
+    ("POST", "/api/v1/profiling"): Doc("A profile of the answering process", "Profile", profiling.PROFILE_FIELDS, statuses=("403", "409")),
     ("GET", "/livez"): Doc("Whether the process works", "Livez", statuses=("503",)),
     ("GET", "/readyz"): Doc("Whether the process takes requests", "Readyz", statuses=("503",)),
     ("GET", "/health"): Doc("How the process is", "Health"),

@@ -169,6 +169,7 @@ SCHEMAS: dict[str, Any] = {
     "Acknowledged": _object(
         {"alert_id": _STRING, "acknowledged": _BOOLEAN, "silence_id": _or_null(_STRING), "author": _STRING, "expires_at": _STRING}
     ),
+    "Profile": _object({"kind": _STRING, "seconds": _INTEGER, "rows": _list(_object({"stack": _STRING}))}),
     "Livez": _object({"status": _STRING}),
     "Readyz": _object(
         {

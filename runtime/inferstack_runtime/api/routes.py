@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from inferstack_runtime.api import admin, batches, chat, completions, console, embeddings, health, monitoring, simple
+from inferstack_runtime.api import admin, batches, chat, completions, console, embeddings, health, monitoring, profiling, simple
 from inferstack_runtime.api.http import Request, Response, Stream
 from inferstack_runtime.api.service import Service
 
@@ -62,6 +62,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/api/v1/monitoring/metrics", monitoring.metrics, "admin", counted=False),
     Route("GET", "/api/v1/monitoring/alerts", monitoring.alerts, "admin", counted=False),
     Route("PUT", "/api/v1/monitoring/alerts/{alert_id}/acknowledge", monitoring.acknowledge, "admin", counted=False),
+    Route("POST", "/api/v1/profiling", profiling.create, "admin", counted=False),
     Route("GET", "/console", console.page, "open", counted=False),
     Route("GET", "/console/{file}", console.page, "open", counted=False),
     Route("GET", "/console/api/state", console.state, "admin", counted=False),

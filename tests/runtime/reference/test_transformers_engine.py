@@ -52,3 +52,36 @@ def test_it_answers_as_the_native_engine_does(tmp_path: Path) -> None:
     answers = json.loads(result.stdout.splitlines()[-1])
     expected = {"text": "The capital of France is Paris.", "reason": "stop", "same": True, "template": True}
     assert answers == {"native": expected, "transformers": expected}
+
+
+PROFILED = """
+import json, threading
+import torch
+from inferstack_runtime.profiling import profile
+
+until = threading.Event()
+def multiply():
+    matrix = torch.randn(128, 128)
+    while not until.is_set():
+        matrix @ matrix
+thread = threading.Thread(target=multiply)
+thread.start()
+try:
+    rows = profile("torch", 1, threading.Event())
+finally:
+    until.set()
+    thread.join()
+print(json.dumps(rows))
+"""
+
+
+@pytest.mark.reference
+def test_a_profile_of_torch_names_the_operators_of_another_thread() -> None:
+    if not PYTHON.exists():
+        pytest.skip("no reference environment: scripts/setup reference")
+    result = subprocess.run([str(PYTHON), "-c", PROFILED], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first = json.loads(result.stdout.splitlines()[-1])[0]
+    assert first["stack"] == "aten::mm"
+    assert first["calls"] > 1
+    assert 0 < first["cpu_seconds"] < 10
