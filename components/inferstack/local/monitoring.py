@@ -11,6 +11,8 @@ from inferstack.local.layout import Layout
 
 PROMETHEUS = "prometheus"
 ALERTMANAGER = "alertmanager"
+KEEPER = "keeper"
+"""The part that serves the promotion's state and shrinks the previous slot after its rollback window."""
 RULES = "dashboards/rules/*.yaml"
 """Recording and alert rules of the project, relative to its folder."""
 SCRAPE_SECONDS = 5
@@ -43,11 +45,7 @@ def config(
     name: str, layout: Layout, environment: str, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int
 ) -> dict[str, Any]:
     """The configuration file of the program `name` (JSON, which is YAML)."""
-    return (
-        _alertmanager()
-        if name == ALERTMANAGER
-        else _prometheus(layout.root, environment, ports.get(ALERTMANAGER), slot_metrics, gateway_admin)
-    )
+    return _alertmanager() if name == ALERTMANAGER else _prometheus(layout.root, environment, ports, slot_metrics, gateway_admin)
 
 
 def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
@@ -61,12 +59,14 @@ def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
 
 
 def _prometheus(
-    root: Path, environment: str, alertmanager: int | None, slot_metrics: Mapping[str, int], gateway_admin: int
+    root: Path, environment: str, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int
 ) -> dict[str, Any]:
     slots = [
         {"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot), "environment": environment}} for slot in SlotName
     ]
     gateway = {"targets": [f"127.0.0.1:{gateway_admin}"]}
+    alertmanager = ports.get(ALERTMANAGER)
+    keeper = {"targets": [f"127.0.0.1:{ports[KEEPER]}"]}
     alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]} if alertmanager else {}
     return {
         "global": {
@@ -76,6 +76,7 @@ def _prometheus(
         },
         "scrape_configs": [
             {"job_name": "inferstack", "static_configs": slots},
+            {"job_name": "promotion", "static_configs": [keeper]},
             {"job_name": "gateway", "metrics_path": "/stats/prometheus", "static_configs": [gateway]},
         ],
         "rule_files": [str(root / RULES)],

@@ -18,7 +18,7 @@ from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
-from inferstack.promotion.transition import ask_abort, bootstrap, start_promotion, start_rollback, take_up
+from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,18 @@ def recover(session: Session, wait_seconds: float = 0) -> Ended:
                 raise
             session.emit(Event("wait", str(error), session.clock.now()))
             session.clock.sleep(min(2.0, max(0.1, deadline - session.clock.now())))
+
+
+def shrink(session: Session) -> Ended:
+    """Shrink the previous slot if its rollback window is over. Raises NotNow while an operation is unfinished."""
+
+    def begin(journal: Journal | None, seen: Observation) -> Journal:
+        journal = _stored(session, journal, seen)
+        if journal.operation is not None:
+            raise NotNow(f"a {journal.operation.kind} is unfinished ({journal.phase}): `inferstack recover` finishes it")
+        return journal
+
+    return _run(session, begin)
 
 
 def abort(session: Session) -> Ended:
