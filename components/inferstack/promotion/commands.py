@@ -84,9 +84,19 @@ def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
             session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
             return take_up(journal, seen.time)
+        _require_accuracy(base, spec, policy)
         return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
 
     return _run(session, begin)
+
+
+def _require_accuracy(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
+    """Raises NotNow when the gate on accuracy could never be judged."""
+    if policy.gates.accuracy is not None and policy.accuracy is None and not spec.unquantized and not live.unquantized:
+        raise NotNow(
+            "gates.accuracy is set, and neither the live slot serves the unquantized model nor was the new version measured against it: "
+            "`inferstack-runtime eval --source … --quantization … --json > FILE`, then `--evaluation FILE`"
+        )
 
 
 def rollback(session: Session, policy: Policy) -> Ended:
@@ -172,6 +182,7 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
     live = seen.slots[journal.active]
     base = journal.specs.get(journal.active, session.base)
     spec = change(replace(base, replicas=session.base.replicas))
+    _require_accuracy(base, spec, policy)
     replicas = max(live.replicas, policy.floor)
     return {
         "environment": session.environment,
