@@ -1,7 +1,7 @@
 """Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
 
-Parts: crash, kills, sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report. Without any: all. Figures of a
-part replace its former ones in docs/promotion-report.json; the report is made of what is there.
+Parts: crash, kills, sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report. Without any: all. Figures of
+a part replace its former ones in docs/promotion-report.json; the report is made of what is there.
 """
 
 import argparse

@@ -52,9 +52,10 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
         phases = ", ".join(f"{phase} {count}" for phase, count in figures["phases"].items())
         load = figures["load"]
         yield ""
-        yield f"The command itself, killed at random times on a running machine under load: {figures['survived']} of {figures['kills']} times one"
-        yield f"`recover` ended with one live slot (killed in: {phases}). A second promoter met {figures['second_refused']} times the first one's"
-        yield f"lease or journal and stopped. Requests meanwhile: {load['requests']}, lost {load['lost']}, truncated {load['truncated']}."
+        yield "The command itself, killed at random times on a running machine under load:"
+        yield f"{figures['survived']} of {figures['kills']} times one `recover` ended with one live slot (killed in: {phases})."
+        yield f"A second promoter met the first one's lease or journal {figures['second_refused']} times and stopped."
+        yield f"Requests meanwhile: {load['requests']}, lost {load['lost']}, truncated {load['truncated']}."
         yield from (f"- **not recovered**: {problem}" for problem in figures["problems"])
         yield ""
         yield _where(kills)
@@ -138,7 +139,7 @@ def _alarms(known: dict[str, Any]) -> Iterator[str]:
     if not parts:
         yield "Not measured yet."
         return
-    yield "Promotions of an unchanged version under load that were reverted all the same. Suspected: slower in one window, and not in the next."
+    yield "Promotions of an unchanged version under load that were reverted all the same. Suspected: worse in one window, not in the next."
     yield ""
     for figures in parts:
         suspected = f", {figures['suspected']} suspected" if "suspected" in figures else ""
