@@ -239,7 +239,7 @@ def kills(count: int, seed: int) -> dict[str, Any]:
 def _command(made: Arena, *arguments: str) -> subprocess.Popen[str]:
     """`inferstack ARGUMENTS` as a process of its own, with the arena's runtime."""
     program = (
-        "import sys; from inferstack.local import programs; programs.runtime = lambda: [sys.executable, sys.argv.pop(1)]; "
+        "import sys; from inferstack.local import programs; file = sys.argv.pop(1); programs.runtime = lambda: [sys.executable, file]; "
         "from inferstack.cli import main; main()"
     )
     command = [sys.executable, "-c", program, str(FAULTY), *arguments, "--project", str(made.folder)]
