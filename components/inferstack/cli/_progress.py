@@ -23,8 +23,9 @@ _LINES = 8
 class Progress:
     """Takes events and shows them. Call it with an event; `finish` once."""
 
-    def __init__(self, *, as_json: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self._json = as_json
+        self._quiet = quiet
         self._out = console()
         self._started = time.monotonic()
         self._lines: list[str] = []
@@ -33,7 +34,7 @@ class Progress:
         self._live: Live | None = None
         self.phase: Phase | None = None
         self.weights: Weights | None = None
-        if not as_json and self._out.is_terminal:
+        if not as_json and not quiet and self._out.is_terminal:
             self._live = Live(console=self._out, refresh_per_second=4, transient=True, get_renderable=self._view)
 
     def __enter__(self) -> "Progress":
@@ -54,6 +55,8 @@ class Progress:
         self.weights = event.weights or self.weights
         if event.kind == "rates":
             self._rates, self._left = event.data.get("slots", {}), event.data.get("seconds_left")
+        if self._quiet:
+            return
         if self._json:
             sys.stdout.write(json.dumps(event.to_json() | {"time": event.time or time.time()}) + "\n")
             sys.stdout.flush()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 import yaml
+from pydantic import BaseModel, Field, ValidationError
 
 from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json
 from inferstack.environment import Environment, InvalidEnvironment, Platform, Problem
@@ -46,6 +47,12 @@ def promote(
             metavar="NAME=VALUE", help="First only requests with this header go to the new slot, then `--steps`.", show_default=False
         ),
     ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What `inferstack-runtime eval --json` said of the new version, for gates.accuracy.", show_default=False
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would happen, change nothing.")] = False,
     allow_drift: Annotated[bool, typer.Option("--allow-drift", help="Promote although the live state is not what was rendered.")] = False,
@@ -65,10 +72,22 @@ def promote(
 
     wanted = read_settings(settings or [], file)
     opened = open_environment(name, project)
-    policy = read_policy(opened.environment, strategy, steps, header, allow_drift=allow_drift, allow_unhealthy_live=accept_unhealthy_live)
+    measured = read_evaluation(evaluation) if evaluation is not None else None
+    policy = read_policy(
+        opened.environment,
+        strategy,
+        steps,
+        header,
+        allow_drift=allow_drift,
+        allow_unhealthy_live=accept_unhealthy_live,
+        accuracy=measured and measured.top1_agreement,
+    )
 
     def change(spec: SlotSpec) -> SlotSpec:
-        return with_settings(spec, wanted)
+        changed = with_settings(spec, wanted)
+        if measured is not None:
+            _same_format(changed, measured, evaluation)
+        return changed
 
     progress = Progress(as_json=as_json)
     with orderly(name, progress):
@@ -105,6 +124,29 @@ def read_settings(settings: list[str], file: Path | None) -> dict[str, Any]:
     if wrong:
         raise InvalidEnvironment("--set", wrong)
     return wanted
+
+
+class Evaluation(BaseModel):
+    """What is read of an evaluation's report."""
+
+    quantization: str
+    top1_agreement: Annotated[float, Field(ge=0, le=1)]
+
+
+def read_evaluation(file: Path) -> Evaluation:
+    """The report of `inferstack-runtime eval --json`. Raises InvalidEnvironment."""
+    try:
+        return Evaluation.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        expected = f"the JSON that `inferstack-runtime eval --json` prints: {str(error).splitlines()[0]}"
+        raise InvalidEnvironment("promote", [Problem("--evaluation", str(file), expected)]) from None
+
+
+def _same_format(spec: SlotSpec, measured: Evaluation, file: Path | None) -> None:
+    other = sorted({str(model.quantization) for model in spec.models} - {measured.quantization})
+    if other:
+        expected = f"an evaluation of {', '.join(other)}: this one is of {measured.quantization}"
+        raise InvalidEnvironment("promote", [Problem("--evaluation", str(file), expected)])
 
 
 def read_policy(environment: Environment, strategy: str | None, steps: str | None, header: str | None = None, **changes: object) -> Policy:

@@ -1,5 +1,7 @@
 """Go back to the previous version: only weights move while it is still warm."""
 
+from typing import Annotated
+
 import typer
 
 from inferstack.cli.output import EnvironmentName, Json, Project
@@ -10,7 +12,12 @@ def register(app: typer.Typer) -> None:
     app.command("rollback")(rollback)
 
 
-def rollback(name: EnvironmentName, project: Project = None, as_json: Json = False) -> int:
+def rollback(
+    name: EnvironmentName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accepted as `promote` has it; a rollback never asks.")] = False,
+    project: Project = None,
+    as_json: Json = False,
+) -> int:
     """Send all traffic back to the previous version, after it was verified to be healthy now.
 
     An unfinished promotion is turned back. Exit codes: 0 done, 2 there is nothing to go back to, 4 the previous version is not healthy

@@ -33,7 +33,7 @@ class Ports:
     slots: Mapping[str, int]
     slot_metrics: Mapping[str, int]
     monitors: Mapping[str, int] = field(default_factory=dict)
-    """Of Prometheus and Alertmanager, those that are installed."""
+    """Of the keeper, and of Prometheus and Alertmanager where they are installed."""
 
     def to_json(self) -> dict[str, Any]:
         return {

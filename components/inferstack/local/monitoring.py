@@ -11,6 +11,8 @@ from inferstack.local.layout import Layout, write_json
 
 PROMETHEUS = "prometheus"
 ALERTMANAGER = "alertmanager"
+KEEPER = "keeper"
+"""The part that serves the promotion's state and shrinks the previous slot after its rollback window."""
 SCRAPE_SECONDS = 5
 RETENTION = "2d"
 _BINARIES = {PROMETHEUS: ("prometheus",), ALERTMANAGER: ("alertmanager", "prometheus-alertmanager")}
@@ -39,7 +41,7 @@ def find() -> dict[str, Monitor]:
 
 def config(name: str, layout: Layout, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int) -> dict[str, Any]:
     """The configuration file of the program `name` (JSON, which is YAML)."""
-    return _alertmanager() if name == ALERTMANAGER else _prometheus(layout, ports.get(ALERTMANAGER), slot_metrics, gateway_admin)
+    return _alertmanager() if name == ALERTMANAGER else _prometheus(layout, ports, slot_metrics, gateway_admin)
 
 
 def rules(environment: Environment) -> dict[str, Any]:
@@ -66,11 +68,13 @@ def arguments(name: str, layout: Layout, file: Path, port: int) -> list[str]:
     return [f"--config.file={file}", f"--storage.tsdb.path={data}", retention, listen, "--log.level=warn"]
 
 
-def _prometheus(layout: Layout, alertmanager: int | None, slot_metrics: Mapping[str, int], gateway_admin: int) -> dict[str, Any]:
+def _prometheus(layout: Layout, ports: Mapping[str, int], slot_metrics: Mapping[str, int], gateway_admin: int) -> dict[str, Any]:
     slots = [
         {"targets": [f"127.0.0.1:{slot_metrics[slot]}"], "labels": {"slot": str(slot), "environment": layout.name}} for slot in SlotName
     ]
     gateway = {"targets": [f"127.0.0.1:{gateway_admin}"]}
+    alertmanager = ports.get(ALERTMANAGER)
+    keeper = {"targets": [f"127.0.0.1:{ports[KEEPER]}"]}
     alerting = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alertmanager}"]}]}]} if alertmanager else {}
     return {
         "global": {
@@ -80,6 +84,7 @@ def _prometheus(layout: Layout, alertmanager: int | None, slot_metrics: Mapping[
         },
         "scrape_configs": [
             {"job_name": "inferstack", "static_configs": slots},
+            {"job_name": "promotion", "static_configs": [keeper]},
             {"job_name": "gateway", "metrics_path": "/stats/prometheus", "static_configs": [gateway]},
         ],
         "rule_files": [str(layout.rules)],

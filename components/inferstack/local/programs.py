@@ -25,6 +25,11 @@ def valkey() -> list[str]:
         raise LocalError("missing_program", str(error), next_step="set cache.backend: none in the environment file", exit_code=2) from None
 
 
+def inferstack() -> list[str]:
+    """The command `inferstack` of this very Python."""
+    return [sys.executable, "-c", "from inferstack.cli import main; main()"]
+
+
 def runtime() -> list[str]:
     """The command `inferstack-runtime` beside this Python, else on PATH."""
     beside = Path(sys.executable).with_name("inferstack-runtime")

@@ -85,6 +85,9 @@ def _up(layout: Layout, report: Report, answer: Callable[[LocalMachine], None] |
     with phase(f"slot {first.other}", report) as current:
         current.detail = _describe(machine, first.other)
         machine.wait_healthy(first.other, READY_SECONDS)
+    with phase(monitoring.KEEPER, report) as current:
+        _start_keeper(machine)
+        current.detail = f"http://127.0.0.1:{chosen.monitors[monitoring.KEEPER]}/metrics"
     for monitor in monitoring.find().values():
         with phase(monitor.name, report) as current:
             if monitor.program is None:
@@ -139,7 +142,8 @@ def _choose_ports(layout: Layout, environment: Environment, before: Any) -> Port
         slots={slot: choose(part_name(slot), old.slots[slot] if old else None) for slot in names},
         slot_metrics={slot: choose(part_name(slot), old.slot_metrics[slot] if old else None) for slot in names},
         monitors={
-            name: choose(name, old.monitors.get(name) if old else None) for name, monitor in monitoring.find().items() if monitor.program
+            name: choose(name, old.monitors.get(name) if old else None)
+            for name in (monitoring.KEEPER, *(name for name, monitor in monitoring.find().items() if monitor.program))
         },
     )
 
@@ -188,6 +192,14 @@ def _start_gateway(machine: LocalMachine, program: list[str]) -> None:
     if before != document:  # written only for a new time limit: a promotion may be moving weights
         write_json(layout.routes, document)
     _wait(layout, GATEWAY, lambda: machine.serves_routes(read_json(layout.routes)["version_info"]))
+
+
+def _start_keeper(machine: LocalMachine) -> None:
+    """Nothing waits for it: neither serving nor a promotion depends on it."""
+    layout, port = machine.layout, machine.ports.monitors[monitoring.KEEPER]
+    start_part(
+        layout, monitoring.KEEPER, [*programs.inferstack(), "keeper", layout.name, "--project", str(layout.root), "--port", str(port)]
+    )
 
 
 def _start_monitor(machine: LocalMachine, monitor: monitoring.Monitor) -> str | None:
@@ -239,7 +251,7 @@ def _wait(layout: Layout, part: str, is_ready: Callable[[], bool]) -> None:
 
 def _part_names(environment: Environment) -> list[str]:
     shared = [CACHE] if cache.wanted(environment.cache) else []
-    return [GATEWAY, *shared, *(part_name(slot) for slot in SlotName)]
+    return [GATEWAY, monitoring.KEEPER, *shared, *(part_name(slot) for slot in SlotName)]
 
 
 def _alive(layout: Layout, part: str) -> bool:

@@ -64,6 +64,8 @@ class Checks:
             comparable=comparable,
             hourly_usd=op.policy.hourly_usd,
             sent=step.live is not None,
+            accuracy=1.0 if op.spec.unquantized else op.policy.accuracy,
+            reference=comparable and step.live is not None and journal.specs[step.live].unquantized,
             confirmed=_suspected_before(op),
         )
         verdict = self._judge(step, evidence, op)

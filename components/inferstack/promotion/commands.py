@@ -18,7 +18,7 @@ from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
-from inferstack.promotion.transition import ask_abort, bootstrap, start_promotion, start_rollback, take_up
+from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,19 @@ def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
             session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
             return take_up(journal, seen.time)
+        _require_accuracy(base, spec, policy)
         return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
 
     return _run(session, begin)
+
+
+def _require_accuracy(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
+    """Raises NotNow when the gate on accuracy could never be judged."""
+    if policy.gates.accuracy is not None and policy.accuracy is None and not spec.unquantized and not live.unquantized:
+        raise NotNow(
+            "gates.accuracy is set, and neither the live slot serves the unquantized model nor was the new version measured against it: "
+            "`inferstack-runtime eval --source … --quantization … --json > FILE`, then `--evaluation FILE`"
+        )
 
 
 def rollback(session: Session, policy: Policy) -> Ended:
@@ -119,6 +129,18 @@ def recover(session: Session, wait_seconds: float = 0) -> Ended:
                 raise
             session.emit(Event("wait", str(error), session.clock.now()))
             session.clock.sleep(min(2.0, max(0.1, deadline - session.clock.now())))
+
+
+def shrink(session: Session) -> Ended:
+    """Shrink the previous slot if its rollback window is over. Raises NotNow while an operation is unfinished."""
+
+    def begin(journal: Journal | None, seen: Observation) -> Journal:
+        journal = _stored(session, journal, seen)
+        if journal.operation is not None:
+            raise NotNow(f"a {journal.operation.kind} is unfinished ({journal.phase}): `inferstack recover` finishes it")
+        return journal
+
+    return _run(session, begin)
 
 
 def abort(session: Session) -> Ended:
@@ -160,6 +182,7 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
     live = seen.slots[journal.active]
     base = journal.specs.get(journal.active, session.base)
     spec = change(replace(base, replicas=session.base.replicas))
+    _require_accuracy(base, spec, policy)
     replicas = max(live.replicas, policy.floor)
     return {
         "environment": session.environment,

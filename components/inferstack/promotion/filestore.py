@@ -15,7 +15,7 @@ from typing import Any
 from inferstack.promotion import lease as leases
 from inferstack.promotion.journal import Journal, JournalUnreadable, from_document, to_document
 from inferstack.promotion.lease import Lease, LeaseLost
-from inferstack.promotion.platform import Conflict
+from inferstack.promotion.platform import Conflict, Unavailable
 
 
 class FileStore:
@@ -107,8 +107,13 @@ class FileStore:
     def _write(path: Path, document: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            json.dump(document, file, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                json.dump(document, file, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise Unavailable(f"{path} cannot be written: {error.strerror or error}; the former one is whole") from None

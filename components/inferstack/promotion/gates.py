@@ -44,6 +44,10 @@ class Evidence:
     """Price of one replica."""
     sent: bool = False
     """The agreement was asked for at this stage."""
+    accuracy: float | None = None
+    """Top-1 agreement with the unquantized model, measured beforehand."""
+    reference: bool = False
+    """The live slot serves the unquantized model, so that the agreement with it is the accuracy."""
     confirmed: bool = True
     """A former window of this stage was slower than the live slot's too; a first one is measured again before it decides."""
 
@@ -198,16 +202,23 @@ def _cache(new: WindowStats, gates: Gates, found: _Findings) -> None:
 
 
 def _answers(evidence: Evidence, gates: Gates, found: _Findings) -> None:
+    """Against the unquantized model where a gate for that is set, and against the live slot wherever both serve the same models."""
     if not evidence.sent:
         return
-    bound = gates.accuracy if gates.accuracy is not None else gates.answers
+    share = evidence.agreement.share if evidence.agreement is not None else None
+    if gates.accuracy is not None:
+        measured = evidence.accuracy if evidence.accuracy is not None else share if evidence.reference else None
+        if measured is None:
+            found.missing.append("the agreement with the unquantized model was not measured, but gates.accuracy is set")
+        elif measured < gates.accuracy:
+            found.failed.append(f"{measured:.1%} agreement with the unquantized model, at least {gates.accuracy:.0%} is needed")
     if evidence.agreement is None:
-        if gates.accuracy is not None or evidence.comparable:
+        if evidence.comparable:
             found.missing.append("the answers of the two slots could not be compared")
-    elif evidence.agreement.share < bound:
+    elif evidence.agreement.share < gates.answers:
         found.failed.append(
             f"the slots agree on {evidence.agreement.share:.1%} of {evidence.agreement.positions} next tokens, "
-            f"at least {bound:.0%} is needed"
+            f"at least {gates.answers:.0%} is needed"
         )
 
 

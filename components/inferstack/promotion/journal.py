@@ -91,6 +91,8 @@ class Policy:
     allow_unhealthy_live: bool = False
     hourly_usd: float | None = None
     """Price of one replica; None where it is not known."""
+    accuracy: float | None = None
+    """Measured top-1 agreement of the new version with the unquantized model; None where that was not measured beforehand."""
     header: tuple[str, str] | None = None
     """Name and value: a first step gives the new slot the requests with this header and no others; they stay with it until the end."""
 

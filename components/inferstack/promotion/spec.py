@@ -19,6 +19,7 @@ from inferstack.environment import Engine, Environment, InvalidEnvironment, Mode
 _Section = TypeVar("_Section", bound=BaseModel)
 
 MODEL_KEYS = ("quantization", "source", "context", "digest")
+UNQUANTIZED = frozenset(("none", "bf16"))
 _WHOLE_KEYS = ("replicas", "image")
 
 
@@ -58,6 +59,11 @@ class SlotSpec:
         """For people: models with quantization, and the image where there is one."""
         models = ", ".join(f"{model.name} {model.quantization}" for model in self.models)
         return f"{models} ({self.engine.image})" if self.engine.image else models
+
+    @property
+    def unquantized(self) -> bool:
+        """Whether all its models are what quantized ones are measured against."""
+        return all(model.quantization in UNQUANTIZED for model in self.models)
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")

@@ -91,7 +91,7 @@ class Deployed:
         self.wait_ready(slot, replicas)
 
     def weights(self) -> dict[str, int]:
-        backends = client.read(self.machine, _ROUTE)["spec"]["rules"][0]["backendRefs"]
+        backends = client.read(self.machine, _ROUTE)["spec"]["rules"][-1]["backendRefs"]
         return {one["name"].removeprefix("inferstack-"): one["weight"] for one in backends}
 
     def set_weights(self, blue: int, green: int) -> float:

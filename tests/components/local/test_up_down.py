@@ -16,7 +16,7 @@ import pytest
 from inferstack.local import monitoring
 
 pytestmark = [pytest.mark.parts, pytest.mark.timeout(180)]
-PARTS = {"cache", "gateway", "slot-blue", "slot-green"}
+PARTS = {"cache", "gateway", "keeper", "slot-blue", "slot-green"}
 
 
 def events(text):
@@ -42,7 +42,7 @@ def test_up_starts_everything_answers_and_leaves_it_running(project):
     phases = [event["phase"] for event in said if event.get("status") == "done"]
     skipped = {event["phase"]: event["detail"] for event in said if event.get("status") == "skipped"}
     assert skipped["prometheus"] == "not installed; Debian and Ubuntu: apt-get install prometheus"
-    assert phases == ["check", "cache", "slot blue", "gateway", "slot green"]
+    assert phases == ["check", "cache", "slot blue", "gateway", "slot green", "keeper"]
     answer = next(event for event in said if event["event"] == "answer")
     assert answer["answer"].startswith("word0 word1 ")
     ready = said[-1]
@@ -87,7 +87,7 @@ def test_monitors_that_are_installed_run_with_it_and_scrape_every_part(project, 
             targets = json.load(answer)["data"]["activeTargets"]
         healths = {(target["labels"]["job"], target["labels"].get("slot")): target["health"] for target in targets}
         time.sleep(0.2)
-    assert set(healths) == {("inferstack", "blue"), ("inferstack", "green"), ("gateway", None)}
+    assert set(healths) == {("inferstack", "blue"), ("inferstack", "green"), ("promotion", None), ("gateway", None)}
     with urllib.request.urlopen(f"{address}/api/v1/alertmanagers") as answer:
         assert len(json.load(answer)["data"]["activeAlertmanagers"]) == 1
     assert set(project.status()["parts"]) == PARTS | {"prometheus", "alertmanager"}
@@ -112,7 +112,7 @@ def test_a_second_up_says_it_runs_and_restarts_nothing(project):
     before = pids(project)
     said = up(project)
     check = next(event for event in said if event.get("phase") == "check" and event["status"] == "done")
-    assert check["detail"] == "already running: cache, gateway, slot-blue, slot-green"
+    assert check["detail"] == "already running: cache, gateway, keeper, slot-blue, slot-green"
     assert pids(project) == before
 
 

@@ -28,10 +28,10 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(FILE)
     made = World()
     made.behaviours[version("int8").version] = Behaviour()
-    environment = load_environment(tmp_path / "stacks", "local")
-    made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(environment)
+    made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(load_environment(tmp_path / "stacks", "local"))
 
     def opened(name: str, project: Path | None) -> _promotion.Opened:
+        environment = load_environment(tmp_path / "stacks", "local")
         return _promotion.Opened(tmp_path, name, environment, Process(made, "me@host:1"))
 
     monkeypatch.setattr(_promotion, "open_environment", opened)
@@ -53,7 +53,7 @@ def test_a_promotion_says_what_it_does_and_where_it_ended(world: World, capsys: 
         "\x1b",
     ):
         assert (part in out) == (part != "\x1b")
-    assert run(["rollback", "local"]) == 0
+    assert run(["rollback", "local", "--yes"]) == 0
     assert world.weights is not None
     assert world.weights.sole is BLUE
 
@@ -123,6 +123,27 @@ def test_wrong_input_ends_with_2_and_changes_nothing(
     assert run(arguments) == 2
     assert word in capsys.readouterr().err
     assert not {"render", "set_weights", "scale"} & set(world.calls)
+
+
+def test_the_gate_on_accuracy_takes_an_evaluation_of_the_very_format(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(FILE.replace("{window_seconds: 10}", "{window_seconds: 10, accuracy: 0.95}"))
+    arguments = ["promote", "local", "--set", "slot.quantization=int8"]
+    report = tmp_path / "evaluation.json"
+    assert run(arguments) == 2
+    assert "inferstack-runtime eval" in capsys.readouterr().err
+    report.write_text(json.dumps({"quantization": "int4", "top1_agreement": 0.99}))
+    assert run([*arguments, "--evaluation", str(report)]) == 2
+    assert "this one is of int4" in capsys.readouterr().err
+    report.write_text("not json")
+    assert run([*arguments, "--evaluation", str(report)]) == 2
+    assert not {"render", "set_weights", "scale"} & set(world.calls)
+    report.write_text(json.dumps({"quantization": "int8", "top1_agreement": 0.90, "kl_divergence": 0.1}))
+    assert run([*arguments, "--evaluation", str(report)]) == 4
+    assert "90.0% agreement with the unquantized model" in capsys.readouterr().err
+    report.write_text(json.dumps({"quantization": "int8", "top1_agreement": 0.97}))
+    assert run([*arguments, "--evaluation", str(report)]) == 0
 
 
 def test_a_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,13 @@ def test_an_overloaded_live_slot_excuses_an_absolute_bound_only_up_to_itself() -
 def test_answers_and_price_are_judged_where_asked() -> None:
     assert verdict(stats(), sent=True, agreement=Agreement(0.2, 100))[0] == "fail"
     assert verdict(stats(), sent=True, agreement=Agreement(0.9, 100))[0] == "pass"
-    assert verdict(stats(), gates=replace_gates(accuracy=0.95), sent=True, agreement=Agreement(0.9, 100))[0] == "fail"
+    strict = replace_gates(accuracy=0.95)
+    assert verdict(stats(), gates=strict, sent=True, agreement=Agreement(0.9, 100), reference=True)[0] == "fail"
+    assert verdict(stats(), gates=strict, sent=True, agreement=Agreement(0.96, 100), reference=True)[0] == "pass"
+    assert verdict(stats(), gates=strict, sent=True, agreement=Agreement(0.9, 100), accuracy=0.96)[0] == "pass"
+    assert verdict(stats(), gates=strict, sent=True, agreement=Agreement(1.0, 100), accuracy=0.94)[0] == "fail"
+    # agreeing with a live slot that is quantized itself says nothing about the unquantized model
+    assert verdict(stats(), gates=strict, sent=True, agreement=Agreement(1.0, 100))[0] == "inconclusive"
     cheap = replace_gates(usd_per_million_tokens=50.0)
     # 2 replicas at 3 $/h for 30 s are 0.05 $; 1,000 tokens for it make 50 $ per million
     assert usd_per_million_tokens(stats(), 3.0) == pytest.approx(50.0)

@@ -1,15 +1,20 @@
 """What users of other tools reported, one test each: none of it can happen here."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from inferstack.environment import SlotName
+from inferstack.environment import InvalidEnvironment, SlotName, parse_environment
+from inferstack.local.gateway import Ports, bootstrap, routes
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome, Phase
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import Observation
+from inferstack.promotion.spec import with_settings
 from inferstack.promotion.weights import Cohort, Weights
+from inferstack.serving.manifests.route import route_rules, route_template
+from tests.components.kubernetes import environment
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Broken, Process, World, converged, policy, version
 
 NEW = version("int8")
@@ -240,6 +245,21 @@ def test_a_version_that_fails_its_marked_requests_meets_no_other() -> None:
     ended = promote(world, strategy="canary", steps=(20, 100), header=header)
     assert ended.outcome is Outcome.REVERTED
     assert [weights for _, weights in world.routed[1:]] == [Weights(100, 0, Cohort(*header, GREEN)), Weights(100, 0)]
+
+
+def test_a_setting_of_a_promotion_that_nobody_reads_is_refused_and_never_ignored() -> None:
+    for wrong in ({"strategy": "canary", "canaryTrafficPercent": 10}, {"strategy": "sideways"}, {"steps": [50, 10]}):
+        with pytest.raises(InvalidEnvironment):
+            parse_environment({"platform": "local", "models": [{"name": "m", "source": "package://m"}], "promotion": wrong})
+    with pytest.raises(InvalidEnvironment, match="slot"):
+        with_settings(version(), {"slot.canary": 10})
+
+
+def test_no_route_pins_sessions_so_a_change_of_weights_drains_no_listener() -> None:
+    ports = Ports(8080, 9901, None, {"blue": 8001, "green": 8002}, {"blue": 9001, "green": 9002})
+    assert "sessionPersistence" not in str(route_rules(route_template(environment()), {"blue": 1, "green": 99}))
+    assert "stateful_session" not in str(bootstrap("local", ports, Path("/x/routes.json")))
+    assert "hash_policy" not in str(routes({"blue": 1, "green": 99}, 600))
 
 
 def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> None:

@@ -1,6 +1,8 @@
 """Journal, lease and file store; settings of a slot; metrics text."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from inferstack.promotion import commands, journal, lease
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.journal import JournalUnreadable, Phase
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
-from inferstack.promotion.platform import Conflict
+from inferstack.promotion.platform import Conflict, Unavailable
 from inferstack.promotion.spec import SlotSpec, flatten, with_settings
 from tests.components.promotion.world import Killed, Process, World, policy, version
 
@@ -94,6 +96,22 @@ def test_writes_of_the_file_are_compare_and_swap(tmp_path: Path) -> None:
     assert store.read_journal()[1] == second
     document = json.loads(store.journal.read_text())
     assert (document["phase"], document["active_slot"], document["previous_slot"]) == ("post-check", "blue", None)
+
+
+def test_a_full_disk_leaves_the_former_journal_whole_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, kept = FileStore(tmp_path), running()
+    version = store.write_journal(kept, "", None)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(Unavailable, match=r"journal\.json cannot be written: No space left on device"):
+            store.write_journal(replace(kept, generation=99), version, None)
+    assert store.read_journal() == (kept, version)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.json", "promotion.lock"], "nothing half written is left"
+    assert store.write_journal(replace(kept, generation=99), version, None) == "2"
 
 
 def test_a_write_without_the_lease_is_refused(tmp_path: Path) -> None:

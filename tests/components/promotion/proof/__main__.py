@@ -1,7 +1,7 @@
 """Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
 
-Parts: crash, sequences, pairs, model-pairs, naive, caught, model-caught, report. Without any: all. Figures of a part replace its former
-ones in docs/promotion-report.json; the report is made of what is there.
+Parts: crash, kills, sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report. Without any: all. Figures of
+a part replace its former ones in docs/promotion-report.json; the report is made of what is there.
 """
 
 import argparse
@@ -17,13 +17,15 @@ from tests.components.promotion.proof.arena import ROOT
 from tests.components.promotion.proof.report import write
 
 FIGURES = ROOT / "docs" / "promotion-report.json"
-PARTS = ("crash", "sequences", "pairs", "model-pairs", "naive", "caught", "model-caught", "report")
+PARTS = ("crash", "kills", "sequences", "pairs", "model-pairs", "alarms", "model-alarms", "naive", "caught", "model-caught", "report")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/prove-promotion", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--count", type=int, default=100, help="promotions and rollbacks under load")
+    parser.add_argument("--kills", type=int, default=30, help="the command killed at random times")
+    parser.add_argument("--alarms", type=int, default=200, help="promotions of an unchanged version")
     parser.add_argument("--switches", type=int, default=10, help="naive switches")
     parser.add_argument("--every-request", action="store_true", help="on the cluster's adapter reads are crash points too (slow)")
     parser.add_argument("--sequences", type=int, default=2000)
@@ -32,6 +34,9 @@ def main() -> None:
     options = parser.parse_args()
     run: dict[str, Any] = {
         "crash": lambda: scenarios.crash(options.every_request),
+        "kills": lambda: scenarios.kills(options.kills, 1),
+        "alarms": lambda: scenarios.alarms(options.alarms, "light", options.seconds),
+        "model-alarms": lambda: scenarios.alarms(options.alarms, "model", options.seconds),
         "sequences": lambda: scenarios.sequences(options.sequences),
         "pairs": lambda: scenarios.pairs(options.count, "light", options.seconds),
         "model-pairs": lambda: scenarios.pairs(options.count, "model", options.seconds),

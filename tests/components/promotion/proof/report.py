@@ -47,6 +47,18 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
     yield from (f"- {line}" for line in part["figures"]["lines"])
     yield ""
     yield f"{'All passed' if part['figures']['passed'] else '**Some failed**'}. {_where(part)}"
+    if (kills := known.get("kills")) is not None:
+        figures = kills["figures"]
+        phases = ", ".join(f"{phase} {count}" for phase, count in figures["phases"].items())
+        load = figures["load"]
+        yield ""
+        yield "The command itself, killed at random times on a running machine under load:"
+        yield f"{figures['survived']} of {figures['kills']} times one `recover` ended with one live slot (killed in: {phases})."
+        yield f"A second promoter met the first one's lease or journal {figures['second_refused']} times and stopped."
+        yield f"Requests meanwhile: {load['requests']}, lost {load['lost']}, truncated {load['truncated']}."
+        yield from (f"- **not recovered**: {problem}" for problem in figures["problems"])
+        yield ""
+        yield _where(kills)
 
 
 def _sequences(known: dict[str, Any]) -> Iterator[str]:
@@ -123,15 +135,22 @@ def _rollback(known: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarms(known: dict[str, Any]) -> Iterator[str]:
-    parts = [known[part]["figures"] for part in ("pairs", "model-pairs") if part in known]
+    parts = [known[part]["figures"] for part in ("pairs", "model-pairs", "alarms", "model-alarms") if part in known]
     if not parts:
         yield "Not measured yet."
         return
-    yield "Promotions of an unchanged version under load that were reverted all the same:"
+    yield "Promotions of an unchanged version under load that were reverted all the same. Suspected: worse in one window, not in the next."
     yield ""
     for figures in parts:
-        yield f"- {figures['model']}: {len(figures['reverted'])} of {figures['promotions'] + figures['rollbacks']} promotions and rollbacks"
+        suspected = f", {figures['suspected']} suspected" if "suspected" in figures else ""
+        count = figures["promotions"] + figures.get("rollbacks", 0)
+        what = "promotions and rollbacks" if "rollbacks" in figures else "promotions"
+        yield f"- {figures['model']}: {len(figures['reverted'])} of {count} {what}{suspected}"
         yield from (f"  - {reason}" for reason in figures["reverted"])
+    for part in ("alarms", "model-alarms"):
+        if part in known:
+            yield ""
+            yield f"{part}: {_where(known[part])}"
 
 
 def _caught(known: dict[str, Any]) -> Iterator[str]:

@@ -1,0 +1,63 @@
+"""A promotion renders the idle slot by a real `pulumi up` of the slot's own stack, through the Automation API."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from inferstack.environment import SlotName, load_environment
+from inferstack.platforms.kube_render import PulumiRenderer
+from inferstack.platforms.kube_slots import GENERATION_ANNOTATION, SPEC_ANNOTATION
+from inferstack.promotion.platform import SlotFailed
+from inferstack.promotion.spec import SlotSpec, with_settings
+from tests.engine.conftest import Engine
+
+NAME = "prod-gke"
+
+
+class Notes:
+    """The one call of the cluster's API that follows the update."""
+
+    def __init__(self) -> None:
+        self.merged: dict[str, Any] = {}
+
+    def merge(self, path: str, body: Any) -> Any:
+        self.merged[path] = body
+        return body
+
+
+def deployment(engine: Engine, slot: str) -> Any:
+    """The inputs of the slot's Deployment as the cloud has them."""
+    (found,) = (
+        item["inputs"]
+        for item in engine.cloud()["resources"].values()
+        if item["type"] == "kubernetes:apps/v1:Deployment" and item["inputs"]["metadata"]["name"] == f"inferstack-{slot}"
+    )
+    return found
+
+
+def test_a_promotion_updates_the_idle_slots_stack_and_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in engine.environment.items():
+        monkeypatch.setenv(key, value)
+    for stack in (NAME, f"{NAME}-blue", f"{NAME}-green"):
+        engine.pulumi("stack", "init", stack)
+        engine.up(stack)
+    environment = load_environment(engine.folder / "stacks", NAME)
+    blue, green = deployment(engine, "blue"), deployment(engine, "green")
+    notes = Notes()
+    renderer = PulumiRenderer(notes, engine.folder, NAME, environment)  # type: ignore[arg-type]
+    spec = replace(with_settings(SlotSpec.from_environment(environment), {"slot.engine.max_queue": 77}), generation=5)
+    renderer.render(SlotName.GREEN, spec)
+    after = deployment(engine, "green")
+    assert after != green
+    assert after["spec"]["template"]["metadata"]["annotations"][GENERATION_ANNOTATION] == "5"
+    assert deployment(engine, "blue") == blue, "the live slot was touched"
+    (annotations,) = [body["metadata"]["annotations"] for body in notes.merged.values()]
+    assert SlotSpec.from_json(json.loads(annotations[SPEC_ANNOTATION])) == spec
+    renderer.render(SlotName.GREEN, spec)
+    assert deployment(engine, "green") == after, "rendering twice is rendering once"
+
+    monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{engine.folder / 'gone'}")
+    with pytest.raises(SlotFailed, match=f"pulumi up of {NAME}-green"):
+        renderer.render(SlotName.GREEN, replace(spec, generation=6))
