@@ -88,8 +88,10 @@ def running(recipe: Recipe) -> Iterator[Server]:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what the server started and left behind
+            process.wait()
 
 
 def _wait(recipe: Recipe, process: subprocess.Popen[bytes], port: int, log: int) -> None:
@@ -155,6 +157,7 @@ def vllm(python: Path, model: Callable[[], Path], *, dtype: str = "bfloat16") ->
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": f"0-{cores() - 1}",
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "86400",  # it is stopped while others are measured
         "HF_HUB_OFFLINE": "1",
     }
     extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
@@ -170,7 +173,7 @@ def transformers(python: Path, model: Callable[[], Path]) -> Recipe:
         *("serve", str(folder), "--host", "127.0.0.1", "--port", "{port}", "--device", "cpu", "--continuous-batching"),
     )
     target = Target("", 0, str(folder), chat=True)
-    return Recipe("transformers serve", command, target, "/v1/models", {"HF_HUB_OFFLINE": "1"}, f"transformers {version}", 300)
+    return Recipe("transformers serve", command, target, "/health", {"HF_HUB_OFFLINE": "1"}, f"transformers {version}", 300)
 
 
 def transformers_version(python: Path) -> str:

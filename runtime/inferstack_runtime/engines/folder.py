@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from inferstack_runtime.engines import tokenizer as tokenizers
 from inferstack_runtime.engines.base import ModelLoadError
 from inferstack_runtime.engines.safetensors import read_safetensors
-from inferstack_runtime.engines.shape import DecoderShape, UnsupportedArchitecture
+from inferstack_runtime.engines.shape import MAX_SIZE, DecoderShape, UnsupportedArchitecture
 from inferstack_runtime.engines.source import ModelSource, Stored, check_tensors, digest_of
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -39,13 +39,13 @@ _GLOBAL = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "
 def open_folder(path: Path, cache: Path | None) -> ModelSource:
     """Open a folder; raises `ModelLoadError` with file and field, `UnsupportedArchitecture` for what the native engine does not serve."""
     config = _json(path / "config.json")
-    shape = shape_from_config(config, path / "config.json")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelLoadError(f"{path}: no *.safetensors file")
     stored: dict[str, Stored] = {}
     for file in files:
         stored |= read_safetensors(file)
+    shape = shape_from_config(config, path / "config.json", len(stored))
     names = {name: stored[full] for name, full in _GLOBAL.items() if full in stored}
     for layer in range(shape.layers):
         for name, suffix in _LAYER.items():
@@ -69,15 +69,15 @@ def open_folder(path: Path, cache: Path | None) -> ModelSource:
         tokenizer=tokenizers.from_file(path / "tokenizer.json"),
         chat_template=_template(path, about),
         special_tokens={name: text for name, value in about.items() if name.endswith("_token") and (text := _token_text(value))},
-        end_tokens=_end_tokens(config, _json(path / "generation_config.json", optional=True)),
+        end_tokens=_end_tokens(config, _json(path / "generation_config.json", optional=True), shape.vocabulary, path),
         tied=tied,
     )
     check_tensors(source)
     return source
 
 
-def shape_from_config(config: Mapping[str, Any], path: Path) -> DecoderShape:
-    """The shape that a config.json gives."""
+def shape_from_config(config: Mapping[str, Any], path: Path, tensors: int) -> DecoderShape:
+    """The shape that a config.json gives to a model of so many tensors."""
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise UnsupportedArchitecture(f"{path}: model_type: is {kind!r}, the native engine serves {', '.join(MODEL_TYPES)}")
@@ -86,43 +86,58 @@ def shape_from_config(config: Mapping[str, Any], path: Path) -> DecoderShape:
     if config.get("hidden_act", "silu") != "silu":
         raise UnsupportedArchitecture(f"{path}: hidden_act: is {config['hidden_act']!r}, the native engine serves silu")
 
-    def number(key: str, default: float | None = None) -> Any:
-        value = config.get(key, default)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a number above 0")
-        return value
+    def number(key: str, default: float | None = None) -> float:
+        return _number(config, key, path, default)
 
-    hidden, heads = int(number("hidden_size")), int(number("num_attention_heads"))
-    head_dim = int(number("head_dim", hidden // heads))
+    def whole(key: str, default: int | None = None) -> int:
+        value = number(key, default)
+        if value != int(value) or value > MAX_SIZE:
+            raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a whole number up to {MAX_SIZE}")
+        return int(value)
+
+    hidden, heads = whole("hidden_size"), whole("num_attention_heads")
+    head_dim = whole("head_dim", hidden // heads)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta") or number("rope_theta", 10000.0))
-    layers = int(number("num_hidden_layers"))
+    if not isinstance(rope, dict):
+        raise ModelLoadError(f"{path}: rope_scaling: is {rope!r}, expected an object")
+    theta = _number(rope, "rope_theta", path) if rope.get("rope_theta") else number("rope_theta", 10000.0)
+    layers = whole("num_hidden_layers")
     return DecoderShape(
-        architecture=kind,
+        architecture=str(kind),
         layers=layers,
         hidden=hidden,
         heads=heads,
-        key_value_heads=int(number("num_key_value_heads", heads)),
+        key_value_heads=whole("num_key_value_heads", heads),
         head_dim=head_dim,
-        feed_forward=int(number("intermediate_size")),
-        vocabulary=int(number("vocab_size")),
-        context=int(number("max_position_embeddings")),
+        feed_forward=whole("intermediate_size"),
+        vocabulary=whole("vocab_size"),
+        context=whole("max_position_embeddings"),
         window=_window(config, layers, path),
         epsilon=float(number("rms_norm_eps", 1e-6)),
         rotates_halves=True,
         frequencies=_frequencies(rope, theta, head_dim, path),
-    ).check(path)
+    ).check(path, tensors)
+
+
+def _number(config: Mapping[str, Any], key: str, path: Path, default: float | None = None) -> float:
+    value = config.get(key, default)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a number above 0")
+    return value
 
 
 def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
     """The sliding window, where all layers have it; Qwen files name one that they do not use."""
-    kinds = set(config.get("layer_types") or [])
+    named = config.get("layer_types") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ModelLoadError(f"{path}: layer_types: is {named!r}, expected a list of names")
+    kinds = set(named)
     if config.get("model_type") in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
         return 0
     if len(kinds) > 1 or (config.get("use_sliding_window") and config.get("max_window_layers", 0) not in (0, None)):
         raise UnsupportedArchitecture(f"{path}: layer_types: layers with and without a sliding window, the native engine needs all alike")
-    return 0 if kinds == {"full_attention"} else int(config.get("sliding_window") or 0)
+    return 0 if kinds == {"full_attention"} or not config.get("sliding_window") else int(_number(config, "sliding_window", path))
 
 
 def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Path) -> NDArray[np.float64]:
@@ -163,9 +178,13 @@ def _token_text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> frozenset[int]:
-    ends = generation.get("eos_token_id", config.get("eos_token_id"))
-    return frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if isinstance(token, int))
+def _end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int, path: Path) -> frozenset[int]:
+    named = generation.get("eos_token_id", config.get("eos_token_id"))
+    ends = [] if named is None else named if isinstance(named, list) else [named]
+    wrong = [token for token in ends if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary]
+    if wrong:
+        raise ModelLoadError(f"{path}: eos_token_id: is {wrong[0]!r}, expected the number of one of {vocabulary} tokens")
+    return frozenset(ends)
 
 
 def digest_of_files(files: list[Path], cache: Path | None) -> str:

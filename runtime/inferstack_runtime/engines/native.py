@@ -20,7 +20,8 @@ from inferstack_runtime.engines.base import EngineStats, FinishReason, Generatio
 from inferstack_runtime.engines.decoder import StepDecoder, StepFailed
 from inferstack_runtime.kernels import BLOCK_POSITIONS, MAX_ALTERNATIVES, SAMPLE_RESULT, SAMPLE_SPEC, SEGMENT
 from inferstack_runtime.scheduling.blocks import BlockPool
-from inferstack_runtime.scheduling.scheduler import Limits, Scheduler
+from inferstack_runtime.scheduling.lookup import MAX_GUESS
+from inferstack_runtime.scheduling.scheduler import MAX_GUESSING, Limits, Scheduler
 from inferstack_runtime.scheduling.sequence import Sequence, Share
 
 QUEUE_DEPTH = 8
@@ -33,10 +34,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Sample:
-    """Which sequence a result of the step belongs to; `target` is None where a token is drawn, else a prompt token is scored."""
+    """Which sequence a result of the step belongs to; `target` is None where a token is drawn, else a prompt token is scored.
+
+    `guess` is what the row took for the token before it, where that was not known yet; `length` the tokens that it counts on.
+    """
 
     sequence: Sequence
     target: int | None
+    length: int = 0
+    guess: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether what the row took for given has come true."""
+        return self.guess is None or (len(self.sequence.tokens) == self.length and self.sequence.tokens[-1] == self.guess)
 
 
 class BatchingEngine:
@@ -62,7 +73,7 @@ class BatchingEngine:
         self._counts = {"prompt_tokens": 0, "generated_tokens": 0, "steps": 0, "last_batch_size": 0}
         self._compute_seconds = self._host_seconds = 0.0
         self._tokens_per_second = 0.0
-        slots, rows = limits.max_sequences, limits.max_batch_tokens + limits.max_sequences
+        slots, rows = limits.max_sequences, limits.max_batch_tokens + limits.max_sequences + MAX_GUESSING * MAX_GUESS
         self._tables = np.zeros((slots, per_sequence), np.int32)
         self._table_lengths = [0] * slots
         self._history = np.zeros((slots, limits.context), np.int32)
@@ -105,6 +116,8 @@ class BatchingEngine:
             started = time.perf_counter()
             outputs = self._receive()
             shares = self._scheduler.schedule()
+            if self._decoder.reuses_prefixes:  # a position may be computed twice
+                shares = self._scheduler.with_guesses(shares)
             if not shares:
                 return outputs
             compute = self._run(shares, outputs)
@@ -207,8 +220,8 @@ class BatchingEngine:
         if not shares:
             return 0.0
         rows = self._lay_out(shares)
-        segments = np.array([(share.sequence.slot, start, share.rows) for share, start in rows], SEGMENT)
-        count = rows[-1][1] + rows[-1][0].rows
+        segments = np.array([(share.sequence.slot, start, share.width) for share, start in rows], SEGMENT)
+        count = rows[-1][1] + rows[-1][0].width
         samples, specs = self._sample_specs(rows)
         results = np.zeros(len(specs), SAMPLE_RESULT)
         started = time.perf_counter()
@@ -229,7 +242,11 @@ class BatchingEngine:
         for share in shares:
             self._counts["prompt_tokens"] += min(share.rows, max(0, share.sequence.prompt_length - share.sequence.computed))
             self._scheduler.advance(share)
+        lengths = [len(share.sequence.tokens) for share in shares]
         self._collect(samples, results, outputs)
+        for share, length in zip(shares, lengths, strict=True):
+            if share.guess:
+                share.sequence.lookup.learn(len(share.guess), len(share.sequence.tokens) - length - 1)
         done = self._counts["generated_tokens"] - before
         if done:
             self._tokens_per_second += 0.1 * (done / seconds - self._tokens_per_second)
@@ -282,9 +299,11 @@ class BatchingEngine:
         """Tokens and positions of all rows; returns each share with its first row."""
         rows, start = [], 0
         for share in shares:
-            computed, end = share.sequence.computed, start + share.rows
-            self._tokens[start:end] = self._history[share.sequence.slot, computed : computed + share.rows]
-            self._positions[start:end] = np.arange(computed, computed + share.rows) if share.rows > 1 else computed
+            history, computed, end = self._history[share.sequence.slot], share.sequence.computed, start + share.width
+            if share.guess:
+                history[computed + share.rows : computed + share.width] = share.guess
+            self._tokens[start:end] = history[computed : computed + share.width]
+            self._positions[start:end] = np.arange(computed, computed + share.width) if share.width > 1 else computed
             rows.append((share, start))
             start = end
         return rows
@@ -303,11 +322,13 @@ class BatchingEngine:
                     targets.append(sequence.tokens[position + 1])
                     lengths.append(0)
             if share.completes and sequence.request.max_tokens:
-                samples.append(_Sample(sequence, None))
-                slots.append(sequence.slot)
-                at.append(start + share.rows - 1)
-                targets.append(-1)
-                lengths.append(len(sequence.tokens))
+                for i, guess in enumerate((None, *share.guess)):
+                    length = len(sequence.tokens) + i
+                    samples.append(_Sample(sequence, None, length, guess))
+                    slots.append(sequence.slot)
+                    at.append(start + share.rows - 1 + i)
+                    targets.append(-1)
+                    lengths.append(length)
         specs = self._specs[slots]
         specs["row"], specs["target"], specs["length"] = at, targets, lengths
         specs["position"] = [max(0, length - sample.sequence.prompt_length) for length, sample in zip(lengths, samples, strict=True)]
@@ -317,19 +338,21 @@ class BatchingEngine:
 
     def _collect(self, samples: list[_Sample], results: NDArray[np.void], outputs: list[StepOutput]) -> None:
         ended: set[int] = set()
-        drawn: set[int] = set()
         statuses, tokens = results["status"].tolist(), results["token"].tolist()
         for i, sample in enumerate(samples):
             sequence = sample.sequence
-            if id(sequence) in ended:
+            if id(sequence) in ended or not sample.counts:
                 continue
+            if sample.guess is not None:
+                if sequence.slot < 0:  # ended by the token before
+                    continue
+                self._scheduler.advance(Share(sequence, 1))
             if statuses[i]:
                 outputs.append(self._end(sequence, "error", error=_SAMPLE_ERRORS.get(statuses[i], f"sampler status {statuses[i]}")))
                 ended.add(id(sequence))
             elif sample.target is not None:
                 sequence.prompt_logprobs.append(_logprobs(results[i]))
             else:
-                drawn.add(id(sequence))
                 outputs.append(self._accept(sequence, tokens[i], results[i]))
         for sequence in list(self._scheduler.running):
             if not sequence.request.max_tokens and sequence.pending == 0:

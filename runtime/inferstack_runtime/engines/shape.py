@@ -14,6 +14,9 @@ from inferstack_runtime.engines.base import ModelLoadError
 GGUF_ARCHITECTURES = {"llama": False, "mistral": False, "qwen2": True, "qwen3": True}
 """Architectures of GGUF files; True: the halves of a head rotate against each other, else neighbours do."""
 
+MAX_SIZE = (1 << 31) - 1
+"""Sizes cross into the kernels as 32-bit numbers."""
+
 
 class UnsupportedArchitecture(ModelLoadError):
     """The native engine does not serve this model; the transformers engine may."""
@@ -48,8 +51,13 @@ class DecoderShape:
         table[:, 1, 0::2] = -table[:, 1, 1::2]
         return table
 
-    def check(self, path: Path) -> "DecoderShape":
-        """Itself, if the kernels can run it; raises `UnsupportedArchitecture` with the size that they cannot."""
+    def check(self, path: Path, tensors: int) -> "DecoderShape":
+        """Itself, if the kernels can run it and a file of so many tensors can hold its layers.
+
+        Raises `UnsupportedArchitecture` with the size that does not fit, `ModelLoadError` for more layers than tensors.
+        """
+        if self.layers > tensors:
+            raise ModelLoadError(f"{path}: number of layers: is {self.layers}, the model has {tensors} tensors")
         problems = {
             "hidden size": (self.hidden, self.hidden % 32 == 0, "a multiple of 32"),
             "feed-forward size": (self.feed_forward, self.feed_forward % 32 == 0, "a multiple of 32"),
@@ -71,15 +79,23 @@ def shape_from_gguf(
 ) -> DecoderShape:
     """The shape that GGUF metadata gives; `factors` is the content of `rope_freqs.weight`. Raises `ModelLoadError` naming the field."""
     architecture = metadata.get("general.architecture")
-    if architecture not in GGUF_ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in GGUF_ARCHITECTURES:
         known = ", ".join(GGUF_ARCHITECTURES)
         raise UnsupportedArchitecture(f"{path}: general.architecture: is {architecture!r}, the native engine serves {known}")
 
-    def number(key: str, default: float | None = None) -> Any:
+    def number(key: str, default: float | None = None, *, least: float = 0) -> float:
         value = metadata.get(f"{architecture}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise ModelLoadError(f"{path}: {architecture}.{key}: is {value!r}, expected a number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+            raise ModelLoadError(
+                f"{path}: {architecture}.{key}: is {value!r}, expected a number{f' of at least {least:g}' if least else ''}"
+            )
         return value
+
+    def whole(key: str, default: int | None = None, *, least: int = 1) -> int:
+        value = number(key, default, least=least)
+        if value != int(value) or value > MAX_SIZE:
+            raise ModelLoadError(f"{path}: {architecture}.{key}: is {value!r}, expected a whole number up to {MAX_SIZE}")
+        return int(value)
 
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
     if scaling not in ("none", "linear"):
@@ -87,17 +103,15 @@ def shape_from_gguf(
     for key in ("expert_count", "attention.logit_softcapping"):
         if number(key, 0):
             raise UnsupportedArchitecture(f"{path}: {architecture}.{key}: is set, the native engine does not serve it")
-    hidden, heads = int(number("embedding_length")), int(number("attention.head_count"))
-    if not hidden or not heads:
-        raise ModelLoadError(f"{path}: {architecture}.embedding_length and attention.head_count must not be 0")
-    head_dim = int(number("attention.key_length", hidden // heads))
-    if int(number("rope.dimension_count", head_dim)) != head_dim:
+    hidden, heads = whole("embedding_length"), whole("attention.head_count")
+    head_dim = whole("attention.key_length", hidden // heads)
+    if whole("rope.dimension_count", head_dim) != head_dim:
         raise UnsupportedArchitecture(
             f"{path}: {architecture}.rope.dimension_count: a part of a head rotates, the native engine needs all of it"
         )
-    frequencies = float(number("rope.freq_base", 10000.0)) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    frequencies = float(number("rope.freq_base", 10000.0, least=1)) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling == "linear":
-        frequencies /= float(number("rope.scaling.factor", 1.0))
+        frequencies /= float(number("rope.scaling.factor", 1.0, least=1e-6))
     if factors is not None:
         if factors.shape != frequencies.shape:
             raise ModelLoadError(f"{path}: rope_freqs.weight: has {factors.shape} values, expected {frequencies.shape}")
@@ -107,16 +121,16 @@ def shape_from_gguf(
         raise ModelLoadError(f"{path}: token_embd.weight: missing")
     return DecoderShape(
         architecture=architecture,
-        layers=int(number("block_count")),
+        layers=whole("block_count"),
         hidden=hidden,
         heads=heads,
-        key_value_heads=int(number("attention.head_count_kv", heads)),
+        key_value_heads=whole("attention.head_count_kv", heads),
         head_dim=head_dim,
-        feed_forward=int(number("feed_forward_length")),
+        feed_forward=whole("feed_forward_length"),
         vocabulary=int(embedding.shape[0]),
-        context=int(number("context_length")),
-        window=int(number("attention.sliding_window", 0)),
+        context=whole("context_length"),
+        window=whole("attention.sliding_window", 0, least=0),
         epsilon=float(number("attention.layer_norm_rms_epsilon")),
         rotates_halves=GGUF_ARCHITECTURES[architecture],
         frequencies=frequencies,
-    ).check(path)
+    ).check(path, len(tensors))

@@ -97,8 +97,8 @@ def open_gguf(path: Path, cache: Path | None) -> ModelSource:
         tensors={name: _stored(tensor) for name, tensor in tensors.items()},
         tokenizer=tokenizers.from_gguf(file.metadata, path),
         chat_template=template if isinstance(template, str) else None,
-        special_tokens=tokenizers.special_tokens(file.metadata),
-        end_tokens=tokenizers.end_tokens(file.metadata),
+        special_tokens=tokenizers.special_tokens(file.metadata, path),
+        end_tokens=tokenizers.end_tokens(file.metadata, path),
         tied="head" not in tensors,
     )
     check_tensors(source)

@@ -103,26 +103,34 @@ class TokenStream:
 
 def from_gguf(metadata: Mapping[str, Any], path: Path) -> ModelTokenizer:
     """The tokenizer that a GGUF file describes; raises `ModelLoadError` with the field that is missing or not known."""
-    tokens = _list(metadata, "tokenizer.ggml.tokens", path)
-    types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
+    tokens: list[str] = _list(metadata, "tokenizer.ggml.tokens", str, path)
+    types: list[int] = [NORMAL] * len(tokens)
+    if metadata.get("tokenizer.ggml.token_type"):
+        types = _list(metadata, "tokenizer.ggml.token_type", int, path)
     if len(types) != len(tokens):
         raise ModelLoadError(f"{path}: tokenizer.ggml.token_type: has {len(types)} entries, expected {len(tokens)}")
     kind = metadata.get("tokenizer.ggml.model")
-    if kind == "gpt2":
-        backend = _byte_level(metadata, tokens, path)
-    elif kind == "llama":
-        backend = _sentencepiece(metadata, tokens, types, path)
-    else:
-        raise ModelLoadError(f"{path}: tokenizer.ggml.model: is {kind!r}, expected 'gpt2' or 'llama'")
     marks = [(token, mark) for token, mark in zip(tokens, types, strict=True) if mark in (CONTROL, USER_DEFINED)]
-    backend.add_tokens([AddedToken(token, special=mark == CONTROL, normalized=False) for token, mark in marks])
+    try:
+        if kind == "gpt2":
+            backend = _byte_level(metadata, tokens, path)
+        elif kind == "llama":
+            backend = _sentencepiece(metadata, tokens, types, path)
+        else:
+            raise ModelLoadError(f"{path}: tokenizer.ggml.model: is {kind!r}, expected 'gpt2' or 'llama'")
+        backend.add_tokens([AddedToken(token, special=mark == CONTROL, normalized=False) for token, mark in marks])
+    except ModelLoadError:
+        raise
+    except Exception as error:  # the library raises bare Exception
+        raise ModelLoadError(f"{path}: tokenizer.ggml.tokens and merges: not a tokenizer ({error})") from None
     if backend.get_vocab_size(with_added_tokens=True) != len(tokens):
         raise ModelLoadError(f"{path}: tokenizer.ggml.tokens: holds a token twice")
     start, end = [], []
-    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and "tokenizer.ggml.bos_token_id" in metadata:
-        start = [int(metadata["tokenizer.ggml.bos_token_id"])]
-    if metadata.get("tokenizer.ggml.add_eos_token", False) and "tokenizer.ggml.eos_token_id" in metadata:
-        end = [int(metadata["tokenizer.ggml.eos_token_id"])]
+    first, last = (_token_number(metadata, name, len(tokens), path) for name in ("bos", "eos"))
+    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and first is not None:
+        start = [first]
+    if metadata.get("tokenizer.ggml.add_eos_token", False) and last is not None:
+        end = [last]
     return ModelTokenizer(backend, start=start, end=end, byte_level=kind == "gpt2")
 
 
@@ -141,20 +149,31 @@ def from_backend(backend: Backend) -> ModelTokenizer:
     return ModelTokenizer(backend, byte_level=decoder.get("type") == "ByteLevel")
 
 
-def special_tokens(metadata: Mapping[str, Any]) -> dict[str, str]:
+def special_tokens(metadata: Mapping[str, Any], path: Path) -> dict[str, str]:
     """`bos_token`, `eos_token`, … by the names that chat templates use."""
     tokens = metadata.get("tokenizer.ggml.tokens", [])
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    found = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for key, name in names.items()}
-    return {name: tokens[number] for name, number in found.items() if isinstance(number, int) and 0 <= number < len(tokens)}
+    found = {name: _token_number(metadata, key, len(tokens), path) for key, name in names.items()}
+    return {name: tokens[number] for name, number in found.items() if number is not None}
 
 
-def end_tokens(metadata: Mapping[str, Any]) -> frozenset[int]:
+def end_tokens(metadata: Mapping[str, Any], path: Path) -> frozenset[int]:
     """Tokens that end an answer: those the file names, and control tokens that mean nothing else."""
     tokens, types = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type", [])
-    ends = {metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")}
+    ends = {_token_number(metadata, name, len(tokens), path) for name in ("eos", "eot", "eom")}
     ends |= {number for number, (token, mark) in enumerate(zip(tokens, types, strict=False)) if mark == CONTROL and token in _END_NAMES}
-    return frozenset(number for number in ends if isinstance(number, int))
+    return frozenset(number for number in ends if number is not None)
+
+
+def _token_number(metadata: Mapping[str, Any], name: str, count: int, path: Path) -> int | None:
+    """`tokenizer.ggml.NAME_token_id`; None where there is none. Files write -1 (of 32 bits) for a padding that they do not have."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    number = metadata.get(key)
+    if number is None or (name in ("padding", "unknown") and number in (-1, 0xFFFFFFFF)):
+        return None
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
+        raise ModelLoadError(f"{path}: {key}: is {number!r}, expected the number of one of {count} tokens")
+    return number
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> Backend:
@@ -162,6 +181,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> B
     merges = _merges(metadata, path)
     backend = Backend(BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre in ("llama-bpe", "llama3", "tekken")))
     backend.decoder = decoders.ByteLevel()
+    if not isinstance(pre, str):
+        raise ModelLoadError(f"{path}: tokenizer.ggml.pre: is {pre!r}, expected a name")
     if pre in _PATTERNS:
         split = pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -178,7 +199,9 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> B
 
 def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int], path: Path) -> Backend:
     """BPE whose merges follow from the pieces' scores: of all splits of a piece into two known ones, the whole's score ranks them."""
-    scores = _list(metadata, "tokenizer.ggml.scores", path)
+    scores: list[float] = _list(metadata, "tokenizer.ggml.scores", (int, float), path)
+    if len(scores) != len(tokens):
+        raise ModelLoadError(f"{path}: tokenizer.ggml.scores: has {len(scores)} entries, expected {len(tokens)}")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     ranked = []
     for i, token in enumerate(tokens):
@@ -199,7 +222,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
 
 def _merges(metadata: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
     merges = []
-    for line in _list(metadata, "tokenizer.ggml.merges", path):
+    for line in _list(metadata, "tokenizer.ggml.merges", str, path):
         left, _, right = line.partition(" ")
         if not left or not right:
             raise ModelLoadError(f"{path}: tokenizer.ggml.merges: {line!r} is not two tokens")
@@ -207,8 +230,11 @@ def _merges(metadata: Mapping[str, Any], path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _list(metadata: Mapping[str, Any], key: str, path: Path) -> list[Any]:
+def _list(metadata: Mapping[str, Any], key: str, kind: type | tuple[type, ...], path: Path) -> list[Any]:
     value = metadata.get(key)
     if not isinstance(value, list) or not value:
         raise ModelLoadError(f"{path}: {key}: missing; the file carries no usable tokenizer")
+    wrong = next((item for item in value if not isinstance(item, kind)), None)
+    if wrong is not None:
+        raise ModelLoadError(f"{path}: {key}: holds {wrong!r}, which is none of what belongs there")
     return value

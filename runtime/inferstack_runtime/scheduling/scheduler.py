@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from inferstack_runtime.kernels import BLOCK_POSITIONS
 from inferstack_runtime.scheduling.blocks import BlockPool, chain, tenant_root
+from inferstack_runtime.scheduling.lookup import MAX_GUESS
 from inferstack_runtime.scheduling.queue import WaitingQueue
 from inferstack_runtime.scheduling.sequence import Sequence, Share, rows_of
 
 MIN_CHUNK = 32
 """Prompt tokens that a step takes at least, however slow the machine, so that prompts always make progress."""
+MAX_GUESSING = 2
+"""Sequences that decode with guesses: more of them make good use of a step's weights without."""
 _SMOOTHING = 0.2
 
 
@@ -63,6 +66,12 @@ class Scheduler:
             budget -= self._prefill(head, budget, shares)
         return [share for share in shares if share.sequence.slot >= 0]
 
+    def with_guesses(self, shares: list[Share]) -> list[Share]:
+        """The shares of a step, with guessed tokens where one or two sequences decode alone and blocks are free for them."""
+        if len(shares) > MAX_GUESSING or any(share.sequence.pending != 1 or share.sequence.request.mask is not None for share in shares):
+            return shares
+        return [Share(share.sequence, share.rows, self._guess(share.sequence)) for share in shares]
+
     def advance(self, share: Share) -> None:
         """Note that a share was computed; makes its full blocks findable."""
         sequence = share.sequence
@@ -105,6 +114,14 @@ class Scheduler:
             return self.limits.max_batch_tokens
         spare = self.limits.inter_token_seconds - self._decode_seconds
         return max(MIN_CHUNK, int(spare / self._seconds_per_prompt_token) // MIN_CHUNK * MIN_CHUNK)
+
+    def _guess(self, sequence: Sequence) -> tuple[int, ...]:
+        length = len(sequence.tokens)
+        most = min(MAX_GUESS, sequence.request.max_tokens - sequence.generated - 1, self.limits.context - length - 1)
+        guess = sequence.lookup.guess(sequence.tokens, most) if most > 0 else ()
+        while len(sequence.blocks) * BLOCK_POSITIONS < length + len(guess) and (block := self.pool.take()) is not None:
+            sequence.blocks.append(block)
+        return guess[: len(sequence.blocks) * BLOCK_POSITIONS - length]
 
     def _prefill(self, sequence: Sequence, budget: int, shares: list[Share]) -> int:
         rows = min(budget, sequence.pending)

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from inferstack_runtime.engines.base import GenerationRequest, TokenLogprobs
+from inferstack_runtime.scheduling.lookup import Lookup
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +31,7 @@ class Sequence:
     cached_prompt_tokens: int = 0
     reported_prompt: bool = False
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    lookup: Lookup = field(default_factory=Lookup)
 
     @property
     def prompt_length(self) -> int:
@@ -47,10 +49,16 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one step computes of one sequence: positions [computed, computed + rows)."""
+    """What one step computes of one sequence: positions [computed, computed + rows), and after them those of guessed tokens."""
 
     sequence: Sequence
     rows: int
+    guess: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Rows with the guessed ones."""
+        return self.rows + len(self.guess)
 
     @property
     def completes(self) -> bool:

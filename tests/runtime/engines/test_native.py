@@ -44,6 +44,51 @@ def test_a_seed_gives_the_same_answer_whatever_the_batch_around_it(loaded: Loade
     assert tokens_of(run_all(loaded, [GenerationRequest("b", ids, 24, Sampling(temperature=0.9, top_p=0.95, seed=12))])["b"]) != alone
 
 
+REPEATS = "Repeat this list five times: apple, pear, plum, cherry, fig, quince. apple, pear, plum, cherry, fig, quince. apple, pear,"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0, ignore_eos=True),
+        Sampling(temperature=0, ignore_eos=True, logprobs=2, presence_penalty=0.4, frequency_penalty=0.2, repetition_penalty=1.1),
+        Sampling(temperature=0.4, seed=5, ignore_eos=True),
+    ],
+)
+def test_one_stream_guesses_ahead_and_answers_as_in_a_crowd(load: Load, run_all: Run, sampling: Sampling) -> None:
+    loaded = load()
+    ids = prompt(loaded, REPEATS)
+    alone = run_all(loaded, [GenerationRequest("a", ids, 60, sampling)])["a"]
+    steps = loaded.engine.stats().steps
+    crowd = [GenerationRequest(f"o{i}", prompt(loaded, f"Count to {i}."), 70, Sampling(temperature=0, ignore_eos=True)) for i in range(3)]
+    together = run_all(loaded, [*crowd, GenerationRequest("a", ids, 60, sampling)])["a"]
+    assert tokens_of(alone) == tokens_of(together)
+    assert len(tokens_of(alone)) == 60
+    assert [output.logprobs for output in alone] == [output.logprobs for output in together]
+    if not sampling.presence_penalty:  # penalties keep an answer from repeating what could be guessed
+        assert steps < 60
+    assert alone[-1].finish_reason == "length"
+    assert loaded.engine.stats().kv_bytes_used == 0
+
+
+def test_a_guess_ends_where_the_answer_ends(load: Load, run_all: Run) -> None:
+    loaded = load()
+    ids = prompt(loaded, REPEATS)
+    whole = tokens_of(run_all(loaded, [GenerationRequest("a", ids, 40, Sampling(temperature=0, ignore_eos=True))])["a"])
+    for length in (1, 2, 7, 23):
+        outputs = run_all(loaded, [GenerationRequest("a", ids, length, Sampling(temperature=0, ignore_eos=True))])["a"]
+        assert tokens_of(outputs) == whole[:length]
+    stop = whole[20]
+    first = whole.index(stop)
+    outputs = run_all(loaded, [GenerationRequest("a", ids, 40, Sampling(temperature=0, stop_token_ids=frozenset([stop])))])["a"]
+    assert tokens_of(outputs) == whole[:first]
+    assert outputs[-1].finish_reason == "stop"
+    follow = run_all(loaded, [GenerationRequest("b", [*ids, *whole], 8, Sampling(temperature=0, ignore_eos=True))])["b"]
+    fresh = run_all(loaded, [GenerationRequest("b", [*ids, *whole], 8, Sampling(temperature=0, ignore_eos=True), tenant="other")])["b"]
+    assert tokens_of(follow) == tokens_of(fresh)
+    assert follow[0].cached_prompt_tokens >= len(ids) + len(whole) - 64
+
+
 def test_a_follow_up_turn_does_not_compute_its_history_again(loaded: LoadedModel, run_all: Run) -> None:
     first = prompt(loaded, "Explain what a compiler does, in five sentences, for a child of ten years.")
     answer = tokens_of(run_all(loaded, [GenerationRequest("a", first, 80, Sampling(temperature=0, ignore_eos=True))])["a"])

@@ -1,0 +1,121 @@
+"""Who is computed next, and how much: no model, only shares."""
+
+from inferstack_runtime.engines.base import GenerationRequest
+from inferstack_runtime.scheduling.blocks import BlockPool
+from inferstack_runtime.scheduling.lookup import MAX_GUESS, Lookup
+from inferstack_runtime.scheduling.scheduler import MIN_CHUNK, Limits, Scheduler
+from inferstack_runtime.scheduling.sequence import Sequence, Share
+
+
+def make(blocks: int = 64, *, slots: int = 4, batch: int = 128, context: int = 1024) -> Scheduler:
+    return Scheduler(Limits(slots, batch, 16, context), BlockPool(blocks))
+
+
+def add(scheduler: Scheduler, name: str, length: int, *, tenant: str = "", priority: int = 0, first: int = 0) -> Sequence:
+    scheduler_sequence = Sequence(
+        GenerationRequest(name, list(range(first, first + length)), 64, tenant=tenant, priority=priority),
+        len(scheduler.waiting) + len(scheduler.running),
+        list(range(first, first + length)),
+        0,
+    )
+    scheduler.add(scheduler_sequence)
+    return scheduler_sequence
+
+
+def step(scheduler: Scheduler, seconds: float = 0.01) -> list[tuple[str, int]]:
+    """One step in which every sequence whose tokens are all computed gets another token."""
+    shares = scheduler.schedule()
+    scheduler.measured(shares, seconds)
+    for share in shares:
+        scheduler.advance(share)
+        if share.sequence.pending == 0:
+            share.sequence.tokens.append(7)
+    return [(share.sequence.request.request_id, share.rows) for share in shares]
+
+
+def test_decoding_comes_before_prompts_which_come_in_chunks() -> None:
+    scheduler = make()
+    add(scheduler, "a", 40)
+    assert step(scheduler) == [("a", 40)]
+    add(scheduler, "b", 300, first=1000)
+    assert [step(scheduler) for _ in range(3)] == [[("a", 1), ("b", 127)], [("a", 1), ("b", 127)], [("a", 1), ("b", 46)]]
+    assert step(scheduler) == [("a", 1), ("b", 1)]
+
+
+def test_a_slow_machine_takes_smaller_chunks_while_others_decode() -> None:
+    scheduler = make()
+    add(scheduler, "a", 64)
+    for _ in range(12):
+        step(scheduler, 0.04)
+    add(scheduler, "b", 400, first=1000)
+    rows = [dict(step(scheduler, 0.2)).get("b", 0) for _ in range(4)]
+    assert rows[0] > rows[-1] == MIN_CHUNK
+
+
+def test_priority_comes_first_and_tenants_take_turns() -> None:
+    scheduler = make(slots=1)
+    for i in range(3):
+        add(scheduler, f"loud{i}", 32, tenant="loud", first=100 * i)
+    add(scheduler, "quiet", 32, tenant="quiet", first=1000)
+    add(scheduler, "urgent", 32, tenant="loud", priority=-1, first=2000)
+    order = []
+    while len(scheduler.waiting) or scheduler.running:
+        order.append(step(scheduler)[0][0])
+        scheduler.finish(scheduler.running[0])
+    assert order[0] == "urgent"
+    assert order[1] == "quiet"  # the other tenant has been served already
+    assert order[2:] == ["loud0", "loud1", "loud2"]
+
+
+def test_the_newest_gives_way_when_blocks_run_out_and_is_computed_again() -> None:
+    scheduler = make(blocks=4)
+    old, new = add(scheduler, "old", 60), add(scheduler, "new", 60, first=500)
+    assert step(scheduler) == [("old", 60), ("new", 60)]
+    for _ in range(5):
+        step(scheduler)
+    assert scheduler.preemptions == 1
+    assert (old.slot >= 0, new.slot) == (True, -1)
+    scheduler.finish(old)
+    rest = len(new.tokens) - 32  # its first block was not needed by anybody
+    assert step(scheduler) == [("new", rest)]
+
+
+def test_a_prefix_is_found_again_by_its_tenant_only() -> None:
+    scheduler = make()
+    first = add(scheduler, "first", 100, tenant="a")
+    step(scheduler)
+    scheduler.finish(first)
+    again, stranger = add(scheduler, "again", 100, tenant="a"), add(scheduler, "stranger", 100, tenant="b")
+    assert sorted(step(scheduler)) == [("again", 4), ("stranger", 100)]
+    assert (again.cached_prompt_tokens, stranger.cached_prompt_tokens) == (96, 0)
+
+
+def test_guesses_need_free_blocks_and_two_sequences_at_most() -> None:
+    scheduler = make(blocks=2)
+    sequence = add(scheduler, "a", 30)
+    sequence.tokens[:] = [1, 2, 3, 4, 5, 6] * 5
+    step(scheduler)
+    sequence.tokens[-1:] = [1, 2, 3]
+    sequence.computed = len(sequence.tokens) - 1
+    guessing = scheduler.with_guesses([Share(sequence, 1)])[0]
+    assert guessing.guess == (4, 5)
+    assert guessing.width == 3
+    assert len(sequence.blocks) * 32 >= sequence.computed + guessing.width
+    assert scheduler.with_guesses([Share(sequence, 1)] * 3)[0].guess == ()
+
+
+def test_a_lookup_learns_how_far_to_guess() -> None:
+    lookup, text = Lookup(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 1, 2, 3]
+    assert lookup.guess(text, 99) == (4, 5)
+    lookup.learn(2, 2)
+    assert lookup.guess(text, 99) == (4, 5, 6, 7)
+    lookup.learn(4, 4)
+    assert lookup.guess(text, 99) == tuple(range(4, 4 + MAX_GUESS))
+    assert lookup.guess(text, 3) == (4, 5, 6)
+    lookup.learn(7, 2)
+    assert lookup.guess(text, 99) == (4, 5, 6)
+    lookup.learn(3, 0)
+    assert [lookup.guess(text, 99) for _ in range(2)] == [(), (4,)]
+    lookup.learn(1, 0)
+    assert [lookup.guess(text, 99) for _ in range(4)] == [(), (), (), (4,)]
+    assert lookup.guess([*text, 99], 99) == ()
