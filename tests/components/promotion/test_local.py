@@ -118,7 +118,7 @@ class Adapter(LocalPlatform):
     def verify(self, slot: SlotName) -> Health:
         return Health(self.machine.slot(slot).ready)
 
-    def probe(self, n: int) -> tuple[Seen, ...]:
+    def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
         live = next(slot for slot in SlotName if self.machine.weights()[slot] == 100)
         return (Seen(live, self.machine.generation(live)),) * n
 
