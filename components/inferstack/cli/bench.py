@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Measure a server: latency, throughput, memory, start-up, and side by side with its peers.", no_args_is_help=True
     )
-    for command in (latency, throughput, memory, startup, peers):
+    for command in (latency, throughput, memory, startup, cache, peers):
         group.command(command.__name__)(command)
     app.add_typer(group, name="bench")
 
@@ -165,6 +165,44 @@ def startup(
     _finish({"command": "startup", "source": source, "quantization": quantization}, rows, output, as_json)
 
 
+def cache(
+    connections: Annotated[int, typer.Option("--connections", min=1, help="Connections of the closed loop.")] = 16,
+    duration: Annotated[float, typer.Option("--duration", min=0.5, help="Seconds.")] = 10,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Different requests.")] = 16,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Length of each answer, in tokens.")] = 16,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streams.")] = False,
+    url: Url = None,
+    key: Key = "",
+    model: ModelName = "bench",
+    source: Source = SOURCE,
+    quantization: Quantization = "gguf",
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Answers from the exact cache: hits per second, their latency, and what one costs the server. Generates nothing meanwhile."""
+    from inferstack.bench.cache import measure
+    from inferstack.bench.client import Target
+    from inferstack.bench.servers import inferstack, running
+
+    def run(target: Target, pid: int | None) -> dict[str, Any]:
+        work = measure(target, connections=connections, seconds=duration, prompts=prompts, max_tokens=max_tokens, stream=stream, pid=pid)
+        return vars(asyncio.run(work))
+
+    try:
+        if url is not None:
+            row = {"server": url} | run(_target(url, key, model), None)
+        else:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running(inferstack(Path(folder), source=source, quantization=quantization)) as server,
+            ):
+                row = {"server": server.recipe.name} | run(server.target, server.process.pid)
+    except ConnectionError as error:
+        raise Failure(str(error), code=ExitCode.PLATFORM) from None
+    about = {"command": "cache", "connections": connections, "prompts": prompts, "max_tokens": max_tokens, "stream": stream}
+    _finish(about, [row], output, as_json)
+
+
 def peers(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds over all servers.")] = 5,
     clients: Annotated[str, typer.Option("--clients", help="Concurrent streams, comma separated.")] = "1,8,32",
@@ -241,19 +279,24 @@ def _numbers(text: str, option: str) -> list[int]:
     return numbers
 
 
-def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
+def _target(url: str, key: str, model: str) -> Any:
     from inferstack.bench.client import Target
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
+    extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    return Target(parts.hostname, parts.port or 80, model, key, extra=extra)
+
+
+def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
     from inferstack.bench.compare import own_cpu_time
     from inferstack.bench.machine import cores
     from inferstack.bench.servers import inferstack, running
     from inferstack.bench.summary import summarize
 
     if url is not None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
-        extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
-        target = Target(parts.hostname, parts.port or 80, model, key, extra=extra)
+        target = _target(url, key, model)
         with own_cpu_time() as cpu:
             samples = asyncio.run(load(target))
         return {"server": url} | summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores()).as_dict()
