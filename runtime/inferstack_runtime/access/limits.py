@@ -8,6 +8,7 @@ Admissions that arrive together travel in one call of one script.
 """
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -197,12 +198,17 @@ class Limiter:
 
     def _key(self, caller: Caller) -> str:
         # One hash tag for all, so that one script call may touch several keys on a clustered server.
-        tenant = hashlib.sha256(caller.tenant.encode()).hexdigest()[:32]
-        return f"{{inferstack-limits}}:{self._environment}:{tenant}:{caller.tier}"
+        return f"{{inferstack-limits}}:{self._environment}:{_short(caller.tenant)}:{caller.tier}"
 
     async def close(self) -> None:
         if self._sender is not None:
             await asyncio.gather(self._sender, return_exceptions=True)
+
+
+@functools.lru_cache(maxsize=_MOST_TENANTS)
+def _short(tenant: str) -> str:
+    """A tenant's name in keys of the shared server."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:32]
 
 
 def _refused(tier: TierConfig, verdict: Verdict) -> ApiError:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from contextlib import aclosing
 
 from inferstack_runtime import metrics as catalogue
@@ -105,7 +105,7 @@ class App:
         given = request.header(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given
-        return uuid.uuid4().hex.encode()
+        return b"%032x" % random.getrandbits(128)
 
     def _headers(self, request: Request, request_id: bytes, response: Response | Stream) -> list[tuple[bytes, bytes]]:
         served = self._service.models.find(request.labels["model"]) if request.labels["model"] else None
@@ -118,9 +118,14 @@ class App:
     async def _send_stream(self, request: Request, stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> bool:
         """Send a stream while watching whether the client is still there; whether it was sent to its end."""
         self._streams.inc()
-        task = asyncio.create_task(
-            _pump(stream, [EVENT_STREAM, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *headers], send)
-        )
+        head = [EVENT_STREAM, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *headers]
+        if stream.ready:
+            try:
+                await _pump(stream, head, send)
+            finally:
+                self._streams.dec()
+            return True
+        task = asyncio.create_task(_pump(stream, head, send))
         watch = asyncio.create_task(request.disconnected())
         try:
             await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,10 +9,11 @@ import orjson
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, shallow
 from inferstack_runtime.api.generation import Delta, Run
-from inferstack_runtime.api.http import Request, Response, Stream, json_response
+from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import chat_logprobs
 from inferstack_runtime.api.messages import SCHEMA, read_messages
 from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
+from inferstack_runtime.api.prepared import Asked
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.api.structured import RESPONSE_FORMAT_SCHEMA, answer_grammar, read_response_format
@@ -57,15 +58,19 @@ FIELDS = Fields(
 
 async def create(service: Service, request: Request) -> Response | Stream:
     """Answer one chat request."""
-    values = FIELDS.read(await service.json(request))
+    tenant, body = request.caller.tenant, await service.body(request)
+    asked = service.chats.find(tenant, body)
+    values = FIELDS.read(parse_object(body)) if asked is None else asked.values
     served = await service.model(request, values["model"])
-    tools = read_tools(values["tools"], values["tool_choice"], served.template, values["parallel_tool_calls"])
-    generate = chat_generate(values, served, request.caller.tenant, tools)
-    run = await service.run(request, served, generate)
-    writer = _Writer(run, values, served.loaded, served.name, int(service.clock()), tools)
+    if asked is None or asked.model is not served.loaded:
+        tools = read_tools(values["tools"], values["tool_choice"], served.template, values["parallel_tool_calls"])
+        generate = chat_generate(values, served, tenant, tools)
+        asked = service.chats.keep(tenant, body, Asked(values, served.loaded, [generate], tools))
+    run = await service.run(request, served, asked.generates[0])
+    writer = _Writer(run, values, served.loaded, served.name, int(service.clock()), asked.more)
     if values["stream"]:
-        return Stream(writer.events(service.config.http.heartbeat_seconds), lambda: abandon([run]))
-    return json_response(await request.unless_disconnected(writer.body()))
+        return Stream(writer.events(service.config.http.heartbeat_seconds), lambda: abandon([run]), ready=run.ready)
+    return json_response(await (writer.body() if run.ready else request.unless_disconnected(writer.body())))
 
 
 def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: Tools | None = None) -> Generate:

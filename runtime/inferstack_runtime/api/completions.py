@@ -8,9 +8,10 @@ from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.following import follow_all
 from inferstack_runtime.api.generation import Delta, Run, Usage
-from inferstack_runtime.api.http import Request, Response, Stream, json_response
+from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import completion_logprobs
 from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
+from inferstack_runtime.api.prepared import Asked
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel
@@ -77,15 +78,20 @@ FIELDS = Fields(
 
 async def create(service: Service, request: Request) -> Response | Stream:
     """Answer one completions request."""
-    values = FIELDS.read(await service.json(request))
+    tenant, body = request.caller.tenant, await service.body(request)
+    asked = service.completions.find(tenant, body)
+    values = FIELDS.read(parse_object(body)) if asked is None else asked.values
     served = await service.model(request, values["model"])
     model = served.loaded
-    generates = [_generate(values, prompt, model, request.caller.tenant) for prompt in values["prompt"]]
-    runs = await service.runs(request, served, generates)
-    writer = _Writer(runs, generates, values, model, served.name, int(service.clock()))
+    if asked is None or asked.model is not model:
+        generates = [_generate(values, prompt, model, tenant) for prompt in values["prompt"]]
+        asked = service.completions.keep(tenant, body, Asked(values, model, generates))
+    runs = await service.runs(request, served, asked.generates)
+    writer = _Writer(runs, asked.generates, values, model, served.name, int(service.clock()))
+    ready = all(run.ready for run in runs)
     if values["stream"]:
-        return Stream(writer.events(service.config.http.heartbeat_seconds), lambda: abandon(runs))
-    return json_response(await request.unless_disconnected(writer.body()))
+        return Stream(writer.events(service.config.http.heartbeat_seconds), lambda: abandon(runs), ready=ready)
+    return json_response(await (writer.body() if ready else request.unless_disconnected(writer.body())))
 
 
 def _generate(values: dict[str, Any], prompt: str | tuple[int, ...], model: LoadedModel, tenant: str) -> Generate:

@@ -88,6 +88,8 @@ class Run(Protocol):
     """An answer on its way: a flight, or the replay of a cached one."""
 
     id: str
+    ready: bool
+    """All of it is there already; never so for one that is being generated."""
 
     @property
     def usage(self) -> Usage: ...
@@ -100,6 +102,8 @@ class Run(Protocol):
 
 class Flight:
     """All choices of one request. Belongs to the event loop."""
+
+    ready = False
 
     def __init__(self, served: Served, generate: Generate, metrics: Metrics, release: Callable[[], None] | None = None) -> None:
         self.served = served
@@ -298,6 +302,8 @@ class Flight:
 
 class Follower:
     """A second reader of a flight; the flight goes on as long as it stays, also when the first reader leaves."""
+
+    ready = False
 
     def __init__(self, flight: Flight) -> None:
         self.id = uuid.uuid4().hex

@@ -41,6 +41,8 @@ class Stream:
     close: Callable[[], None] = lambda: None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     status: int = 200
+    ready: bool = False
+    """Nothing has to be generated: nobody need watch whether the client stays."""
 
 
 def json_response(value: object, status: int = 200, headers: list[tuple[bytes, bytes]] | None = None) -> Response:
@@ -146,10 +148,6 @@ class Request:
                 yield message["body"]
             if not message["more_body"]:
                 return
-
-    async def json(self, limit: int, seconds: float) -> dict[str, Any]:
-        """The body as a JSON object; raises ApiError 400 for anything else."""
-        return parse_object(await self.body(limit, seconds))
 
     async def disconnected(self) -> None:
         """Return when the client has left; to be awaited beside the answer."""

@@ -16,8 +16,9 @@ from inferstack_runtime.access.limits import Admission, Limiter
 from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.generation import Flight, Run
 from inferstack_runtime.api.grammar import masks_of
-from inferstack_runtime.api.http import Request
+from inferstack_runtime.api.http import Request, parse_object
 from inferstack_runtime.api.parameters import Generate, check_tokens
+from inferstack_runtime.api.prepared import Prepared
 from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
@@ -67,6 +68,8 @@ class Service:
     tracer: "Tracer | None" = None
     state: ProcessState = field(default_factory=ProcessState)
     flights: set[Flight] = field(default_factory=set)
+    chats: Prepared = field(default_factory=Prepared)
+    completions: Prepared = field(default_factory=Prepared)
     started: float = field(default_factory=time.monotonic)
     response_times: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     """Seconds of the last 100 answers of models."""
@@ -129,9 +132,13 @@ class Service:
             self._embedder = None
             raise _not_ready(f"The embedding model cannot be loaded: {error}") from None
 
+    async def body(self, request: Request) -> bytes:
+        """The request's body within the configured bounds."""
+        return await request.body(self.config.http.max_body_bytes, self.config.http.body_seconds)
+
     async def json(self, request: Request) -> dict[str, object]:
         """The request's JSON body within the configured bounds."""
-        return await request.json(self.config.http.max_body_bytes, self.config.http.body_seconds)
+        return parse_object(await self.body(request))
 
     async def model(self, request: Request, name: str) -> Served:
         """A model that is ready, loading it first where it is lazy; raises ApiError 404 or 503."""

@@ -1,18 +1,22 @@
 """A cached answer served as if it were generated: the same deltas, whole or as a stream."""
 
 import asyncio
-import uuid
+import random
 from collections.abc import AsyncGenerator
 
 from inferstack_runtime.api.generation import Answer, Delta, Usage
 from inferstack_runtime.engines.base import TokenLogprobs
 
+_AT_ONCE = 32
+
 
 class Replay:
     """A run that needs no engine."""
 
+    ready = True
+
     def __init__(self, answer: Answer) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = f"{random.getrandbits(128):032x}"
         self._answer = answer
 
     @property
@@ -24,11 +28,12 @@ class Replay:
         return self._answer.prompt_logprobs
 
     async def follow(self, heartbeat: float) -> AsyncGenerator[list[Delta], None]:
-        """Every delta as its own list, so that a stream stays a stream; other requests get their turn in between."""
-        for position, delta in enumerate(self._answer.deltas):
-            if position:
+        """Every delta, many at once; other requests get their turn in between."""
+        deltas = self._answer.deltas
+        for begin in range(0, len(deltas), _AT_ONCE):
+            if begin:
                 await asyncio.sleep(0)
-            yield [delta]
+            yield deltas[begin : begin + _AT_ONCE]
 
     def abandon(self) -> None:
         """Nothing to give up."""

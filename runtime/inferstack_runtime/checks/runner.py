@@ -104,6 +104,8 @@ class Checks:
 class _Guarded:
     """A run under checks."""
 
+    ready = False
+
     def __init__(self, checks: Checks, run: Run, prompt: Callable[[], str], entries: Sequence[Configured], request_id: str) -> None:
         self.id = run.id
         self._checks = checks
