@@ -1,12 +1,13 @@
-"""Reference outputs of transformers on the dequantized model; run with the reference environment: generate.py MODEL.gguf > smollm2.json
+"""Reference outputs of transformers on the dequantized model, for the reference environment: generate.py MODEL.gguf [KIND…] > smollm2.json
 
-Greedy continuations in float32, with matrices rounded to bfloat16 but float32 arithmetic (`rounded`), and all in bfloat16; token ids of
-texts; the natural log-probabilities of a prompt in float32. Set OMP_NUM_THREADS=1 on a busy machine.
+Greedy continuations of every KIND: in float32, with matrices rounded to bfloat16 but float32 arithmetic (`rounded`), and all in
+bfloat16; token ids of texts; the natural log-probabilities of a prompt in float32. Set OMP_NUM_THREADS=1 on a busy machine.
 """
 
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,10 @@ HERE = Path(__file__).parent
 NEW_TOKENS = 32
 
 
-def main(path: Path) -> None:
+KINDS = ("float32", "rounded", "bfloat16")
+
+
+def main(path: Path, kinds: Sequence[str]) -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     inputs = json.loads((HERE / "inputs.json").read_text())
@@ -29,7 +33,7 @@ def main(path: Path) -> None:
         "tokenized": [tokenizer(text, add_special_tokens=False)["input_ids"] for text in inputs["texts"]],
         "prompts": prompts,
     }
-    for name in ("float32", "rounded", "bfloat16"):
+    for name in kinds:
         dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
         model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype).eval()
         for parameter in model.parameters():
@@ -58,4 +62,4 @@ def greedy(model: torch.nn.Module, prompt: list[int]) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:] or KINDS)

@@ -12,14 +12,12 @@ def make(blocks: int = 64, *, slots: int = 4, batch: int = 128, context: int = 1
 
 
 def add(scheduler: Scheduler, name: str, length: int, *, tenant: str = "", priority: int = 0, first: int = 0) -> Sequence:
-    scheduler_sequence = Sequence(
-        GenerationRequest(name, list(range(first, first + length)), 64, tenant=tenant, priority=priority),
-        len(scheduler.waiting) + len(scheduler.running),
-        list(range(first, first + length)),
-        0,
-    )
-    scheduler.add(scheduler_sequence)
-    return scheduler_sequence
+    tokens = list(range(first, first + length))
+    request = GenerationRequest(name, tokens, 64, tenant=tenant, priority=priority)
+    arrival = len(scheduler.waiting) + len(scheduler.running)
+    sequence = Sequence(request, arrival=arrival, tokens=list(tokens), seed=0, submitted=0.0)
+    scheduler.add(sequence)
+    return sequence
 
 
 def step(scheduler: Scheduler, seconds: float = 0.01) -> list[tuple[str, int]]:
