@@ -1,6 +1,7 @@
 """The command `inferstack-runtime`.
 
 inferstack-runtime serve --config FILE.json
+inferstack-runtime autoscale --config FILE.json
 inferstack-runtime quantize --quantization F        # engines/commands.py
 inferstack-runtime eval --quantization F
 """
@@ -24,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the models of a configuration file")
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
+    scale = commands.add_parser("autoscale", help="scale slots by their metrics, and by request")
+    scale.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one AutoscalerConfig object")
+    scale.set_defaults(run=_autoscale)
     register(commands)
     evaluate = commands.add_parser("cache-eval", help="hit and false-hit rate of the semantic cache per threshold")
     evaluate.add_argument("--set", metavar="FILE.jsonl", type=Path, help="questions; by default the committed set")
@@ -46,6 +50,20 @@ def _serve(path: Path) -> int:
 
         logs.set_up()
         return server.run(config, started=_STARTED)
+    except InvalidConfig as error:
+        print(json.dumps({"level": "error", "message": str(error)}), file=sys.stderr, flush=True)
+        return 2
+
+
+def _autoscale(options: argparse.Namespace) -> int:
+    from inferstack_runtime import logs
+    from inferstack_runtime.autoscaler.config import load_autoscaler_config
+    from inferstack_runtime.autoscaler.process import run
+    from inferstack_runtime.config import InvalidConfig
+
+    logs.set_up()
+    try:
+        return run(load_autoscaler_config(options.config))
     except InvalidConfig as error:
         print(json.dumps({"level": "error", "message": str(error)}), file=sys.stderr, flush=True)
         return 2

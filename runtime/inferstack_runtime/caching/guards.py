@@ -19,6 +19,9 @@ _NEGATIONS, _NUMBER_WORDS, _DATES, _DENIED, _OPENERS = (
     frozenset(_WORDS[name]) for name in ("negations", "numbers", "dates", "denied", "sentence_openers")
 )
 _DIRECTIONS, _ASKS = frozenset(_WORDS["directions"]), frozenset(_WORDS["asks"])
+_FILLERS = frozenset(_WORDS["fillers"])
+_SAME = {word: group[0] for group in _WORDS["same"] for word in group}
+_ENDINGS = ("ings", "ing", "ied", "ies", "ed", "es", "s")
 _OPPOSITES = tuple(tuple(pair) for pair in _WORDS["opposites"])
 
 
@@ -33,6 +36,8 @@ class Traits:
     entities: frozenset[str]
     sides: frozenset[str]
     asks: frozenset[str]
+    content: frozenset[str]
+    """The words that carry what is asked, without endings."""
     order: tuple[str, ...]
     """The words in their order, where a word such as `than` or `from` makes it matter; else empty."""
     length: int
@@ -57,10 +62,26 @@ def traits(text: str) -> Traits:
         _entities(text),
         frozenset(sides),
         frozenset(word for word in lower if word in _ASKS),
+        frozenset(_stem(word) for word in lower if word not in _FILLERS),
         tuple(lower) if any(word in _DIRECTIONS for word in lower) else (),
         len(text.split()),
         any(word in _DENIED for word in lower),
     )
+
+
+def _stem(word: str) -> str:
+    """A word without its ending, and one name for words that mean the same in any question. What stands before a word stays: unsafe."""
+    word = word.removesuffix("'s")
+    if word not in _SAME:
+        for ending in _ENDINGS:
+            if word.endswith(ending) and len(word) - len(ending) >= 3:
+                word = word.removesuffix(ending)
+                break
+        if len(word) > 3 and (word[-1] == "e" or word[-1] == word[-2]):
+            word = word[:-1]  # close, closing; stop, stopped
+        if len(word) > 3 and word[-1] == "y":
+            word = word[:-1]  # carry, carried
+    return _SAME.get(word, word)
 
 
 def _entities(text: str) -> frozenset[str]:
@@ -85,6 +106,8 @@ def refusal(asked: Traits, known: Traits) -> str | None:
     for name in ("numbers", "quoted", "code", "entities"):
         if getattr(asked, name) != getattr(known, name):
             return f"other {name}"
+    if asked.content - known.content and known.content - asked.content:
+        return "a word replaced"
     if asked.negations != known.negations:
         return "other negations"
     for pair in _OPPOSITES:
