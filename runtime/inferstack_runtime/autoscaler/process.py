@@ -29,6 +29,9 @@ from inferstack_runtime.protocol import bounded_protocol
 from inferstack_runtime.server import CannotStart, http_server, open_socket
 
 _log = logging.getLogger(__name__)
+_REGISTER, _MANUAL = "/api/v1/scaling/register", "/api/v1/scaling/manual"
+OPERATIONS = {_REGISTER: "POST", _MANUAL: "POST", "/api/v1/scaling/status": "GET"}
+"""Path to method; all of them need the admin scope."""
 _COUNT = {"minimum": 0, "maximum": 10_000}
 REGISTER = Fields(
     (
@@ -170,18 +173,15 @@ class ScalingApp:
     async def _answer(self, request: Request) -> Response:
         if request.path == "/livez":
             return json_response({"status": "ok"})
-        handlers = {
-            "/api/v1/scaling/register": ("POST", self._register),
-            "/api/v1/scaling/manual": ("POST", self._manual),
-            "/api/v1/scaling/status": ("GET", self._status),
-        }
-        if request.path not in handlers:
-            raise ApiError(404, f"There is no {request.path[:200]}; there are {', '.join(handlers)}.", code="not_found")
-        method, handler = handlers[request.path]
+        method = OPERATIONS.get(request.path)
+        if method is None:
+            raise ApiError(404, f"There is no {request.path[:200]}; there are {', '.join(OPERATIONS)}.", code="not_found")
         if request.method != method:
             raise ApiError(405, f"{request.path} takes {method}.", code="method_not_allowed", headers={"allow": method})
         require(await self._keys.authenticate(request.header(b"authorization")), "admin")
-        return await handler(request)
+        if request.path == _REGISTER:
+            return await self._register(request)
+        return await self._manual(request) if request.path == _MANUAL else self._status()
 
     async def _register(self, request: Request) -> Response:
         slot = self._autoscaler.register(Registration(**REGISTER.read(await _body(request))))
@@ -197,7 +197,7 @@ class ScalingApp:
         before, dry_run = await self._autoscaler.manual(values["model_key"], values["target_instances"])
         return json_response({**values, "previous_instances": before, "dry_run": dry_run})
 
-    async def _status(self, request: Request) -> Response:
+    def _status(self) -> Response:
         slots = [slot.to_json() | {"dry_run": self._autoscaler.dry_run(key)} for key, slot in self._autoscaler.slots.items()]
         return json_response({"registrations": slots})
 
