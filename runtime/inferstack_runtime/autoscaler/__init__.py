@@ -1,1 +1,1 @@
-"""How many replicas a load needs: policies that decide, and a back-test that shows what each would have cost. Pure."""
+"""How many replicas a load needs: policies that decide, a back-test of them, and the process that acts on them (`autoscale`)."""

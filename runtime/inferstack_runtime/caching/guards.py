@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*%?")
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|'([^']{2,})'(?!\w)|`([^`]+)`")
@@ -19,6 +20,10 @@ _NEGATIONS, _NUMBER_WORDS, _DATES, _DENIED, _OPENERS = (
     frozenset(_WORDS[name]) for name in ("negations", "numbers", "dates", "denied", "sentence_openers")
 )
 _DIRECTIONS, _ASKS = frozenset(_WORDS["directions"]), frozenset(_WORDS["asks"])
+_ONE_WAY, _MEASURES = frozenset(_WORDS["one_way"]), frozenset(_WORDS["measures"])
+_FILLERS = frozenset(_WORDS["fillers"])
+_SAME: dict[str, str] = {word: group[0] for group in _WORDS["same"] for word in group}
+_ENDINGS = ("ings", "ing", "ied", "ies", "ed", "es", "s")
 _OPPOSITES = tuple(tuple(pair) for pair in _WORDS["opposites"])
 
 
@@ -26,13 +31,20 @@ _OPPOSITES = tuple(tuple(pair) for pair in _WORDS["opposites"])
 class Traits:
     """What a question must share with another one."""
 
-    numbers: frozenset[str]
+    numbers: tuple[str, ...]
+    """In their order: 15 % of 240 is not 240 % of 15."""
     quoted: frozenset[str]
     code: frozenset[str]
     negations: int
     entities: frozenset[str]
     sides: frozenset[str]
     asks: frozenset[str]
+    content: frozenset[str]
+    """The words that carry what is asked, without endings."""
+    one_way: frozenset[str]
+    """Words such as `from`: they say which way."""
+    measure: str | None
+    """The word after `how`, where it asks for an amount; empty for another `how`, None without one."""
     order: tuple[str, ...]
     """The words in their order, where a word such as `than` or `from` makes it matter; else empty."""
     length: int
@@ -44,23 +56,41 @@ def traits(text: str) -> Traits:
     words = _WORD.findall(text)
     lower = [word.lower().replace("’", "'") for word in words]
     negations = sum(word in _NEGATIONS or word.endswith("n't") for word in lower)
-    numbers = {number.rstrip(".,:/-") for number in _NUMBER.findall(text)} | {
-        word for word in lower if word in _NUMBER_WORDS or word in _DATES
-    }
+    numbers = [number.rstrip(".,:/-") for number in _NUMBER.findall(text)]
+    numbers += [word for word in lower if word in _NUMBER_WORDS or word in _DATES]
+    after_how = next((later for word, later in pairwise(lower) if word == "how"), None)
     quoted = {next(group for group in groups if group).strip().lower() for groups in _QUOTED.findall(text)}
     sides = {side for pair in _OPPOSITES for side in pair if side in lower}
     return Traits(
-        frozenset(numbers),
+        tuple(numbers),
         frozenset(quoted),
         frozenset(_CODE.findall(text)),
         negations,
         _entities(text),
         frozenset(sides),
         frozenset(word for word in lower if word in _ASKS),
+        frozenset(_stem(word) for word in lower if word not in _FILLERS),
+        frozenset(word for word in lower if word in _ONE_WAY),
+        after_how if after_how is None or after_how in _MEASURES else "",
         tuple(lower) if any(word in _DIRECTIONS for word in lower) else (),
         len(text.split()),
         any(word in _DENIED for word in lower),
     )
+
+
+def _stem(word: str) -> str:
+    """A word without its ending, and one name for words that mean the same in any question. What stands before a word stays: unsafe."""
+    word = word.removesuffix("'s")
+    if word not in _SAME:
+        for ending in _ENDINGS:
+            if word.endswith(ending) and len(word) - len(ending) >= 3:
+                word = word.removesuffix(ending)
+                break
+        if len(word) > 3 and (word[-1] == "e" or word[-1] == word[-2]):
+            word = word[:-1]  # close, closing; stop, stopped
+        if len(word) > 3 and word[-1] == "y":
+            word = word[:-1]  # carry, carried
+    return _SAME.get(word, word)
 
 
 def _entities(text: str) -> frozenset[str]:
@@ -99,4 +129,10 @@ def refusal(asked: Traits, known: Traits) -> str | None:
     ratio = asked.length / max(known.length, 1)
     if not 0.6 <= ratio <= 1.6:
         return "other length"
+    if asked.one_way != known.one_way:
+        return "another way"
+    if asked.measure != known.measure and None not in (asked.measure, known.measure):
+        return "asks for something else"
+    if asked.content - known.content and known.content - asked.content:
+        return "a word replaced"
     return None

@@ -147,6 +147,12 @@ async def test_a_checked_hit_is_regenerated_behind_the_clients():
         ("What is it?", "What is it in a great many more words than before, at length?", "length"),
         ("What is new today?", "What is new today?", "time"),
         ("Where is my order?", "Where is my order?", "person"),
+        ("Is coffee healthy?", "Ist coffee nicht healthy?", "negations"),
+        ("What is 15% of 240?", "240 is 15% of what?", "numbers"),
+        ("Translate it to Welsh", "Translate it from Welsh", "another way"),
+        ("How do I paint a fence?", "How often do I paint a fence?", "something else"),
+        ("How do I undo a merge?", "How do I undo a commit?", "replaced"),
+        ("Are grapes safe?", "Are grapes unsafe?", "replaced"),
     ],
 )
 def test_guards_refuse_what_vectors_hardly_see(known, asked, why):
@@ -237,3 +243,30 @@ async def test_replicas_share_entries_and_hear_of_new_ones(valkey):
         assert (await ask(two, chat("How can I cancel a subscription?"))).headers["x-cache"] == "semantic"
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ("How do I paint a fence?", "How can I paint fences?"),
+        ("When does the film start?", "When did the movie begin?"),
+        ("What are the benefits of tea?", "What are the advantages of tea?"),
+        ("How do I copy files?", "How can I copy a file?"),
+    ],
+)
+def test_endings_fillers_and_other_names_of_the_same_are_not_other_words(known, asked):
+    assert refusal(traits(asked), traits(known)) is None
+
+
+def test_the_set_that_no_guard_was_made_for_has_few_false_hits_at_the_default_threshold(embedder):
+    threshold = SemanticConfig().threshold
+    (guarded,) = [rate for rate in rates(pairs(read_set(held_out=True), embedder), [threshold]) if rate.guarded]
+    (bare,) = [rate for rate in rates(pairs(read_set(held_out=True), embedder), [threshold]) if not rate.guarded]
+    assert (guarded.same, guarded.other) == (25, 59)
+    assert guarded.false == 0 < bare.false
+    assert guarded.hit_rate > 0.4
+
+
+def test_no_line_stands_in_both_sets():
+    known, held_out = ({entry["question"] for entry in read_set(held_out=kind)} for kind in (False, True))
+    assert not known & held_out

@@ -1,0 +1,69 @@
+"""What is registered for scaling, what was decided last, and the next decision. No I/O."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from inferstack_runtime.autoscaler.config import PolicyConfig
+from inferstack_runtime.autoscaler.policies import every_policy
+from inferstack_runtime.autoscaler.signals import Bounds, Decision, Policy, Sample, to
+
+KEPT_SAMPLES = 240
+POLICIES = tuple(policy.name for policy in every_policy(Bounds(), 1, 1, 1, 1, 0))
+
+
+def policy_named(name: str, bounds: Bounds, aims: PolicyConfig) -> Policy:
+    """One of `POLICIES`, with its bounds and targets."""
+    return {policy.name: policy for policy in every_policy(bounds, aims.queue, aims.kv, aims.cpu, aims.memory, aims.down_seconds)}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What somebody asked for."""
+
+    model_key: str
+    scaling_policy: str
+    min_instances: int
+    max_instances: int
+
+
+@dataclass
+class Scaled:
+    """One registered slot. `changed`: when its number last changed, in seconds."""
+
+    registration: Registration
+    policy: Policy
+    bounds: Bounds
+    changed: float = float("-inf")
+    history: deque[Sample] = field(default_factory=lambda: deque(maxlen=KEPT_SAMPLES))
+    last: Decision | None = None
+
+    def decide(self, sample: Sample) -> Decision:
+        """What should happen after this look. The bounds hold also where the policy would leave things as they are."""
+        self.history.append(sample)
+        decision = self.policy.decide(list(self.history), self.changed)
+        kept = self.bounds.keep(decision.target_replicas)
+        if kept != decision.target_replicas:
+            decision = to(sample.replicas, kept, 1.0, f"{decision.reasoning}; into the bounds {self.bounds.fewest} to {self.bounds.most}")
+        self.last = decision
+        return decision
+
+    def to_json(self) -> dict[str, Any]:
+        """The registration, its bounds, and the last look and decision."""
+        return {
+            **asdict(self.registration),
+            "replica_cap": self.bounds.cap,
+            "decision": asdict(self.last) if self.last is not None else None,
+            "sample": asdict(self.history[-1]) if self.history else None,
+        }
+
+
+def scaled(registration: Registration, aims: PolicyConfig, cap: int | None, before: Mapping[str, Scaled]) -> Scaled:
+    """The slot under a registration; what was seen before goes on."""
+    bounds = Bounds(registration.min_instances, registration.max_instances, cap)
+    new = Scaled(registration, policy_named(registration.scaling_policy, bounds, aims), bounds)
+    old = before.get(registration.model_key)
+    if old is not None:
+        new.history, new.changed = old.history, old.changed
+    return new

@@ -1,0 +1,279 @@
+"""The autoscaler process: registrations by request, real metrics pages, and a Kubernetes scale subresource that remembers."""
+
+import http.server
+import json
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import process as running_process
+from conftest import write_keys
+
+from inferstack_runtime.access.authenticate import Authenticator
+from inferstack_runtime.access.keys import KeyFile
+from inferstack_runtime.autoscaler.config import AutoscalerConfig, ReplicaConfig, load_autoscaler_config
+from inferstack_runtime.autoscaler.observe import Look, read_metrics, sample_of
+from inferstack_runtime.autoscaler.process import Autoscaler, ScalingApp
+from inferstack_runtime.config import InvalidConfig
+
+ADMIN = {"authorization": "Bearer root"}
+PAGE = """# TYPE process_cpu_seconds_total counter
+process_cpu_seconds_total {cpu}
+# TYPE process_resident_memory_bytes gauge
+process_resident_memory_bytes 1073741824
+# TYPE inferstack_waiting_sequences gauge
+inferstack_waiting_sequences{{model="m"}} {waiting}
+# TYPE inferstack_kv_cache_used_ratio gauge
+inferstack_kv_cache_used_ratio{{model="m"}} 0.25
+# TYPE inferstack_requests_total counter
+inferstack_requests_total{{route="/v1/completions",model="m",code="200",tier="default"}} {good}
+inferstack_requests_total{{route="/v1/completions",model="m",code="503",tier="default"}} {bad}
+inferstack_requests_total{{route="/livez",model="",code="200",tier=""}} 9999
+"""
+
+
+class Cluster:
+    """Serves a metrics page, and a Deployment's scale that counts its writes."""
+
+    def __init__(self):
+        self.replicas, self.writes, self.page, self.refuse, self.tokens = 2, [], PAGE, False, set()
+        self.values = {"cpu": 1.0, "waiting": 0, "good": 10, "bad": 0}
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *arguments):
+                pass
+
+            def do_GET(self):
+                if self.path == "/metrics":
+                    self._send(outer.page.format(**outer.values).encode())
+                else:
+                    self._scale()
+
+            def do_PATCH(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if not outer.refuse:
+                    outer.replicas = body["spec"]["replicas"]
+                    outer.writes.append(outer.replicas)
+                self._scale()
+
+            def _scale(self):
+                assert self.path == "/apis/apps/v1/namespaces/ns/deployments/inferstack-blue/scale"
+                outer.tokens.add(self.headers["authorization"])
+                if outer.refuse:
+                    self._send(b'{"message": "no"}', 403)
+                else:
+                    self._send(json.dumps({"spec": {"replicas": outer.replicas}}).encode())
+
+            def _send(self, data, status=200):
+                self.send_response(status)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def cluster():
+    found = Cluster()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def config(tmp_path, cluster):
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["admin"]}, alice={})
+    (tmp_path / "token").write_text("secret-token\n")
+    scale = {
+        "kind": "kubernetes",
+        "namespace": "ns",
+        "deployment": "inferstack-blue",
+        "api": cluster.url,
+        "token_file": f"{tmp_path}/token",
+    }
+    targets = {
+        "small": {"metrics": [f"{cluster.url}/metrics"], "scale": scale, "replica": {"cpu_cores": 2, "hourly_usd": 2.0}},
+        "dry": {"metrics": [f"{cluster.url}/metrics"]},
+    }
+    raw = {"targets": targets, "keys_file": str(keys), "budget_hourly_usd": 12, "state_file": f"{tmp_path}/state.json"}
+    return AutoscalerConfig.model_validate(raw)
+
+
+@contextmanager
+def asked(config):
+    autoscaler = Autoscaler(config)
+    app = ScalingApp(autoscaler, Authenticator(KeyFile(Path(config.keys_file), config.tiers), config.tiers))
+    autoscaler.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://autoscaler", headers=ADMIN)
+    yield autoscaler
+
+
+async def register(autoscaler, **body):
+    return await autoscaler.client.post("/api/v1/scaling/register", json={"model_key": "small", **body})
+
+
+async def test_a_registration_holds_its_policy_and_bounds_and_is_idempotent(config):
+    with asked(config) as autoscaler:
+        body = {"scaling_policy": "hybrid_smart", "min_instances": 1, "max_instances": 10}
+        first = (await register(autoscaler, **body)).json()
+        assert first == (await register(autoscaler, **body)).json()
+        assert {key: first[key] for key in body} == body
+        assert (first["replica_cap"], first["dry_run"]) == (6, False)
+        status = (await autoscaler.client.get("/api/v1/scaling/status")).json()
+        assert [one["model_key"] for one in status["registrations"]] == ["small"]
+    with asked(config) as again:
+        assert again.slots["small"].registration == autoscaler.slots["small"].registration
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"model_key": "nothing"}, 404, "model_key"),
+        ({"scaling_policy": "guess"}, 400, "scaling_policy"),
+        ({"min_instances": 4, "max_instances": 3}, 400, "min_instances"),
+        ({"min_instances": -1}, 400, "min_instances"),
+        ({"min_instances": "1"}, 400, "min_instances"),
+        ({"instances": 3}, 400, "instances"),
+    ],
+)
+async def test_wrong_registrations_are_refused_with_the_field(config, body, status, param):
+    with asked(config) as autoscaler:
+        answer = await register(autoscaler, **body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+        assert autoscaler.slots == {}
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, 401), ("nobody", 401), ("alice", 403)])
+async def test_only_admins_scale(config, key, status):
+    with asked(config) as autoscaler:
+        headers = {"authorization": f"Bearer {key}"} if key else {"authorization": ""}
+        for path in ("register", "manual"):
+            assert (await autoscaler.client.post(f"/api/v1/scaling/{path}", json={}, headers=headers)).status_code == status
+
+
+async def test_a_manual_number_is_set_within_the_bounds_and_the_budget(config, cluster):
+    with asked(config) as autoscaler:
+        manual = {"model_key": "small", "scaling_type": "horizontal", "target_instances": 5}
+        assert (await autoscaler.client.post("/api/v1/scaling/manual", json=manual)).status_code == 404
+        await register(autoscaler, min_instances=1, max_instances=10)
+        answer = await autoscaler.client.post("/api/v1/scaling/manual", json=manual)
+        assert answer.json() == {**manual, "previous_instances": 2, "dry_run": False}
+        assert cluster.writes == [5]
+        assert cluster.tokens == {"Bearer secret-token"}
+        for wrong in ({"target_instances": 7}, {"target_instances": 0}, {"scaling_type": "vertical"}):
+            assert (await autoscaler.client.post("/api/v1/scaling/manual", json=manual | wrong)).status_code == 400
+        cluster.refuse = True
+        assert (await autoscaler.client.post("/api/v1/scaling/manual", json=manual)).status_code == 502
+        assert cluster.writes == [5]
+
+
+async def test_waiting_requests_bring_replicas_and_a_dead_metrics_page_brings_none(config, cluster):
+    with asked(config) as autoscaler:
+        await register(autoscaler, scaling_policy="queue", min_instances=1, max_instances=10)
+        await autoscaler.look()
+        assert cluster.writes == []  # nothing is known after one look
+        cluster.values.update(cpu=1.5, waiting=16)
+        await autoscaler.look()
+        assert cluster.writes == [4]  # 16 waiting, 4 for each
+        cluster.page = "nothing that a runtime would say"
+        await autoscaler.look()
+        assert autoscaler.slots["small"].last.reasoning.startswith("metrics are missing")
+        assert cluster.writes == [4]
+
+
+async def test_bounds_hold_whatever_the_policy_says(config, cluster):
+    with asked(config) as autoscaler:
+        cluster.replicas = 9
+        await register(autoscaler, min_instances=1, max_instances=10)
+        await autoscaler.look()
+        assert cluster.writes == [6]  # what the budget pays for, though nothing is known yet
+
+
+async def test_a_dry_run_says_what_it_would_do_and_changes_nothing(config, cluster, caplog):
+    caplog.set_level("INFO")
+    with asked(config) as autoscaler:
+        await register(autoscaler, model_key="dry", min_instances=3)
+        await autoscaler.look()
+        assert cluster.writes == []
+        (line,) = [record.fields for record in caplog.records if record.message == "scaled"]
+        assert (line["dry_run"], line["from"], line["target_replicas"]) == (True, 1, 3)
+
+
+def test_a_sample_is_the_mean_over_the_replicas_that_were_seen_twice():
+    before = {"a": Look(0, 10, 0, 0, 0, 100, 0), "b": Look(0, 50, 0, 0, 0, 0, 0), "restarted": Look(0, 99, 0, 0, 0, 500, 0)}
+    now = {
+        "a": Look(10, 20, 2**30, 3, 0.5, 190, 10),
+        "b": Look(10, 60, 2**30, 1, 0.1, 10, 0),
+        "restarted": Look(10, 1, 0, 50, 1, 1, 1),
+        "new": Look(10, 1, 0, 70, 1, 0, 0),
+    }
+    sample = sample_of(before, now, 4, ReplicaConfig(cpu_cores=2, memory_bytes=2**31), 10)
+    assert (sample.cpu, sample.memory, sample.waiting, sample.replicas) == (0.5, 0.5, 4, 4)
+    assert sample.kv_ratio == pytest.approx(0.3)
+    assert sample.error_ratio == pytest.approx(0.1)
+    assert sample_of({}, now, 4, ReplicaConfig(), 10).missing
+
+
+def test_errors_are_those_of_the_model_routes():
+    look = read_metrics(PAGE.format(cpu=3, waiting=2, good=6, bad=4), 1.0)
+    assert (look.cpu_seconds, look.waiting, look.answers, look.failures) == (3, 2, 10, 4)
+
+
+def test_a_wrong_file_names_what_is_wrong(tmp_path):
+    file = tmp_path / "autoscaler.json"
+    file.write_text(json.dumps({"targets": {"m": {"metrics": ["ftp://x"]}}, "keys_file": "k", "colour": 1}))
+    with pytest.raises(InvalidConfig, match=r"targets\.m\.metrics\.0.*colour: no such key"):
+        load_autoscaler_config(file)
+
+
+@pytest.mark.parts
+def test_a_real_process_watches_a_real_runtime_and_ends_on_sigterm(tmp_path):
+    (tmp_path / "runtime").mkdir()
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["admin"]})
+    with running_process(tmp_path / "runtime") as runtime:
+        runtime.event("ready")
+        config = {"targets": {"fake": {"metrics": [runtime.metrics_url]}}, "keys_file": str(keys), "interval_seconds": 0.1}
+        program = [sys.executable, "-c", "from inferstack_runtime.cli import main; main()", "autoscale"]
+        with autoscaler_process(tmp_path, program, config) as autoscaler:
+            url = f"http://127.0.0.1:{autoscaler.event('listening')['port']}/api/v1/scaling"
+            body = {"model_key": "fake", "scaling_policy": "hybrid_smart", "min_instances": 1, "max_instances": 10}
+            assert httpx.post(f"{url}/register", json=body, headers=ADMIN).status_code == 200
+            until = time.monotonic() + 15
+            while True:
+                (seen,) = httpx.get(f"{url}/status", headers=ADMIN).json()["registrations"]
+                if seen["sample"] and not seen["sample"]["missing"]:
+                    break
+                assert time.monotonic() < until, seen
+                time.sleep(0.1)
+            assert seen["sample"]["replicas"] == 1
+            assert seen["decision"]["action"] == "hold"
+            autoscaler.process.send_signal(signal.SIGTERM)
+            assert autoscaler.wait() == 0
+
+
+@contextmanager
+def autoscaler_process(folder, program, config):
+    import subprocess
+
+    from conftest import Process
+
+    file = folder / "autoscaler.json"
+    file.write_text(json.dumps(config))
+    child = subprocess.Popen([*program, "--config", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = Process(child)
+    try:
+        yield run
+    finally:
+        if child.poll() is None:
+            child.kill()
+        run.wait()
+        child.stdout.close()
+        child.stderr.close()
