@@ -56,7 +56,7 @@ Source = Annotated[str, Field(pattern=r"^(package|file|hf|gs|abfss|s3)://.+$")]
 AddressRange = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+\.\d+/\d+$")]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-Project = Annotated[str, Field(pattern=r"^([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]$")]
+Project = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9.:]*[a-z0-9])?$")]
 _WORDS: dict[Any, str] = {
     Quantity: "a number and, where it is not a plain one, a unit of Kubernetes: 500m, 2, 512Mi, 24Gi or 24G",
     Name: "a name of lower-case letters, digits, `-` and `.`, at most 63",
@@ -65,7 +65,7 @@ _WORDS: dict[Any, str] = {
     AddressRange: "an address range such as 10.0.0.0/16",
     TimeOfDay: "a time of day, HH:MM in UTC",
     Day: "a day, YYYY-MM-DD",
-    Project: "a project's id: 6 to 30 lower-case letters, digits and `-`, a letter first",
+    Project: "a project's id: lower-case letters, digits and `-`, a letter first",
 }
 PATTERNS = {item.pattern: text for kind, text in _WORDS.items() for item in get_args(kind)[1].metadata if getattr(item, "pattern", None)}
 """What each pattern asks for, in words."""
