@@ -63,3 +63,89 @@ def test_an_unknown_environment_names_the_nearest() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(description for *_, description in explain())
+
+
+BASE = """config:
+  inferstack:environment:
+    platform: gke
+    region: europe-west4
+    cloud: {project: my-project}
+    models:
+      - {name: m, source: hf://org/m, context: 2048}
+    engine: {image: "registry.example/runtime@sha256:%s"}
+    slots: {resources: {memory: 24Gi}}
+    budget: {hourly_usd: 3}
+""" % ("0" * 64)
+
+
+def said(tmp_path: Path, content: bytes) -> list[str]:
+    """What is said of a file with this content."""
+    (tmp_path / "Pulumi.x.yaml").write_bytes(content)
+    with pytest.raises(InvalidEnvironment) as caught:
+        load_environment(tmp_path, "x")
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("24Gi", "24GB", "did you mean `24G`?"),
+        ("24Gi", "24 Gi", "did you mean `24Gi`?"),
+        ("24Gi", "'-2'", "a unit of Kubernetes"),
+        ("platform: gke", "platform: GKE", "did you mean `gke`?"),
+        ("project: my-project", "project: My Project", "did you mean `my-project`?"),
+        ("context: 2048", "context: 4k", "models[0].context is '4k': expected an integer"),
+        ("hf://org/m", "https://huggingface.co/org/m", "did you mean `hf://org/m`?"),
+        ("hf://org/m", "org/m", "did you mean `hf://org/m`?"),
+        ("- {name: m, source: hf://org/m, context: 2048}", "  name: m", "expected a list"),
+        ("slots: {resources: {memory: 24Gi}}", "slots: 3", "slots is 3: expected a mapping of settings"),
+        ("hourly_usd: 3", "hourly_usd: 3 EUR", "expected a number"),
+        ("hourly_usd: 3", "hourly_usd: .nan", "not infinite"),
+        ("hourly_usd: 3", "hourly_eur: 3", "did you mean `hourly_usd`?"),
+        ("{project: my-project}", "{project: my-project, maintenance_start: '27:00'}", "a time of day"),
+        ("{project: my-project}", "{project: my-project, network: {cidr: 10.0.0.0}}", "did you mean `10.0.0.0/16`?"),
+        (
+            "    budget:",
+            "    waivers: [{rule: r, reason: accepted now, owner: me, expires: '2027-02-30'}]\n    budget:",
+            "of the calendar",
+        ),
+        ("region: europe-west4", "region: !!python/object/apply:os.system ['true']", "valid YAML: line 4"),
+        ("    region:", "\tregion:", "valid YAML: line 4, column 1"),
+        ("    budget:", "    ? [a, b]\n    : 1\n    budget:", "a key must be text"),
+        ("cloud: {project: my-project}", "cloud: &a {project: my-project, network: *a}", "an alias may stand inside itself"),
+        ("region: europe-west4", "region: " + "[" * 3000, "not nested this deep"),
+        ("inferstack:environment", "inferstack:enviroment", "did you mean `config.inferstack:environment`?"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_problem(tmp_path: Path, old: str, new: str, words: str) -> None:
+    assert old in BASE
+    (problem,) = said(tmp_path, BASE.replace(old, new, 1).encode())
+    assert words in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an environment object"),
+        (b"- a\n- b\n", "an environment object"),
+        (BASE.encode("utf-16"), "text in UTF-8"),
+        (BASE.encode() + b"    # caf\xe9\n", "text in UTF-8: byte 0xe9"),
+        (BASE.encode() + b"# " + b"x" * 1_000_000, "at most 1000000 bytes"),
+        (
+            b"config:\n  a: &a [x,x,x,x,x,x,x,x]\n"
+            + b"".join(b"  %c: &%c [%s]\n" % (n, n, b",".join([b"*%c" % (n - 1)] * 8)) for n in b"bcdefgh")
+            + b"  inferstack:environment: {platform: gke, zones: *h}\n",
+            "at most 20000 values",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_environment_is_one_clear_problem(tmp_path: Path, content: bytes, words: str) -> None:
+    (problem,) = said(tmp_path, content)
+    assert words in problem
+
+
+def test_a_byte_order_mark_line_ends_of_another_system_and_merge_keys_are_read(tmp_path: Path) -> None:
+    merged = BASE.replace("cloud: {project: my-project}", "cloud: {<<: &shared {project: my-project}, release_channel: rapid}")
+    (tmp_path / "Pulumi.x.yaml").write_bytes(b"\xef\xbb\xbf" + merged.replace("\n", "\r\n").encode())
+    found = load_environment(tmp_path, "x")
+    assert (found.cloud.project, found.cloud.release_channel) == ("my-project", "rapid")

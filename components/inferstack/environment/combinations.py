@@ -1,6 +1,7 @@
 """Settings that are valid alone and cannot work together."""
 
 from collections.abc import Iterator
+from datetime import date
 
 from inferstack.environment.kinds import Layer, Platform
 from inferstack.environment.problems import MISSING, Problem
@@ -9,7 +10,16 @@ from inferstack.environment.schema import Environment
 
 def check_combinations(environment: Environment) -> list[Problem]:
     """Combinations of valid values that cannot work, as problems; pure."""
-    return [problem for check in (_place, _cache, _slots, _gpu, _engine, _promotion, _gateway) for problem in check(environment)]
+    return [problem for check in (_waivers, _place, _cache, _slots, _gpu, _engine, _promotion, _gateway) for problem in check(environment)]
+
+
+def _waivers(e: Environment) -> Iterator[Problem]:
+    """Days that are in the calendar."""
+    for index, waiver in enumerate(e.waivers):
+        try:
+            date.fromisoformat(waiver.expires)
+        except ValueError:
+            yield Problem(f"waivers[{index}].expires", waiver.expires, "a day of the calendar, YYYY-MM-DD")
 
 
 def _place(e: Environment) -> Iterator[Problem]:

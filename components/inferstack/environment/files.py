@@ -48,7 +48,9 @@ def read_raw(file: Path) -> Any:
     """The environment object of a stack file, laid over that of the environment it names as its base; raises InvalidEnvironment."""
     config = read_config(file)
     if not any(key in config for key in (CONFIG_KEY, BASE_KEY)):
-        raise InvalidEnvironment(str(file), [Problem(f"config.{CONFIG_KEY}", MISSING, "an environment object")])
+        close = difflib.get_close_matches(CONFIG_KEY, [str(key) for key in config], n=1)
+        path, nearest = (f"config.{close[0]}", f"config.{CONFIG_KEY}") if close else (f"config.{CONFIG_KEY}", None)
+        raise InvalidEnvironment(str(file), [Problem(path, MISSING, "an environment object", nearest)])
     return resolve_config(file.parent, config)
 
 
@@ -67,11 +69,28 @@ def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
 def read_config(file: Path) -> Mapping[str, Any]:
     """The configuration of a stack file; empty where it has none. Raises InvalidEnvironment for what is no YAML."""
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"valid YAML: {error}")]) from None
+        if file.stat().st_size > _LARGEST:
+            raise InvalidEnvironment(str(file), [Problem("file", f"{file.stat().st_size} bytes", f"at most {_LARGEST} bytes")])
+        document = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError as error:
+        expected = f"text in UTF-8: byte {error.object[error.start]:#04x} at position {error.start} is none"
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, expected)]) from None
+    except yaml.YAMLError as error:
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"valid YAML: {_where(error)}")]) from None
+    except RecursionError:
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, "valid YAML that is not nested this deep")]) from None
     config = document.get("config") if isinstance(document, Mapping) else None
     return config if isinstance(config, Mapping) else {}
+
+
+_LARGEST = 1_000_000
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """What the parser found, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    said = str(getattr(error, "problem", None) or error).replace("\n", " ").replace("'\\t'", "a tab")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {said}" if mark else said
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -80,6 +99,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # what is merged in may be written again: that is its purpose
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)

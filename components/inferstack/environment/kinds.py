@@ -1,7 +1,7 @@
 """The words that settings are made of: enumerations, and numbers and texts with their bounds."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,3 +52,20 @@ Usd = Annotated[float, Field(ge=0)]
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Source = Annotated[str, Field(pattern=r"^(package|file|hf|gs|abfss|s3)://.+$")]
+AddressRange = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+\.\d+/\d+$")]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+Project = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9.:]*[a-z0-9])?$")]
+_WORDS: dict[Any, str] = {
+    Quantity: "a number and, where it is not a plain one, a unit of Kubernetes: 500m, 2, 512Mi, 24Gi or 24G",
+    Name: "a name of lower-case letters, digits, `-` and `.`, at most 63",
+    Digest: "sha256: and 64 hexadecimal digits",
+    Source: "package://DIST, file://PATH, hf://ORG/REPO, gs://, abfss:// or s3://",
+    AddressRange: "an address range such as 10.0.0.0/16",
+    TimeOfDay: "a time of day, HH:MM in UTC",
+    Day: "a day, YYYY-MM-DD",
+    Project: "a project's id: lower-case letters, digits and `-`, a letter first",
+}
+PATTERNS = {item.pattern: text for kind, text in _WORDS.items() for item in get_args(kind)[1].metadata if getattr(item, "pattern", None)}
+"""What each pattern asks for, in words."""

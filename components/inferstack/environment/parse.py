@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from inferstack.environment.combinations import check_combinations
 from inferstack.environment.explain import inner_section, rows
-from inferstack.environment.kinds import Section
+from inferstack.environment.kinds import PATTERNS, Section
 from inferstack.environment.problems import MISSING, InvalidEnvironment, Problem
 from inferstack.environment.schema import Environment
 
@@ -23,7 +23,7 @@ def parse_environment(raw: object, source: str = "environment") -> Environment:
     if not isinstance(raw, Mapping):
         raise InvalidEnvironment(source, [Problem("environment", raw, "a mapping of settings")])
     problems: dict[str, Problem] = {}
-    environment = _without_wrong_leaves(_plain(raw), problems, source)
+    environment = _without_wrong_leaves(_plain(raw, source), problems, source)
     wrong = dict(problems)
     for problem in check_combinations(environment):
         if problem.path not in wrong and not ("platform" in wrong and "platform is" in problem.expected):
@@ -63,12 +63,39 @@ def _to_problem(detail: Any) -> Problem:
     context = detail.get("ctx", {})
     if kind in ("literal_error", "enum"):
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        close = difflib.get_close_matches(str(detail["input"]), options, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(str(detail["input"]).lower(), options, n=1, cutoff=0.5)
         return Problem(path, detail["input"], f"one of {', '.join(options)}", close[0] if close else None)
     if kind == "string_pattern_mismatch":
-        return Problem(path, detail["input"], f"text that matches {context.get('pattern')}")
+        pattern = str(context.get("pattern"))
+        return Problem(path, detail["input"], PATTERNS.get(pattern, f"text that matches {pattern}"), _meant(pattern, str(detail["input"])))
+    if kind in _SHAPES:
+        return Problem(path, detail["input"], _SHAPES[kind])
     message = str(detail["msg"]).removeprefix("Input should be ")
     return Problem(path, detail["input"], message[0].lower() + message[1:])
+
+
+_SHAPES = {
+    "tuple_type": "a list",
+    "dict_type": "a mapping of settings",
+    "model_type": "a mapping of settings",
+    "string_type": "text",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a number that is not infinite",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
+"""What each kind of wrong shape should have been."""
+
+
+def _meant(pattern: str, text: str) -> str | None:
+    """What was probably meant by a text that does not match: the same without a letter too many, or with what was left out."""
+    bare = text.replace(" ", "").removesuffix("B").removesuffix("b")
+    options = (bare, text.lower().replace(" ", "-"), text.replace("https://huggingface.co/", "hf://"), f"hf://{text}", f"{text}/16")
+    return next((option for option in options if option != text and re.search(pattern, option)), None)
 
 
 def _nearest_key(location: tuple[str | int, ...]) -> str | None:
@@ -115,12 +142,28 @@ def _set_aside(data: Any, location: tuple[str | int, ...]) -> None:
             return
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+_MOST_VALUES = 20_000
+"""Values of one environment; aliases that unfold to more are a mistake or worse."""
+
+
+def _plain(raw: Any, source: str) -> Any:
+    """The data without anything of the parser's own; raises InvalidEnvironment for a document that has no end."""
+    left = _MOST_VALUES
+
+    def copy(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            expected = f"at most {_MOST_VALUES} values, {_DEEPEST} levels deep (an alias may stand inside itself)"
+            raise InvalidEnvironment(source, [Problem("environment", MISSING, expected)])
+        if isinstance(value, Mapping):
+            return {str(key): copy(item, depth + 1) for key, item in value.items()}
+        return [copy(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value
+
+    return copy(raw, 0)
+
+
+_DEEPEST = 20
 
 
 def _sorted(problems: Mapping[str, Problem]) -> list[Problem]:

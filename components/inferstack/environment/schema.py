@@ -8,7 +8,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from inferstack.environment.kinds import Flag, Layer, Name, NonNegative, Platform, Positive, Section, SlotName, Usd
+from inferstack.environment.kinds import (
+    AddressRange,
+    Day,
+    Flag,
+    Layer,
+    Name,
+    NonNegative,
+    Platform,
+    Positive,
+    Project,
+    Section,
+    SlotName,
+    TimeOfDay,
+    Usd,
+)
 from inferstack.environment.traffic import Access, Cache, Drain, Gateway, Promotion
 from inferstack.environment.workload import Engine, GpuPool, Model, Replicas, Scaling, Slots
 
@@ -37,14 +51,14 @@ class Monitoring(Section):
 class Network(Section):
     """Network of a cloud cluster."""
 
-    cidr: str = Field("10.0.0.0/16", pattern=r"^\d+\.\d+\.\d+\.\d+/\d+$", description="Address range of the nodes.")
+    cidr: AddressRange = Field("10.0.0.0/16", description="Address range of the nodes.")
     authorized_cidrs: tuple[str, ...] = Field((), description="Ranges that may reach the control plane; empty: through IAM only.")
 
 
 class Cloud(Section):
     """The account and cluster that GKE and AKS environments create."""
 
-    project: str | None = Field(None, description="Google Cloud project (`gke`).")
+    project: Project | None = Field(None, description="Google Cloud project (`gke`).")
     subscription: str | None = Field(None, description="Azure subscription (`aks`).")
     release_channel: Literal["rapid", "regular", "stable"] = Field("regular", description="How early new Kubernetes versions come.")
     kubernetes_version: str | None = Field(None, description="Kubernetes version where it must be fixed.")
@@ -52,7 +66,7 @@ class Cloud(Section):
     system_nodes: Replicas = Field(default_factory=lambda: Replicas(min=1, max=3), description="Bounds of that pool.")
     deletion_protection: Flag = Field(True, description="Refuse to delete cluster, bucket and registry.")
     network: Network = Field(default_factory=Network, description="Addresses.")
-    maintenance_start: str = Field("03:00", pattern=r"^\d\d:\d\d$", description="Start of the daily maintenance window, UTC.")
+    maintenance_start: TimeOfDay = Field("03:00", description="Start of the daily maintenance window, UTC.")
     huge_pages: NonNegative = Field(0, description="2 MiB huge pages per GPU node (`gke`; AKS has transparent huge pages only).")
 
 
@@ -71,7 +85,7 @@ class Waiver(Section):
     path: str = Field("*", description="Resource or path it holds for; `*`: all.")
     reason: str = Field(min_length=10, description="Why it is accepted.")
     owner: str = Field(description="Who answers for it.")
-    expires: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="Last day, YYYY-MM-DD.")
+    expires: Day = Field(description="Last day, YYYY-MM-DD.")
 
 
 class Environment(Section):

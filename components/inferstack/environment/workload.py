@@ -18,6 +18,7 @@ from inferstack.environment.kinds import (
     Seconds,
     Section,
     SlotName,
+    Source,
 )
 
 
@@ -25,8 +26,7 @@ class Model(Section):
     """One model that the slots serve."""
 
     name: Name = Field(description="Name that clients send as `model`.")
-    source: str = Field(
-        pattern=r"^(package|file|hf|gs|abfss|s3)://.+$",
+    source: Source = Field(
         description="Where the weights come from: `package://DIST`, `file://PATH`, `hf://ORG/REPO`, `gs://`, `abfss://` or `s3://`.",
     )
     digest: Digest | None = Field(None, description="SHA-256 of the weights file; required to promote outside `local`.")

@@ -1,6 +1,6 @@
 """Can it be bought there: accelerator, region, zones, machine type, capacity, partition."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from inferstack.environment import Environment, GpuPool, Platform
 from inferstack.planning import catalogue, fit, placement
@@ -37,7 +37,7 @@ def region(e: Environment) -> Iterator[Finding]:
     if not e.region or not known:
         return
     if e.region not in known:
-        meant = catalogue.nearest(e.region, known)
+        meant = _region_meant(e.region, known)
         fix = f"use `{meant}`." if meant else f"use one of {', '.join(sorted(known))}."
         yield Finding("region-unknown", "error", "region", f"{e.platform} has no region `{e.region}`.", fix)
         return
@@ -50,6 +50,34 @@ def region(e: Environment) -> Iterator[Finding]:
         instead = f", or gpu.accelerator: {here[0]}, which {e.region} has" if here else ""
         message = f"{e.region} has no `{e.gpu.accelerator}`."
         yield Finding("region-without-accelerator", "error", "region", message, f"use region {' or '.join(near[:3])}{instead}.")
+
+
+def _region_meant(name: str, known: Iterable[str]) -> str | None:
+    """The region that was probably meant: one of the other cloud's or of another cloud's spelling (`eu-west-4`) too."""
+    area, _, rest = name.lower().partition("-")
+    spelled = f"{ {'eu': 'europe', 'ap': 'asia'}.get(area, area) }-{rest.replace('-', '')}" if rest else _SAME_PLACE.get(name.lower(), name)
+    return spelled if spelled in known else catalogue.nearest(spelled, known)
+
+
+_SAME_PLACE = {
+    "westeurope": "europe-west4",
+    "northeurope": "europe-west1",
+    "uksouth": "europe-west2",
+    "eastus": "us-east4",
+    "eastus2": "us-east4",
+    "westus2": "us-west1",
+    "centralus": "us-central1",
+    "southeastasia": "asia-southeast1",
+    "japaneast": "asia-northeast1",
+} | {
+    "europe-west4": "westeurope",
+    "europe-west1": "westeurope",
+    "us-east4": "eastus",
+    "us-central1": "centralus",
+    "us-west1": "westus2",
+    "asia-southeast1": "southeastasia",
+}
+"""Regions of the two clouds near each other."""
 
 
 def zones(e: Environment) -> Iterator[Finding]:

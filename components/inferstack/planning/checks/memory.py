@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from inferstack.environment import Environment, Platform
 from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, fit, placement
+from inferstack.planning.catalogue import MIB
 from inferstack.planning.findings import Finding
 
 
@@ -166,4 +167,13 @@ def disk_fits(e: Environment) -> Iterator[Finding]:
             yield Finding("storage-too-small", "error", path, message, fix)
 
 
-CHECKS = (gpu_fits, cpu_fits, gpu_cache_bound, disk_fits)
+def units(e: Environment) -> Iterator[Finding]:
+    """Memory is not given as a bare number, which counts bytes."""
+    named = {f"{group.path}.resources": group.resources for group in placement.groups(e)}
+    written = {f"{path}.{key}": getattr(found, key) for path, found in named.items() for key in ("memory", "ephemeral_storage")}
+    for path, text in (written | {"engine.kv_cache": e.engine.kv_cache, "cache.size": e.cache.size}).items():
+        if quantity(text) < MIB:
+            yield Finding("quantity-without-unit", "error", path, f"`{text}` is {quantity(text):g} bytes.", f"write {text}Mi or {text}Gi.")
+
+
+CHECKS = (units, gpu_fits, cpu_fits, gpu_cache_bound, disk_fits)

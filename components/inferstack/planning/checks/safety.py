@@ -1,6 +1,7 @@
 """Is it safe to run: digests, protection, the way in, the control plane, tiers."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 
 from inferstack.environment import Environment, Platform
@@ -13,8 +14,9 @@ _OLDEST_KUBERNETES = (1, 24)
 def digests(e: Environment) -> Iterator[Finding]:
     """Images by digest, but for one that was built on this machine and is in no registry; models by hash in production."""
     built_here = (e.engine.image or "").startswith("localhost/") and not e.production
-    if e.engine.image and "@sha256:" not in e.engine.image and not built_here:
-        message = f"`{e.engine.image}` is a tag, which can move under a running slot."
+    if e.engine.image and not re.search(r"@sha256:[0-9a-f]{64}$", e.engine.image) and not built_here:
+        cut = "a digest of 64 hexadecimal digits is missing" if "@" in e.engine.image else "a tag, which can move under a running slot"
+        message = f"`{e.engine.image}`: {cut}."
         yield Finding(
             "image-digest", "error", "engine.image", message, "use REPOSITORY@sha256:DIGEST (`crane digest` or the build's output)."
         )

@@ -58,13 +58,13 @@ def _rounded(seconds: float) -> int:
 
 
 def longest_answer_seconds(e: Environment) -> float | None:
-    """Time of an answer that fills the context, all slots of the batch busy; None without GPU figures.
+    """Time of an answer that fills the context, all slots of the batch busy; None without GPU figures, or where no model reaches that far.
 
     Decoding reads the weights once per step and every sequence's cache: bytes / (bandwidth x DECODE_EFFICIENCY) per token,
     the cache at half its final length on average, and no more of it than fits.
     """
     result, models = environment_fit(e), gpu_served(e)
-    if result is None or e.gpu is None or result.room <= 0:
+    if result is None or e.gpu is None or result.room <= 0 or any(model.context > model.architecture.context for model in models):
         return None
     kind = catalogue.gpus()[e.gpu.accelerator]
     context = max(model.context for model in models)
