@@ -72,7 +72,7 @@ class Checks:
         first_failure = first.first_failure or mine.first_failure
         if verdict.result != "pass" and first_failure:
             verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {first_failure}"))
-        keep = baseline is not None and baseline.requests >= wanted
+        keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
         return Result(verdict=verdict, baseline=gates.to_baseline(baseline) if keep and baseline is not None else None)
 
     def _baseline_window(self, step: Check, op: Operation, live_looks: list[Look]) -> Exercise:
@@ -91,8 +91,8 @@ class Checks:
         """Both slots' own metrics over a window of live traffic; ended early when it is lost already."""
         began, lost = self._now(), False
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
-        while not lost and (left := step.seconds - (self._now() - began)) > 0:
-            self._sleep(min(left, LOOK_SECONDS, step.seconds / gates.PARTS))
+        while not lost and ((left := step.seconds - (self._now() - began)) > 0 or len(new_looks) <= gates.PARTS):
+            self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return Result()
@@ -103,11 +103,11 @@ class Checks:
             lost = gates.failed_early(so_far, op.policy.gates)
         new = over(new_looks, gates.PARTS)
         live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
-        if new is not None and not lost and new.requests < op.policy.gates.min_requests:
+        thin = new is not None and min(len(side.ttft_parts) for side in (new, live) if side is not None) < gates.LEAST_PARTS
+        if new is not None and not lost and (new.requests < op.policy.gates.min_requests or thin):
             mine, theirs = self._alternate(step.slot, step.live, op.policy.gates.min_requests)
             new_looks.append(self._look(step.slot))
             filled = over(new_looks, 1)
-            thin = len(new.ttft_parts) < gates.LEAST_PARTS
             if filled is not None:
                 times = _seen_by_sender(mine) if thin else _times(new)
                 new = replace(filled.with_failures(sum(part.failures for part in mine)), **times)
