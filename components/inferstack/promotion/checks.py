@@ -72,7 +72,7 @@ class Checks:
         first_failure = first.first_failure or mine.first_failure
         if verdict.result != "pass" and first_failure:
             verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {first_failure}"))
-        keep = baseline is not None and baseline.requests >= wanted
+        keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
         return Result(verdict=verdict, baseline=gates.to_baseline(baseline) if keep and baseline is not None else None)
 
     def _baseline_window(self, step: Check, op: Operation, live_looks: list[Look]) -> Exercise:
@@ -91,8 +91,8 @@ class Checks:
         """Both slots' own metrics over a window of live traffic; ended early when it is lost already."""
         began, lost = self._now(), False
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
-        while not lost and (left := step.seconds - (self._now() - began)) > 0:
-            self._sleep(min(left, LOOK_SECONDS, step.seconds / gates.PARTS))
+        while not lost and ((left := step.seconds - (self._now() - began)) > 0 or len(new_looks) <= gates.PARTS):
+            self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return Result()
@@ -102,31 +102,27 @@ class Checks:
             self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, step.seconds - (self._now() - began)))
             lost = gates.failed_early(so_far, op.policy.gates)
         new = over(new_looks, gates.PARTS)
-        missing = int(op.policy.gates.min_requests - new.requests) if new is not None and not lost else 0
-        if missing > 0:
-
-            def look() -> None:
-                new_looks.append(self._look(step.slot))
-                live_looks.append(self._look(step.live))
-
-            added = self._alternate(step.slot, step.live, missing, look)
-            new = over(new_looks, gates.PARTS)
-            failures = sum(part.failures for part in added[0])
-            new = new.with_failures(failures) if new is not None and failures > new.errors else new
         live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
+        thin = new is not None and min(len(side.ttft_parts) for side in (new, live) if side is not None) < gates.LEAST_PARTS
+        if new is not None and not lost and (new.requests < op.policy.gates.min_requests or thin):
+            mine, theirs = self._alternate(step.slot, step.live, op.policy.gates.min_requests)
+            new_looks.append(self._look(step.slot))
+            filled = over(new_looks, 1)
+            if filled is not None:
+                times = _seen_by_sender(mine) if thin else _times(new)
+                new = replace(filled.with_failures(sum(part.failures for part in mine)), **times)
+            if thin:  # too few live requests to compare times: the same synthetic ones on both slots do, and nothing where one is alone
+                live = replace(live, **_seen_by_sender(theirs)) if step.live is not None and live is not None else None
         evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd, confirmed=_suspected_before(op))
         return Result(verdict=self._judge(step, evidence, op))
 
-    def _alternate(
-        self, new: SlotName, live: SlotName | None, n: int, after_each: Callable[[], object] = lambda: None
-    ) -> tuple[list[Exercise], list[Exercise]]:
+    def _alternate(self, new: SlotName, live: SlotName | None, n: int) -> tuple[list[Exercise], list[Exercise]]:
         """`n` synthetic requests to each slot in turns, so that both meet the same minutes; the exercises of `new` and of `live`."""
         mine, theirs = [], []
         for size in _portions(n, gates.PARTS):
             if live is not None:
                 theirs.append(self._exercise(live, size))
             mine.append(self._exercise(new, size))
-            after_each()
         return mine, theirs
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
@@ -180,6 +176,11 @@ def _portions(n: int, parts: int) -> list[int]:
 def _suspected_before(op: Operation) -> bool:
     """The window before this one, of the same check, was worse too."""
     return op.attempts > 0 and bool(op.verdicts) and op.verdicts[-1].suspected
+
+
+def _times(stats: WindowStats) -> dict[str, Any]:
+    """The times of a window, as WindowStats holds them."""
+    return {name: getattr(stats, name) for name in ("ttft", "inter_token", "ttft_parts", "inter_token_parts")}
 
 
 def _seen_by_sender(parts: list[Exercise]) -> dict[str, Any]:

@@ -262,6 +262,24 @@ def test_no_route_pins_sessions_so_a_change_of_weights_drains_no_listener() -> N
     assert "hash_policy" not in str(routes({"blue": 1, "green": 99}, 600))
 
 
+def test_a_canary_that_hardly_anybody_asks_is_compared_by_the_same_synthetic_load_on_both_slots() -> None:
+    world = World()
+    world.marked = 0.0
+    plan = {"strategy": "canary", "steps": (100,), "header": ("x-cohort", "beta")}
+    ended = promote(world, **plan)
+    assert ended.outcome is Outcome.COMMITTED
+    assert ended.entry is not None
+    marked = next(verdict for verdict in ended.entry.verdicts if verdict.percent == 0)
+    assert (marked.figures["new.requests"] or 0) >= policy().gates.min_requests, "filled up, never passed silently"
+    slow = World()
+    slow.marked = 0.0
+    slow.behaviours[NEW.version] = Behaviour(ttft=0.1)
+    assert promote(slow, **plan).outcome is Outcome.COMMITTED
+    slow.behaviours[version("int4").version] = Behaviour(ttft=0.9)
+    ended = commands.promote(Process(slow).session(), lambda spec: version("int4"), policy(**plan))
+    assert ended.outcome is Outcome.REVERTED
+
+
 def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> None:
     world = World()
     stream_ends = world.time + 60
