@@ -114,16 +114,14 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built_in(kind: str, api: str) -> tuple[str, dict[str, Any]] | None:
-    """As `definitions`, of an object of Kubernetes itself; None for another. The definitions that it refers to are put into it."""
+    """As `definitions`, of an object of Kubernetes itself; None for another. What it refers to is put into it."""
     folder = Path(str(files("kubernetes_validate"))) / "kubernetes-json-schema" / f"v{kubernetes_validate.latest_version()}-local-strict"
     group, _, version = api.rpartition("/")
     name = "-".join(filter(None, (kind, group.partition(".")[0], version))).lower() + ".json"
     if not (folder / name).exists():
         return None
-    inlined = [
-        (folder / part).read_text().replace("_definitions.json#/definitions", "#/definitions") for part in (name, "_definitions.json")
-    ]
-    return name, json.loads(inlined[0]) | json.loads(inlined[1])
+    schema, shared = (json.loads((folder / part).read_text()) for part in (name, "_definitions.json"))
+    return name, schema | shared  # with the `$id` that its references name
 
 
 def conform(folder: Path, schemas: Path) -> list[dict[str, Any]]:
