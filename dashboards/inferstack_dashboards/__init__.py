@@ -3,7 +3,8 @@
 files(Settings(thresholds={"ErrorsHigh": 0.05}))     # {path: text}, ready to be written or put into a ConfigMap
 """
 
-from inferstack_dashboards.alerts import ALERTS, Alert, UnknownThreshold
+from inferstack_dashboards.alert import Alert
+from inferstack_dashboards.alerts import ALERTS, UnknownThreshold
 from inferstack_dashboards.boards import BOARDS
 from inferstack_dashboards.output import Settings, files
 

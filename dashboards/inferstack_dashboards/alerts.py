@@ -7,94 +7,19 @@ KV cache and, on the host, memory that is still growing: those are watched.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
 
 from inferstack_dashboards import external as e
-from inferstack_dashboards.recording import failed_ratio, request_rate, slow_ratio
+from inferstack_dashboards.alert import LEAST_RATE, Alert
+from inferstack_dashboards.burn_rates import burn_rate_alerts
 from inferstack_runtime import metrics as m
 
-Severity = Literal["page", "ticket", "none"]
 _SLOT = "environment, slot"
 _REPLICA = "environment, slot, instance"
-_FLOOR = 0.05
-"""Requests per second under which shares say nothing: 15 requests in five minutes."""
-_AVAILABILITY = 0.001
-"""Share of requests that may fail in 30 days (objective 99.9 %)."""
-_QUICK = 0.01
-"""Share of requests whose first token may come late in 30 days (objective 99 %)."""
 
 
 class UnknownThreshold(ValueError):
     """A threshold was set for an alert that does not exist or has none."""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """One alert. `expr` holds `{t}` where the threshold stands; `unit` is that of the threshold.
-
-    `summary` and `description` may hold Prometheus' `{{ $labels.x }}` and `{{ $value }}`.
-    """
-
-    name: str
-    expr: str
-    threshold: float | None
-    unit: str
-    hold: str
-    severity: Severity
-    summary: str
-    description: str
-
-    def query(self, threshold: float | None = None) -> str:
-        """The PromQL with its threshold: the given one, else the default."""
-        value = self.threshold if threshold is None else threshold
-        return self.expr if value is None else self.expr.replace("{t}", f"{value:.12g}")
-
-
-def _burn(ratio: str, long: str, short: str) -> str:
-    return f"({ratio.format(long)} > {{t}} and {ratio.format(short)} > {{t}}) and on (environment) {request_rate(long)} > {_FLOOR}"
-
-
-_FAILED, _SLOW = failed_ratio("{}"), slow_ratio("{}")
-_BURNS = (
-    ("Fast", "1h", "5m", 14.4, "page"),
-    ("", "6h", "30m", 6.0, "page"),
-    ("Slow", "1d", "2h", 3.0, "ticket"),
-    ("Slowest", "3d", "6h", 1.0, "ticket"),
-)
-"""Burn rates and windows: Google, The Site Reliability Workbook, chapter 5, table 5-8."""
-
-
-def _burns() -> tuple[Alert, ...]:
-    found: list[Alert] = []
-    for speed, long, short, factor, severity in _BURNS:
-        found.append(
-            Alert(
-                f"ErrorBudgetBurn{speed}",
-                _burn(_FAILED, long, short),
-                factor * _AVAILABILITY,
-                "share of requests",
-                "2m",
-                severity,  # type: ignore[arg-type]
-                "{{ $labels.environment }} uses up its error budget",
-                f"{{{{ $value | humanizePercentage }}}} of requests failed in {long}; the objective is 99.9 %.",
-            )
-        )
-    for speed, long, short, factor, severity in _BURNS[:2]:
-        found.append(
-            Alert(
-                f"FirstTokenBudgetBurn{speed}",
-                _burn(_SLOW, long, short),
-                factor * _QUICK,
-                "share of requests",
-                "2m",
-                severity,  # type: ignore[arg-type]
-                "First tokens come late in {{ $labels.environment }}",
-                f"{{{{ $value | humanizePercentage }}}} of requests waited more than 5 s for their first token in {long} (objective 99 %).",
-            )
-        )
-    return tuple(found)
 
 
 _REQUESTS = f"sum by ({_SLOT}) (rate({m.REQUESTS.name}[5m]))"
@@ -107,7 +32,7 @@ _COST = "sum by (environment) (llm_cost_hourly)"
 ALERTS: tuple[Alert, ...] = (
     Alert(
         "ErrorsHigh",
-        f"{_FAILURES} / ({_REQUESTS} > {_FLOOR}) > {{t}}",
+        f"{_FAILURES} / ({_REQUESTS} > {LEAST_RATE}) > {{t}}",
         0.1,
         "share of requests",
         "5m",
@@ -115,10 +40,10 @@ ALERTS: tuple[Alert, ...] = (
         "Slot {{ $labels.slot }} of {{ $labels.environment }} fails requests",
         "{{ $value | humanizePercentage }} of its answers have a 5xx status.",
     ),
-    *_burns(),
+    *burn_rate_alerts(),
     Alert(
         "ResponseSlow",
-        f"{_DURATION} > {{t}} and {_REQUESTS} > {_FLOOR}",
+        f"{_DURATION} > {{t}} and {_REQUESTS} > {LEAST_RATE}",
         5,
         "seconds",
         "10m",

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferstack_dashboards.alerts import ALERTS, Alert, check_thresholds
+from inferstack_dashboards.alert import Alert
+from inferstack_dashboards.alerts import ALERTS, check_thresholds
 from inferstack_dashboards.boards import BOARDS
 from inferstack_dashboards.panels import to_json
 from inferstack_dashboards.recording import Group, groups

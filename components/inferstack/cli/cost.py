@@ -1,11 +1,13 @@
 """What an environment costs, by pool, slot and model, per million tokens, and what would be cheaper."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, read_environment
-from inferstack.environment import Environment
+from inferstack.cli.output import EnvironmentName, Failure, Json, Project, console, print_json, read_environment
+from inferstack.environment import Environment, Platform
 
 
 def register(app: typer.Typer) -> None:
@@ -18,19 +20,32 @@ def cost(
     prometheus: Annotated[
         str | None, typer.Option("--prometheus", help="Address to measure with; by default `monitoring.prometheus_url`.")
     ] = None,
+    log: Annotated[
+        list[Path] | None, typer.Option("--log", help="Log of a runtime, for the tenants' shares; may be repeated. `local` finds its own.")
+    ] = None,
     project: Project = None,
     as_json: Json = False,
 ) -> None:
-    """Show dollars per hour and month by pool, slot and model, dollars per million tokens, and recommendations with what each saves."""
-    _, environment = read_environment(name, project)
-    report = cost_report(name, environment, prometheus or environment.monitoring.prometheus_url)
+    """Show dollars per hour and month by pool, slot, model and tenant, dollars per million tokens, and what would save how much."""
+    root, environment = read_environment(name, project)
+    report = cost_report(name, environment, prometheus or environment.monitoring.prometheus_url, _logs(root, name, environment, log))
     if as_json:
         print_json(report)
     else:
         show(report)
 
 
-def cost_report(name: str, environment: Environment, prometheus: str | None) -> dict[str, Any]:
+def _logs(root: Path, name: str, environment: Environment, given: list[Path] | None) -> list[Path]:
+    """The logs to read; raises Failure where a given one is not there."""
+    if given is None and environment.platform is Platform.LOCAL:
+        return sorted((root / ".inferstack" / name / "logs").glob("slot-*.log"))
+    for path in given or ():
+        if not path.is_file():
+            raise Failure(f"no log at {path}", path=str(path), next_step="kubectl logs of the slots' pods writes one")
+    return given or []
+
+
+def cost_report(name: str, environment: Environment, prometheus: str | None, logs: Sequence[Path] = ()) -> dict[str, Any]:
     """The object of `cost --json`. `measured` is None without a Prometheus that answers; `measured_error` says why."""
     from inferstack.planning import cost as planned_cost
     from inferstack.planning.savings import fixed_hourly_usd, replica_hourly_usd, savings
@@ -50,6 +65,7 @@ def cost_report(name: str, environment: Environment, prometheus: str | None) -> 
         "budget": {"hourly_usd": environment.budget.hourly_usd, "monthly_usd": environment.budget.monthly_usd},
         "slots": {slot: {"replicas": count, "hourly_usd": _times(replica, count)} for slot, count in replicas.items()},
         "models": _models(environment, replica, replicas, tokens),
+        "tenants": _tenants(logs, _times(replica, sum(replicas.values()))),
         "measured": measured,
         "measured_error": error,
         "recommendations": [
@@ -76,6 +92,25 @@ def _replicas_at_rest(environment: Environment) -> dict[str, float]:
     """Replicas of each slot at the least load."""
     live = environment.slots.initial
     return {str(live): environment.slots.replicas.min, str(live.other): environment.slots.idle_replicas}
+
+
+def _tenants(logs: Sequence[Path], spent: float | None) -> list[dict[str, Any]]:
+    """Each tenant's share of the replicas' price, by the tokens that engines generated for it."""
+    from inferstack.planning.tenants import share, usage
+
+    lines = (line for path in logs for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [
+        {
+            "tenant": one.tenant,
+            "answers": one.answers,
+            "prompt_tokens": one.prompt,
+            "generated_tokens": one.engine,
+            "cached_tokens": one.cached,
+            "share": round(part, 4),
+            "hourly_usd": None if hourly is None else round(hourly, 6),
+        }
+        for one, part, hourly in share(usage(lines), spent)
+    ]
 
 
 def _models(environment: Environment, replica: float | None, replicas: dict[str, float], tokens: dict[str, float]) -> list[dict[str, Any]]:
@@ -146,6 +181,11 @@ def show(report: dict[str, Any]) -> None:
     for row in report["models"]:
         cells = f"{row['share']:.0%} by {row['shared_by']}, {_usd(row['hourly_usd'])}/h, {_usd(row['usd_per_million_tokens'])}/M tokens"
         out.print(f"  model {row['model']} ({row['quantization']}): {cells}", markup=False, soft_wrap=True)
+    for row in report["tenants"]:
+        tokens = f"{row['generated_tokens']:,} tokens generated, {row['cached_tokens']:,} from the cache"
+        out.print(
+            f"  tenant {row['tenant']}: {row['share']:.0%} by tokens, {_usd(row['hourly_usd'])}/h, {tokens}", markup=False, soft_wrap=True
+        )
     measured = report["measured"]
     if measured:
         cached = "?" if measured["cached_share"] is None else f"{measured['cached_share']:.0%}"

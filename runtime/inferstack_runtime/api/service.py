@@ -14,7 +14,7 @@ from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.limits import Admission, Limiter
 from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.generation import Flight, Run
+from inferstack_runtime.api.generation import Flight, Run, Usage
 from inferstack_runtime.api.grammar import masks_of
 from inferstack_runtime.api.http import Request, parse_object
 from inferstack_runtime.api.parameters import Generate, check_tokens
@@ -197,7 +197,7 @@ class Service:
             source = lookup.source
             usage = lookup.run.usage if lookup.run is not None and source in ("exact", "semantic") else None
             if usage is not None:
-                self.metrics[catalogue.SERVED_TOKENS].labels(served.name, source).inc(usage.generated)
+                self._note_served(lookup.generate.tenant, served.name, source, usage)
         return [self._guard(request, served, lookup.generate, lookup.run) for lookup in lookups if lookup.run is not None]
 
     def _guard(self, request: Request, served: Served, generate: Generate, run: Run) -> Run:
@@ -222,11 +222,24 @@ class Service:
     async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
         return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
 
+    def _note_served(self, tenant: str, model: str, source: str, usage: Usage) -> None:
+        """Count an answer, and log whose it was: tenants are no label, so that a tenant's share of the cost is read from the log."""
+        self.metrics[catalogue.SERVED_TOKENS].labels(model, source).inc(usage.generated)
+        if log.isEnabledFor(logging.INFO):
+            fields = {
+                "tenant": tenant,
+                "model": model,
+                "source": source,
+                "prompt_tokens": usage.prompt,
+                "generated_tokens": usage.generated,
+            }
+            log.info("served", extra={"fields": fields})
+
     def _landed(self, request: Request, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
         account.add(flight)
         if self.tracer is not None and request.span is not None:
             self.tracer.phases(request.span, flight)
-        self.metrics[catalogue.SERVED_TOKENS].labels(flight.served.name, "engine").inc(flight.usage.generated)
+        self._note_served(flight.generate.tenant, flight.served.name, "engine", flight.usage)
         self.cache.keep(policy, lookup, flight)
 
     def fly(

@@ -18,6 +18,7 @@ from inferstack.planning import cost, plan_findings
 from inferstack.planning.prices import machine_price
 from inferstack.planning.savings import replica_hourly_usd, savings
 
+ROOT = Path(__file__).parents[3]
 GKE: dict[str, Any] = {
     "platform": "gke",
     "region": "us-central1",
@@ -127,3 +128,33 @@ def test_the_backtest_says_what_it_cannot_know_or_read(tmp_path: Path, capsys: p
     assert run(["scaling", "backtest", str(tmp_path / "none.csv"), "--capacity", "5"]) == 2
     assert run(["scaling", "backtest", "generated:week", "--capacity", "5"]) == 2
     assert "expected one of day" in capsys.readouterr().err
+
+
+def test_tenants_share_the_price_by_the_tokens_that_engines_made_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def served(tenant: str, source: str, generated: int) -> str:
+        fields = {"tenant": tenant, "model": "m", "source": source, "prompt_tokens": 10, "generated_tokens": generated}
+        return json.dumps({"time": "t", "level": "info", "message": "served", **fields})
+
+    log = tmp_path / "pod.log"
+    lines = [served("a", "engine", 300), served("b", "engine", 100), served("b", "exact", 900), 'no JSON "served"', '{"message": "served"}']
+    log.write_text("\n".join([*lines, json.dumps({"message": "request", "tenant": "a", "note": "served"})]))
+    report = cost_report("e", parse_environment(GKE), None, [log])
+    spent = sum(slot["hourly_usd"] for slot in report["slots"].values())
+    assert [(row["tenant"], row["share"], row["generated_tokens"], row["cached_tokens"]) for row in report["tenants"]] == [
+        ("a", 0.75, 300, 0),
+        ("b", 0.25, 100, 900),
+    ]
+    assert report["tenants"][0]["hourly_usd"] == pytest.approx(spent * 0.75, rel=1e-4)
+    assert run(["cost", "kubernetes", "--log", str(log), "--project", str(ROOT)]) == 0
+    assert "tenant a: 75% by tokens" in capsys.readouterr().out
+    assert run(["cost", "kubernetes", "--log", str(tmp_path / "none"), "--project", str(ROOT)]) == 2
+
+
+def test_boards_are_listed_and_their_place_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["dashboards", "list", "--project", str(ROOT), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["boards"]
+    assert len(listed) == 7
+    assert all(Path(board["file"]).is_file() for board in listed)
+    for name, told in (("local", "inferstack console"), ("prod-gke", "grafana_dashboard=1"), ("kubernetes", "inferstack dashboards list")):
+        assert run(["dashboards", "open", name, "--project", str(ROOT)]) == 0
+        assert told in capsys.readouterr().out

@@ -42,3 +42,19 @@ async def test_a_thousand_tenants_make_no_more_series_than_one(tmp_path):
         assert many == few, sorted(many - few)[:5]
         text = run.service.metrics.render().decode()
         assert "tenant-" not in text
+
+
+async def test_the_log_says_whose_answer_it_was_and_what_it_took(tmp_path, caplog):
+    keys = write_keys(tmp_path / "keys.json", alice={"tenant": "museum"})
+    body = {"model": "fake", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0}
+    with caplog.at_level("INFO"):
+        async with running(access={"keys_file": str(keys)}) as run:
+            for _ in range(2):
+                assert (await run.post("/v1/chat/completions", body, authorization="Bearer alice")).status_code == 200
+    told = [record.fields for record in caplog.records if record.message == "served" and record.fields["tenant"] == "museum"]
+    assert [(fields["source"], fields["model"], fields["generated_tokens"]) for fields in told] == [
+        ("engine", "fake", 3),
+        ("exact", "fake", 3),
+    ]
+    assert all(fields["prompt_tokens"] > 0 for fields in told)
+    assert "Hello" not in str(told)
