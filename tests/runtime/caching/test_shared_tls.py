@@ -74,10 +74,10 @@ async def test_only_a_certificate_of_the_given_authority_and_the_right_password_
         plain.config_set("requirepass", "s3cret")
         plain.close()
         results = {}
-        for name, user, authority in (
-            ("right", ":s3cret@", crt),
-            ("wrong password", ":guess@", crt),
-            ("other authority", ":s3cret@", other),
+        for name, password, authority in (
+            ("right", "s3cret", crt),
+            ("wrong password", "guess", crt),
+            ("other authority", "s3cret", other),
         ):
             store = SharedStore(f"rediss://:{password}@127.0.0.1:{port}/0?ssl_ca_certs={authority}", 5.0, Metrics())
             await store.open()
