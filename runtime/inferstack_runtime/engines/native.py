@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from inferstack_runtime.engines.base import EngineStats, FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs
 from inferstack_runtime.engines.decoder import StepDecoder, StepFailed
-from inferstack_runtime.kernels import BLOCK_POSITIONS, MAX_ALTERNATIVES, SAMPLE_RESULT, SAMPLE_SPEC, SEGMENT
+from inferstack_runtime.engines.slots import Slots
+from inferstack_runtime.kernels import BLOCK_POSITIONS, MAX_ALTERNATIVES, SAMPLE_RESULT, SEGMENT
 from inferstack_runtime.scheduling.blocks import BlockPool
 from inferstack_runtime.scheduling.lookup import MAX_GUESS
 from inferstack_runtime.scheduling.scheduler import MAX_GUESSING, Limits, Scheduler
@@ -73,15 +74,9 @@ class BatchingEngine:
         self._counts = {"prompt_tokens": 0, "generated_tokens": 0, "steps": 0, "last_batch_size": 0}
         self._compute_seconds = self._host_seconds = 0.0
         self._tokens_per_second = 0.0
-        slots, rows = limits.max_sequences, limits.max_batch_tokens + limits.max_sequences + MAX_GUESSING * MAX_GUESS
-        self._tables = np.zeros((slots, per_sequence), np.int32)
-        self._table_lengths = [0] * slots
-        self._history = np.zeros((slots, limits.context), np.int32)
-        self._specs = np.zeros(slots, SAMPLE_SPEC)
-        self._biases: list[tuple[NDArray[np.int32], NDArray[np.float32]] | None] = [None] * slots
-        self._masks = np.zeros((0, 0), np.uint32)
+        rows = limits.max_batch_tokens + limits.max_sequences + MAX_GUESSING * MAX_GUESS
+        self._slots = Slots(limits.max_sequences, limits.context, decoder.vocabulary)
         self._tokens, self._positions = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        self._filled: set[int] = set()
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; raises `QueueFull`, or `ValueError` for a request that can never run."""
@@ -201,7 +196,7 @@ class BatchingEngine:
     def _end(self, sequence: Sequence, reason: FinishReason, tokens: tuple[int, ...] = (), error: str | None = None) -> StepOutput:
         slot = sequence.slot
         self._scheduler.finish(sequence, reusable=reason != "error")
-        self._filled.discard(slot)
+        self._slots.forget(slot)
         self._sequences.pop(sequence.request.request_id, None)
         with self._wake:
             self._commitments.pop(sequence.request.request_id, None)
@@ -229,7 +224,7 @@ class BatchingEngine:
             if share.sequence.queued is None:
                 share.sequence.queued = started - share.sequence.submitted
         try:
-            self._decoder.step(self._tokens[:count], self._positions[:count], segments, self._tables, specs, results)
+            self._decoder.step(self._tokens[:count], self._positions[:count], segments, self._slots.tables, specs, results)
         except StepFailed as error:
             log.error("step failed: %s", error)
             outputs += [self._end(share.sequence, "error", error=f"the engine could not run: {error}") for share in shares]
@@ -254,52 +249,21 @@ class BatchingEngine:
 
     def _prepare(self, sequence: Sequence, outputs: list[StepOutput]) -> bool:
         """Bring the slot's tables up to date and fill its token mask; ends the request when its grammar fails."""
-        slot, blocks = sequence.slot, sequence.blocks
-        if slot not in self._filled or self._table_lengths[slot] > len(blocks):
-            self._fill_slot(sequence)
-        known = self._table_lengths[slot]
-        if known < len(blocks):
-            self._tables[slot, known : len(blocks)] = blocks[known:]
-            self._table_lengths[slot] = len(blocks)
+        self._slots.update(sequence)
         if sequence.request.mask is None:
             return True
         try:
-            sequence.request.mask.fill(memoryview(self._masks[slot]).cast("B").cast("i"))
+            sequence.request.mask.fill(self._slots.mask(sequence.slot))
         except Exception as error:
             outputs.append(self._end(sequence, "error", error=f"the grammar failed: {error}"))
             return False
         return True
 
-    def _fill_slot(self, sequence: Sequence) -> None:
-        slot, sampling = sequence.slot, sequence.request.sampling
-        self._filled.add(slot)
-        self._table_lengths[slot] = 0
-        self._history[slot, : len(sequence.tokens)] = sequence.tokens
-        spec = self._specs[slot]
-        spec["target"] = -1
-        spec["top_k"] = max(0, sampling.top_k)
-        spec["alternatives"] = -1 if sampling.logprobs is None else sampling.logprobs
-        spec["temperature"], spec["top_p"], spec["min_p"] = sampling.temperature, sampling.top_p, sampling.min_p
-        spec["presence"], spec["frequency"] = sampling.presence_penalty, sampling.frequency_penalty
-        spec["repetition"], spec["seed"] = sampling.repetition_penalty, sequence.seed
-        spec["history"], spec["prompt"] = self._history[slot].ctypes.data, sequence.prompt_length
-        spec["biases"] = len(sampling.logit_bias)
-        if sampling.logit_bias:
-            tokens = np.fromiter(sampling.logit_bias.keys(), np.int32)
-            values = np.fromiter(sampling.logit_bias.values(), np.float32)
-            self._biases[slot] = tokens, values
-            spec["bias_tokens"], spec["bias_values"] = tokens.ctypes.data, values.ctypes.data
-        spec["mask"] = 0
-        if sequence.request.mask is not None:
-            if not self._masks.size:
-                self._masks = np.zeros((self._limits.max_sequences, -(-self._decoder.vocabulary // 32)), np.uint32)
-            spec["mask"] = self._masks[slot].ctypes.data
-
     def _lay_out(self, shares: list[Share]) -> list[tuple[Share, int]]:
         """Tokens and positions of all rows; returns each share with its first row."""
         rows, start = [], 0
         for share in shares:
-            history, computed, end = self._history[share.sequence.slot], share.sequence.computed, start + share.width
+            history, computed, end = self._slots.history[share.sequence.slot], share.sequence.computed, start + share.width
             if share.guess:
                 history[computed + share.rows : computed + share.width] = share.guess
             self._tokens[start:end] = history[computed : computed + share.width]
@@ -329,7 +293,7 @@ class BatchingEngine:
                     at.append(start + share.rows - 1 + i)
                     targets.append(-1)
                     lengths.append(length)
-        specs = self._specs[slots]
+        specs = self._slots.specs[slots]
         specs["row"], specs["target"], specs["length"] = at, targets, lengths
         specs["position"] = [max(0, length - sample.sequence.prompt_length) for length, sample in zip(lengths, samples, strict=True)]
         scored = specs["target"] >= 0
@@ -374,7 +338,7 @@ class BatchingEngine:
         if sequence.generated >= request.max_tokens or len(sequence.tokens) >= self._limits.context:
             output = self._end(sequence, "length", (token,))
         else:
-            self._history[sequence.slot, len(sequence.tokens) - 1] = token
+            self._slots.history[sequence.slot, len(sequence.tokens) - 1] = token
             output = StepOutput(request.request_id, (token,), cached_prompt_tokens=sequence.cached_prompt_tokens)
         if logprobs:
             output = replace(output, logprobs=logprobs)

@@ -140,6 +140,7 @@ class Scheduler:
             return False
         self.waiting.remove(sequence)
         sequence.slot = self._slots.pop()
+        sequence.stay += 1
         sequence.blocks = reuse
         sequence.computed = len(reuse) * BLOCK_POSITIONS
         sequence.published, sequence.parent = len(reuse), root

@@ -22,6 +22,8 @@ class Sequence:
     """Seconds from then to the first step that worked on it."""
     slot: int = -1
     """Row of the block tables; -1 while it waits."""
+    stay: int = 0
+    """How often it was given a slot: more than once after preemption."""
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     published: int = 0
