@@ -105,3 +105,21 @@ def test_no_label_of_the_catalogue_names_a_person_or_request() -> None:
 def test_what_is_committed_is_what_the_generator_writes() -> None:
     done = subprocess.run([sys.executable, "-m", "inferstack_dashboards", "--check", str(OUTPUT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_boards_read_of_promotions_is_what_promotions_export() -> None:
+    from inferstack.promotion.exposition import exposition
+    from inferstack.promotion.weights import Weights
+    from inferstack_dashboards import external
+
+    page = exposition("prod", None, Weights(blue=100, green=0))
+    assert f'{external.SLOT_WEIGHT.name}{{environment="prod",slot="blue"}} 1' in page
+    source = (OUTPUT.parent / "components/inferstack/promotion/exposition.py").read_text(encoding="utf-8")
+    for metric in (
+        external.SLOT_WEIGHT,
+        external.PROMOTION_PHASE,
+        external.PROMOTION_STARTED,
+        external.PROMOTION_TOOK,
+        external.ROLLBACK_UNTIL,
+    ):
+        assert f'"{metric.name}": "{metric.help}"' in source
