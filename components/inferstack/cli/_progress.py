@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from inferstack.cli._records import entry_json, state_json
 from inferstack.cli.output import console
 from inferstack.promotion.commands import Ended
 from inferstack.promotion.events import Event
@@ -74,8 +75,6 @@ class Progress:
         """The last event: where the environment stands."""
         if not self._json:
             return
-        from inferstack.cli._promotion import entry_json, state_json
-
         entry = entry_json(ended.entry) if ended.entry else None
         last = {"event": "done", "time": time.time(), "outcome": ended.outcome, "operation": entry, "text": ended.rest.reason}
         sys.stdout.write(json.dumps(last | state_json(name, ended.journal)) + "\n")

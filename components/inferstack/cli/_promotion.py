@@ -8,13 +8,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from inferstack.cli._comparison import comparison_json, comparison_table
 from inferstack.cli._progress import Progress
+from inferstack.cli._records import comparison_table
 from inferstack.cli.output import ExitCode, Failure, console, read_environment
 from inferstack.environment import Environment, Platform
 from inferstack.platforms.holder import holder_name, person
 from inferstack.promotion.commands import Ended, Session
-from inferstack.promotion.journal import Entry, Journal, JournalUnreadable, Outcome
+from inferstack.promotion.journal import JournalUnreadable, Outcome
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec
@@ -122,33 +122,3 @@ def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
             markup=False,
         )
     return int(code)
-
-
-def entry_json(entry: Entry) -> dict[str, Any]:
-    """One ended operation, for --json."""
-    return {
-        "id": entry.id,
-        "kind": entry.kind,
-        "by": entry.by,
-        "slot": entry.slot,
-        "generation": entry.generation,
-        "summary": entry.summary,
-        "started": entry.started,
-        "seconds": entry.ended - entry.started,
-        "outcome": entry.outcome,
-        "reason": entry.reason,
-        "comparison": comparison_json(entry.verdicts),
-    }
-
-
-def state_json(name: str, journal: Journal) -> dict[str, Any]:
-    """Where the environment stands, in status' words."""
-    return {
-        "environment": name,
-        "active_slot": journal.active,
-        "previous_slot": journal.previous,
-        "phase": journal.phase,
-        "generation": journal.generation,
-        "weights": {"blue": journal.weights.blue, "green": journal.weights.green},
-        "cohort": None if journal.weights.cohort is None else str(journal.weights.cohort),
-    }

@@ -14,7 +14,8 @@ def register(app: typer.Typer) -> None:
 
 def history(name: EnvironmentName, project: Project = None, as_json: Json = False) -> None:
     """Print ended promotions and rollbacks, newest first."""
-    from inferstack.cli._promotion import entry_json, open_environment, orderly
+    from inferstack.cli._promotion import open_environment, orderly
+    from inferstack.cli._records import entry_json
 
     opened = open_environment(name, project)
     with orderly(name):

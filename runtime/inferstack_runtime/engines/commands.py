@@ -88,9 +88,9 @@ def _fail(options: argparse.Namespace, code: int, message: str) -> int:
 
 def _quantize(options: argparse.Namespace) -> int:
     from inferstack_runtime import kernels
+    from inferstack_runtime.engines.opening import open_model
     from inferstack_runtime.engines.packed import load_packed, packed_path
     from inferstack_runtime.engines.registry import cache_folder, find_model
-    from inferstack_runtime.engines.source import open_model
 
     started = time.perf_counter()
     cache = cache_folder(options.weight_cache)
@@ -121,8 +121,8 @@ def _quantize(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from inferstack_runtime.engines.evaluation import GATE, evaluate
+    from inferstack_runtime.engines.opening import open_model
     from inferstack_runtime.engines.registry import cache_folder, find_model
-    from inferstack_runtime.engines.source import open_model
 
     gate = GATE if options.gate is None else options.gate
     texts = None if options.texts is None else options.texts.read_text(encoding="utf-8").strip().split("\n----\n")
@@ -145,8 +145,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from inferstack_runtime import kernels
     from inferstack_runtime.engines.decoder import Decoder
+    from inferstack_runtime.engines.opening import open_model
     from inferstack_runtime.engines.registry import cache_folder, find_model
-    from inferstack_runtime.engines.source import open_model
     from inferstack_runtime.engines.speed import measure
 
     library, cache = kernels.load(), cache_folder(options.weight_cache)

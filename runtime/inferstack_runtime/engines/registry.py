@@ -125,7 +125,7 @@ def _in_package(distribution: str) -> Path:
 def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
     from inferstack_runtime.engines.decoder import Decoder
     from inferstack_runtime.engines.native import BatchingEngine
-    from inferstack_runtime.engines.source import open_model
+    from inferstack_runtime.engines.opening import open_model
     from inferstack_runtime.kernels import KernelsUnavailable
     from inferstack_runtime.scheduling.scheduler import Limits
 

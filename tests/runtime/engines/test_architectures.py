@@ -13,8 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from inferstack_runtime import kernels
 from inferstack_runtime.engines.base import ModelLoadError
 from inferstack_runtime.engines.decoder import Decoder
+from inferstack_runtime.engines.opening import open_model
 from inferstack_runtime.engines.shape import UnsupportedArchitecture
-from inferstack_runtime.engines.source import ModelSource, open_model
+from inferstack_runtime.engines.source import ModelSource
 
 VOCABULARY, HIDDEN, HEADS, GROUPS, DIM, INNER, LAYERS = 90, 64, 4, 2, 32, 96, 2
 CONFIG: dict[str, Any] = {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from inferstack_runtime import kernels
 from inferstack_runtime.engines.base import ModelLoadError
 from inferstack_runtime.engines.decoder import Decoder
-from inferstack_runtime.engines.source import open_model
+from inferstack_runtime.engines.opening import open_model
 from tests.runtime.engines.test_architectures import CONFIG, HIDDEN, gguf_metadata, gguf_tensors, random_weights, write_folder
 
 WriteGguf = Callable[..., Path]

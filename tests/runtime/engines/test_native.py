@@ -183,7 +183,7 @@ def test_submitting_from_another_thread_wakes_a_waiting_step(loaded: LoadedModel
 
 def test_neither_torch_nor_transformers_is_imported() -> None:
     code = (
-        "import sys, inferstack_runtime.engines.native, inferstack_runtime.engines.registry, inferstack_runtime.engines.source;"
+        "import sys, inferstack_runtime.engines.native, inferstack_runtime.engines.registry, inferstack_runtime.engines.opening;"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

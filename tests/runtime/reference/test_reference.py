@@ -14,8 +14,9 @@ import pytest
 from inferstack_runtime import kernels
 from inferstack_runtime.engines import packed
 from inferstack_runtime.engines.decoder import Decoder
+from inferstack_runtime.engines.opening import open_model
 from inferstack_runtime.engines.registry import find_model
-from inferstack_runtime.engines.source import ModelSource, open_model
+from inferstack_runtime.engines.source import ModelSource
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent

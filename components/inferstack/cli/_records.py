@@ -1,11 +1,11 @@
-"""Both versions side by side, check by check: what a promotion measured, as a table and for --json."""
+"""What promotions leave behind, for --json and as a table: where an environment stands, ended operations, both versions check by check."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
-from inferstack.promotion.journal import Verdict
+from inferstack.promotion.journal import Entry, Journal, Verdict
 
 _FIGURES = (
     ("requests", "requests", "{:.0f}"),
@@ -61,3 +61,33 @@ def comparison_table(verdicts: Sequence[Verdict]) -> Table | None:
 def _name(verdict: Verdict) -> str:
     share = {None: "", 0: " of the header's requests"}.get(verdict.percent, f" at {verdict.percent} %")
     return f"{verdict.stage}{share}"
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One ended operation, for --json."""
+    return {
+        "id": entry.id,
+        "kind": entry.kind,
+        "by": entry.by,
+        "slot": entry.slot,
+        "generation": entry.generation,
+        "summary": entry.summary,
+        "started": entry.started,
+        "seconds": entry.ended - entry.started,
+        "outcome": entry.outcome,
+        "reason": entry.reason,
+        "comparison": comparison_json(entry.verdicts),
+    }
+
+
+def state_json(name: str, journal: Journal) -> dict[str, Any]:
+    """Where the environment stands, in status' words."""
+    return {
+        "environment": name,
+        "active_slot": journal.active,
+        "previous_slot": journal.previous,
+        "phase": journal.phase,
+        "generation": journal.generation,
+        "weights": {"blue": journal.weights.blue, "green": journal.weights.green},
+        "cohort": None if journal.weights.cohort is None else str(journal.weights.cohort),
+    }
