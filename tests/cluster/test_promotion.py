@@ -43,6 +43,7 @@ def test_promotion_and_rollback_under_streaming_load_lose_nothing(promoted_on: D
         back = _inferstack(promoted_on, "rollback", "--json")
         assert back.returncode == 0, back.stderr
         after_rollback = time.time()
+        time.sleep(1)
         load.wait_for(8)
     assert load.lost == []
     assert {one.slot for one in load.answers if after_promotion < one.sent and one.ended < after_rollback - 30} <= {"green", "blue"}
