@@ -53,7 +53,7 @@ def test_promotion_and_rollback_under_streaming_load_lose_nothing(promoted_on: D
 
 
 def test_an_image_that_is_not_there_ends_with_the_reason_and_the_live_slot_untouched(promoted_on: Deployed) -> None:
-    live = promoted_on.deployment("blue")["metadata"]["generation"]
+    live = promoted_on.deployment("blue")["spec"]["template"]
     with Load(promoted_on.url) as load:
         load.wait_for(5)
         ended = _inferstack(promoted_on, "promote", "--set", "slot.image=localhost/there-is-no-such-image:1", "--yes")
@@ -62,7 +62,7 @@ def test_an_image_that_is_not_there_ends_with_the_reason_and_the_live_slot_untou
     assert "image" in (ended.stdout + ended.stderr).lower()
     assert load.lost == []
     assert set(load.by_slot) == {"blue"}
-    assert promoted_on.deployment("blue")["metadata"]["generation"] == live
+    assert promoted_on.deployment("blue")["spec"]["template"] == live
     assert promoted_on.weights()["green"] == 0
 
 
