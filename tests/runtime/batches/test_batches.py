@@ -225,6 +225,7 @@ async def test_a_full_disk_refuses_new_work_and_loses_none(batching):
     assert (await upload(batching, lines(5000))).status_code == 200
 
 
+@pytest.mark.slow
 async def test_a_full_queue_only_delays(tmp_path):
     engine = FakeEngine(max_queue=0, max_sequences=1, step_seconds=0.001)
     async with running(engine, batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}) as run:

@@ -167,6 +167,7 @@ def test_guards_let_other_wordings_pass():
         assert refusal(traits(asked), traits(known)) is None
 
 
+@pytest.mark.slow
 def test_the_committed_set_shows_what_the_guards_are_worth(embedder):
     found = rates(pairs(read_set(), embedder))
     at = {(rate.threshold, rate.guarded): rate for rate in found}
@@ -178,6 +179,7 @@ def test_the_committed_set_shows_what_the_guards_are_worth(embedder):
         assert hits == sorted(hits)
 
 
+@pytest.mark.slow
 def test_cache_eval_prints_rates_and_draws_them(tmp_path):
     picture = tmp_path / "rates.svg"
     command = [sys.executable, "-c", "from inferstack_runtime.cli import main; main()", "cache-eval"]
@@ -258,6 +260,7 @@ def test_endings_fillers_and_other_names_of_the_same_are_not_other_words(known, 
     assert refusal(traits(asked), traits(known)) is None
 
 
+@pytest.mark.slow
 def test_the_set_that_no_guard_was_made_for_has_few_false_hits_at_the_default_threshold(embedder):
     threshold = SemanticConfig().threshold
     (guarded,) = [rate for rate in rates(pairs(read_set(held_out=True), embedder), [threshold]) if rate.guarded]
