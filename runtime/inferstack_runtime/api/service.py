@@ -110,7 +110,7 @@ class Service:
                 store = await self.batch_store()
             except Exception as error:
                 log.error("batches cannot run", extra={"fields": {"error": str(error)}})
-                await asyncio.sleep(30)
+                await asyncio.sleep(5)
                 continue
             self._batch_worker = BatchWorker(
                 store, partial(answer_item, self), self.config.batches.concurrency, self.metrics, lambda: not self.state.ready
