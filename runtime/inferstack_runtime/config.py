@@ -61,6 +61,10 @@ class EngineConfig(Section):
     max_batch_tokens: Positive = 512
     max_queue: NonNegative = 256
     kv_cache_bytes: Positive = 512 * 1024 * 1024
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where the engine can use one and the machine has one, else the CPU; `cuda`: a GPU, or the model does not load."""
+    cpu_fallback: Flag = False
+    """With `device` cuda: serve on the CPU where there is no GPU, rather than not at all."""
 
 
 class TierConfig(Section):

@@ -284,6 +284,13 @@ MODEL_LOADS = Metric("inferstack_model_loads_total", "counter", "1", "Model load
 MODEL_UNLOADS = Metric(
     "inferstack_model_unloads_total", "counter", "1", "Model unloads, by reason (request, idle, budget).", ("model", "reason")
 )
+CPU_FALLBACK = Metric(
+    "inferstack_model_cpu_fallback",
+    "gauge",
+    "1",
+    "1 while a loaded model computes on the CPU although a GPU was asked for or would have been taken, else 0.",
+    ("model",),
+)
 WEIGHT_BYTES = Metric(
     "inferstack_model_weight_bytes", "gauge", "bytes", "Memory of a loaded model's weights.", ("model",), aliases=("model_size_mb",)
 )
