@@ -239,6 +239,13 @@ SHARED_ERRORS = Metric(
     "Calls of the shared cache server that failed or were too slow (`use`: limits, cache).",
     ("use",),
 )
+CACHE_TOKENS = Metric(
+    "inferstack_shared_store_tokens_total",
+    "counter",
+    "1",
+    "Tokens asked of the cloud to sign in at the shared cache server, by result (ok, failed).",
+    ("result",),
+)
 SHARED_UP = Metric(
     "inferstack_shared_store_up",
     "gauge",

@@ -48,6 +48,8 @@ def _cache(e: Environment) -> Iterator[Problem]:
         )
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
+    if e.cache.backend != "external" and e.cache.identity:
+        yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (external only)")
 
 
 def _slots(e: Environment) -> Iterator[Problem]:

@@ -75,4 +75,6 @@ def _cache(environment: Environment) -> dict[str, Any]:
         found["url"] = f"redis://{CACHE}.{environment.namespace}.svc:6379/0"
     if cache_secret(environment):
         found["url_file"] = f"{CACHE_SECRET_PATH}/url"
+    if cache.identity:
+        found["identity"] = cache.identity
     return found
