@@ -48,6 +48,8 @@ def _cache(e: Environment) -> Iterator[Problem]:
         )
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
+    if e.cache.backend != "external" and e.cache.identity:
+        yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (external only)")
 
 
 def _slots(e: Environment) -> Iterator[Problem]:
@@ -70,6 +72,14 @@ def _engine(e: Environment) -> Iterator[Problem]:
         for key in ("tensor_parallel", "pipeline_parallel"):
             if getattr(e.engine, key) > 1:
                 yield Problem(f"engine.{key}", getattr(e.engine, key), f"1, because engine.kind is {e.engine.kind} (vllm splits a model)")
+    if e.engine.device != "auto" and e.engine.kind not in ("native", "transformers"):
+        yield Problem("engine.device", e.engine.device, f"auto, because engine.kind is {e.engine.kind}: its image decides")
+    if e.engine.cpu_fallback and e.engine.device != "cuda":
+        yield Problem("engine.cpu_fallback", True, f"false, because engine.device is {e.engine.device}; only cuda needs a fallback")
+    if e.engine.device == "cuda" and e.engine.kind == "native" and not e.engine.cpu_fallback:
+        yield Problem(
+            "engine.device", "cuda", "auto or cpu, because engine.kind is native, which computes on the CPU; or engine.cpu_fallback"
+        )
     names = [model.name for model in e.models]
     for index, model in enumerate(e.models):
         if model.name in names[:index]:

@@ -52,6 +52,10 @@ class Cache(Section):
     size: Quantity = Field("1Gi", description="Memory of the cache.")
     high_availability: Flag = Field(False, description="A replica that takes over.")
     url_secret: Name | None = Field(None, description="Secret whose key `url` holds the address (`backend: external`).")
+    identity: Literal["google", "azure"] | None = Field(
+        None,
+        description="Cloud whose token opens the cache (`backend: external`): Memorystore with IAM, Managed Redis with Entra.",
+    )
     ttl_seconds: Positive = Field(300, description="Life of a cached answer where no route says otherwise.")
     semantic: SemanticCache = Field(default_factory=SemanticCache, description="The semantic tier.")
 
