@@ -8,7 +8,8 @@ import pytest
 
 from inferstack.environment import Gates
 from inferstack.promotion.gates import PARTS, Evidence, decide, failed_early, from_baseline, to_baseline, usd_per_million_tokens
-from inferstack.promotion.measure import Counters, Histogram, WindowStats, at_least, chance, leak, over, window
+from inferstack.promotion.chance import at_least, paired, unpaired
+from inferstack.promotion.measure import Counters, Histogram, WindowStats, leak, over, window
 from inferstack.promotion.platform import Agreement
 
 GATES = Gates(min_requests=20, ttft_p95_seconds=1.0, inter_token_p95_seconds=0.5)
@@ -184,11 +185,11 @@ def test_the_binomial_tail_is_exact() -> None:
 
 
 def test_the_rank_test_is_exact() -> None:
-    assert chance([3, 4], [1, 2]) == pytest.approx(1 / 6)
-    assert chance([1, 2], [3, 4]) == 1.0
-    assert chance([5] * 6, [1] * 6) == pytest.approx(1 / math.comb(12, 6))
-    assert chance([1, 1], [1, 1]) == 1.0, "ties count for chance"
-    assert chance([], [1]) == 1.0
+    assert unpaired([3, 4], [1, 2]) == pytest.approx(1 / 6)
+    assert unpaired([1, 2], [3, 4]) == 1.0
+    assert unpaired([5] * 6, [1] * 6) == pytest.approx(1 / math.comb(12, 6))
+    assert unpaired([1, 1], [1, 1]) == 1.0, "ties count for chance"
+    assert unpaired([], [1]) == 1.0
 
 
 def _server(random: Random, parts: int, slower: float, each: int) -> list[list[float]]:

@@ -381,16 +381,20 @@ class Process:
         self._call("warm", work)
 
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
-        def work() -> Exercise:
-            behaviour = self.world.behaviour(slot)
-            self.world._serve(slot, n, live=False)
-            if self.world.ready(slot) == 0:
-                return Exercise(n, n, "connection refused")
-            times = Histogram.of([behaviour.ttft] * n)
-            return Exercise(n, round(n * behaviour.errors), "500" if behaviour.errors else "", 1.0, times, times)
-
-        exercise: Exercise = self._call("exercise", work)
+        exercise: Exercise = self._call("exercise", lambda: self._sent(slot, n))
         return exercise
+
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        both: tuple[Exercise, Exercise] = self._call("compare", lambda: (self._sent(slot, n), self._sent(against, n)))
+        return both
+
+    def _sent(self, slot: SlotName, n: int) -> Exercise:
+        behaviour = self.world.behaviour(slot)
+        self.world._serve(slot, n, live=False)
+        if self.world.ready(slot) == 0:
+            return Exercise(n, n, "connection refused")
+        times = Histogram.of([behaviour.ttft] * n)
+        return Exercise(n, round(n * behaviour.errors), "500" if behaviour.errors else "", 1.0, times, times)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         return self._call("agreement", lambda: Agreement(self.world.behaviour(slot).agreement, 200))  # type: ignore[no-any-return]
