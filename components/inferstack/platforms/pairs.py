@@ -20,7 +20,7 @@ LOOKS = 3
 LOOK_SECONDS = 0.03
 """Looks at how much runs in the slots, and the time between two: requests come and go."""
 MOST_OCCUPIED = 64
-"""Most requests that one slot is given to be as busy as the other. Beyond that the new slot has less to do, which is never held against it."""
+"""Most requests that a slot is given to be as busy as the other; beyond that the slot with fewer has it easier."""
 BEGIN_SECONDS = 5.0
 """Longest time until those requests run."""
 

@@ -122,17 +122,21 @@ class SlotClient:
     def occupy(self, model: str, stop: threading.Event, begun: threading.Event) -> None:
         """Keep one request running until `stop`; `begun` is set once the first gives its first answer, be it a refusal."""
         while not stop.is_set():
-            body = _completion(model, OCCUPY_TOKENS, f"{uuid.uuid4().hex[:8]} {TEXTS[0]}")
             with contextlib.suppress(httpx.HTTPError):
-                with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=VERIFY_SECONDS) as answer:
-                    for _ in answer.iter_raw():
-                        begun.set()
-                        if stop.is_set():
-                            return
-                    if answer.status_code == 200:
-                        continue
+                if self._occupy_once(model, stop, begun) == 200:
+                    continue
             begun.set()
             stop.wait(OCCUPY_PAUSE_SECONDS)  # refused or cut off: no reason to knock all the time
+
+    def _occupy_once(self, model: str, stop: threading.Event, begun: threading.Event) -> int:
+        """The status of one such request; it is left as soon as `stop` is set, and the replica ends it then."""
+        body = _completion(model, OCCUPY_TOKENS, f"{uuid.uuid4().hex[:8]} {TEXTS[0]}")
+        with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=VERIFY_SECONDS) as answer:
+            for _ in answer.iter_raw():
+                begun.set()
+                if stop.is_set():
+                    break
+            return answer.status_code
 
     def top_tokens(self, model: str, text: str) -> list[str] | None:
         """The most likely next token after each position of `text`; None where the engine gives no log-probabilities."""

@@ -12,6 +12,7 @@ from inferstack.promotion.gates import Evidence
 from inferstack.promotion.journal import Journal, Operation, Verdict
 from inferstack.promotion.measure import Snapshot, WindowStats, leak, over
 from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
+from inferstack.promotion.shares import shares
 from inferstack.promotion.steps import Check, Result
 
 LOOK_SECONDS = 2.0
@@ -111,11 +112,12 @@ class Checks:
         live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
         rounds: tuple[tuple[Exercise, Exercise], ...] = ()
         other = step.slot.other if seen.slots[step.slot.other].ready else None
-        if new is not None and not lost and not _tells(new, live, op, alone=other is None):
+        unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
+        if new is not None and not lost and not unmarked and not _tells(new, live, op, alone=other is None):
             rounds, mine = self._load(step.slot, other, op.policy.gates.min_requests)
             new_looks.append(self._look(step.slot))
             new, live = _filled(new, over(new_looks, 1), mine), _comparable(new, live) or _told(rounds)
-        evidence = Evidence(new=new, live=live, rounds=rounds, hourly_usd=op.policy.hourly_usd, confirmed=_suspected_before(op))
+        evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
         return Result(verdict=self._judge(step, evidence, op))
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
@@ -173,6 +175,16 @@ def _portions(n: int, parts: int) -> list[int]:
 def _suspected_before(op: Operation) -> bool:
     """The window before this one, of the same check, was worse too."""
     return op.attempts > 0 and bool(op.verdicts) and op.verdicts[-1].suspected
+
+
+def _unmarked(step: Check, op: Operation) -> str:
+    """What to say where only requests with a header go to the new slot and none came; synthetic ones would say nothing of them."""
+    if op.policy.header is None or shares(op)[op.step] > 0:
+        return ""
+    return (
+        f"no request with the header {': '.join(op.policy.header)} came in {step.seconds:.0f} s: send some through the gateway meanwhile, "
+        "give them longer by promotion.step_seconds, or promote without the header"
+    )
 
 
 def _tells(new: WindowStats, live: WindowStats | None, op: Operation, *, alone: bool) -> bool:

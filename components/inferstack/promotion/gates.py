@@ -53,6 +53,8 @@ class Evidence:
     """Restarts of the new slot since it was ready."""
     hourly_usd: float | None = None
     """Price of one replica."""
+    unmarked: str = ""
+    """Why nothing can be said of the requests that the step is about: none came."""
     sent: bool = False
     """The agreement was asked for at this stage."""
     accuracy: float | None = None
@@ -104,7 +106,9 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
     if evidence.restarts > 0 or (new is not None and new.restarts > 0):
         count = max(evidence.restarts, new.restarts if new else 0)
         found.failed.append(f"{count} process of the new slot ended and was restarted" if count == 1 else f"{count} processes restarted")
-    if new is None:
+    if evidence.unmarked:
+        found.missing.append(evidence.unmarked)
+    elif new is None:
         found.missing.append("no metrics from the new slot")
     else:
         if new.requests < gates.min_requests:
