@@ -116,7 +116,8 @@ class Checks:
         if new is not None and not lost and not unmarked and not _tells(new, live, op, alone=other is None):
             rounds, mine = self._load(step.slot, other, op.policy.gates.min_requests)
             new_looks.append(self._look(step.slot))
-            new, live = _filled(new, over(new_looks, 1), mine), _comparable(new, live) or _told(rounds)
+            live = _comparable(new, live) or _told(rounds)
+            new = _filled(new, over(new_looks, 1), mine)
         evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
         return Result(verdict=self._judge(step, evidence, op))
 
