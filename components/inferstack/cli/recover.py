@@ -1,10 +1,16 @@
 """Finish what a killed or interrupted promotion left behind."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferstack.cli.output import EnvironmentName, Json, Project
+from inferstack.environment import Platform
+
+if TYPE_CHECKING:
+    from inferstack.cli._progress import Progress
+    from inferstack.local.progress import Event as PhaseEvent
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +26,8 @@ def recover(
 ) -> int:
     """Resume from the journal: finish, or revert where that is the safe way; shrink a previous slot whose rollback window is over.
 
-    A frozen promotion tries the way back once more. Exit codes as for `promote`.
+    On one machine, what carries requests and has ended (a slot with weight, the gateway) is started again first. A frozen promotion tries
+    the way back once more. Exit codes as for `promote`.
     """
     from inferstack.cli._progress import Progress
     from inferstack.cli._promotion import open_environment, orderly, tell
@@ -29,5 +36,25 @@ def recover(
     opened = open_environment(name, project)
     progress = Progress(as_json=as_json)
     with orderly(name, progress), progress:
+        if opened.environment.platform is Platform.LOCAL:
+            _revive(opened.root, name, progress)
         ended = commands.recover(opened.session(progress), wait)
     return tell(name, ended, progress, as_json=as_json)
+
+
+def _revive(root: Path, name: str, progress: "Progress") -> None:
+    """What cannot be started again is told, and left to the journal: the other slot may be well."""
+    from inferstack.local.errors import LocalError, NotRunning
+    from inferstack.local.up import revive
+    from inferstack.promotion.events import Event
+
+    def told(event: "PhaseEvent") -> None:
+        if event.status == "done":
+            progress(Event("step", f"{event.phase} had ended and was started again", progress.now()))
+
+    try:
+        revive(root, name, told)
+    except NotRunning:
+        raise
+    except LocalError as error:
+        progress(Event("retry", error.message, progress.now()))

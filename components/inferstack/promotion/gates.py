@@ -80,15 +80,16 @@ def to_baseline(stats: WindowStats) -> dict[str, Any]:
 
 
 def from_baseline(data: dict[str, Any] | None) -> WindowStats | None:
-    """The inverse of to_baseline."""
-    if data is None:
+    """The inverse of to_baseline; a damaged one is None, like one that was never measured."""
+    try:
+        document = dict(data or {})
+        for name in ("ttft", "inter_token"):
+            bounds = [float("inf") if bound is None else bound for bound in document[name]["bounds"]]
+            document[name] = {"bounds": bounds, "counts": list(document[name]["counts"])}
+        found = _STATS.validate_python(document)
+    except (KeyError, TypeError, ValueError):
         return None
-    histograms = {
-        name: Histogram(tuple(float("inf") if bound is None else bound for bound in data[name]["bounds"]), tuple(data[name]["counts"]))
-        for name in ("ttft", "inter_token")
-    }
-    parts = {name: tuple(data.get(name, ())) for name in ("ttft_parts", "inter_token_parts")}
-    return WindowStats(**{**data, **histograms, **parts})
+    return found if all(len(times.bounds) == len(times.counts) for times in (found.ttft, found.inter_token)) else None
 
 
 @dataclass
