@@ -1,15 +1,14 @@
 """Finish what a killed or interrupted promotion left behind."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from inferstack.cli.output import EnvironmentName, Json, Project
-from inferstack.environment import Platform
 
 if TYPE_CHECKING:
     from inferstack.cli._progress import Progress
+    from inferstack.cli._promotion import Opened
     from inferstack.local.progress import Event as PhaseEvent
 
 
@@ -36,24 +35,26 @@ def recover(
     opened = open_environment(name, project)
     progress = Progress(as_json=as_json)
     with orderly(name, progress), progress:
-        if opened.environment.platform is Platform.LOCAL:
-            _revive(opened.root, name, progress)
+        _revive(opened, progress)
         ended = commands.recover(opened.session(progress), wait)
     return tell(name, ended, progress, as_json=as_json)
 
 
-def _revive(root: Path, name: str, progress: "Progress") -> None:
-    """What cannot be started again is told, and left to the journal: the other slot may be well."""
+def _revive(opened: "Opened", progress: "Progress") -> None:
+    """On one machine; what cannot be started again is told, and left to the journal: the other slot may be well."""
     from inferstack.local.errors import LocalError, NotRunning
     from inferstack.local.up import revive
+    from inferstack.platforms.local import LocalPlatform
     from inferstack.promotion.events import Event
 
     def told(event: "PhaseEvent") -> None:
         if event.status == "done":
             progress(Event("step", f"{event.phase} had ended and was started again", progress.now()))
 
+    if not isinstance(opened.platform, LocalPlatform):
+        return
     try:
-        revive(root, name, told)
+        revive(opened.root, opened.name, told)
     except NotRunning:
         raise
     except LocalError as error:

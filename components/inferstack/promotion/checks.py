@@ -7,8 +7,9 @@ from typing import Any
 
 from inferstack.environment import SlotName
 from inferstack.promotion import gates
+from inferstack.promotion.baseline import as_of_now, from_baseline, to_baseline
 from inferstack.promotion.events import Emit, Event
-from inferstack.promotion.gates import Evidence
+from inferstack.promotion.gates import Evidence, Rounds
 from inferstack.promotion.journal import Journal, Operation, Verdict
 from inferstack.promotion.measure import Snapshot, WindowStats, leak, over
 from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
@@ -70,7 +71,7 @@ class Checks:
         if verdict.result != "pass" and mine.first_failure:
             verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {mine.first_failure}"))
         keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
-        return Result(verdict=verdict, baseline=gates.to_baseline(baseline) if keep and baseline is not None else None)
+        return Result(verdict=verdict, baseline=to_baseline(baseline, rounds) if keep and baseline is not None else None)
 
     def _alone(self, live: SlotName, op: Operation) -> WindowStats | None:
         """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""
@@ -80,7 +81,7 @@ class Checks:
             looks.append(self._look(live))
         return over(looks, gates.PARTS)
 
-    def _load(self, new: SlotName, live: SlotName | None, n: int) -> tuple[tuple[tuple[Exercise, Exercise], ...], Exercise]:
+    def _load(self, new: SlotName, live: SlotName | None, n: int) -> tuple[Rounds, Exercise]:
         """At least `n` synthetic requests to the new slot: the rounds in which the live slot got the same, and what the new slot's met.
 
         The first round only warms the new slot up for as many requests at a time; of it failures count and times do not.
@@ -95,31 +96,45 @@ class Checks:
         return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first_failure)
 
     def _after(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """Both slots' own metrics over a window of live traffic; ended early when it is lost already."""
-        began, lost = self._now(), False
+        """Both slots' own metrics over a window of live traffic, and rounds where those do not tell alone."""
+        watched = self._watch(step, op)
+        if watched is None:
+            return Result()
+        seen, new_looks, live_looks = watched
+        new = over(new_looks, gates.PARTS)
+        baseline = op.baseline if step.live is None else None
+        live = over(live_looks, gates.PARTS) if step.live else from_baseline(baseline)
+        other = step.slot.other if seen.slots[step.slot.other].ready else None
+        rounds: Rounds = ()
+        unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
+        if new is not None and not unmarked and not gates.failed_early(new, op.policy.gates):
+            # what was measured before the switch may have been another machine: is the live slot itself still as fast?
+            doubtful = baseline is not None and live is not None and gates.is_slower(new, live, op.policy.gates)
+            if (doubtful and other is not None) or not _tells(new, live, op, alone=other is None):
+                rounds, mine = self._load(step.slot, other, op.policy.gates.min_requests)
+                new_looks.append(self._look(step.slot))
+                live = _comparable(new, as_of_now(live, baseline, rounds)) if live is not None else _told(rounds)
+                new = _filled(new, over(new_looks, 1), mine)
+        evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
+        return Result(verdict=self._judge(step, evidence, op))
+
+    def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
+        """Looks at both slots over the step's time, and the last observation; ended early when all is lost already. None when the slots
+        changed meanwhile."""
+        began = self._now()
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
-        while not lost and ((left := step.seconds - (self._now() - began)) > 0 or len(new_looks) <= gates.PARTS):
+        while True:
+            left = step.seconds - (self._now() - began)
             self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
-                return Result()
+                return None
             new_looks.append(self._look(step.slot))
             live_looks.append(self._look(step.live))
-            so_far = over(new_looks, 1)
-            self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, step.seconds - (self._now() - began)))
-            lost = gates.failed_early(so_far, op.policy.gates)
-        new = over(new_looks, gates.PARTS)
-        live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
-        rounds: tuple[tuple[Exercise, Exercise], ...] = ()
-        other = step.slot.other if seen.slots[step.slot.other].ready else None
-        unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
-        if new is not None and not lost and not unmarked and not _tells(new, live, op, alone=other is None):
-            rounds, mine = self._load(step.slot, other, op.policy.gates.min_requests)
-            new_looks.append(self._look(step.slot))
-            live = _comparable(new, live) or _told(rounds)
-            new = _filled(new, over(new_looks, 1), mine)
-        evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
-        return Result(verdict=self._judge(step, evidence, op))
+            so_far, left = over(new_looks, 1), step.seconds - (self._now() - began)
+            self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, left))
+            if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > gates.PARTS):
+                return seen, new_looks, live_looks
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
         verdict = gates.decide(step.stage, evidence, op.policy.gates, self._now())
@@ -208,18 +223,18 @@ def _filled(window: WindowStats, whole: WindowStats | None, sent: Exercise) -> W
     return replace(whole.with_failures(sent.failures), **own)
 
 
-def _comparable(new: WindowStats, live: WindowStats | None) -> WindowStats | None:
+def _comparable(new: WindowStats, live: WindowStats) -> WindowStats:
     """The live slot's window, without what its times are compared by where it had less traffic than the new one's."""
-    return replace(live, ttft_parts=(), inter_token_parts=()) if live is not None and gates.carries_more(new, live) else live
+    return replace(live, ttft_parts=(), inter_token_parts=()) if gates.carries_more(new, live) else live
 
 
-def _told(rounds: tuple[tuple[Exercise, Exercise], ...]) -> WindowStats | None:
+def _told(rounds: Rounds) -> WindowStats | None:
     """What the live slot did in the rounds; None without any."""
     whole = _together([live for _, live in rounds])
     return WindowStats(whole.sent, whole.failures, 0, whole.ttft, whole.inter_token, seconds=whole.seconds) if rounds else None
 
 
-def _answered(rounds: tuple[tuple[Exercise, Exercise], ...]) -> bool:
+def _answered(rounds: Rounds) -> bool:
     return any(live.ttft.total for _, live in rounds)
 
 

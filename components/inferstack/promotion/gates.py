@@ -7,9 +7,6 @@ no more of it. What was not measured never passes.
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from inferstack.environment import Gates
 from inferstack.promotion.chance import at_least, paired, unpaired
@@ -38,13 +35,17 @@ FAULT_CHANCE = 0.01
 SUSPICIOUS = 0.2
 
 
+Rounds = tuple[tuple[Exercise, Exercise], ...]
+"""What the senders of one round's requests to the new slot and to the live slot met."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a check has in hand; None: could not be measured."""
 
     new: WindowStats | None
     live: WindowStats | None = None
-    rounds: tuple[tuple[Exercise, Exercise], ...] = ()
+    rounds: Rounds = ()
     """Requests that went to the new and the live slot at the same moments, round by round."""
     agreement: Agreement | None = None
     comparable: bool = True
@@ -65,31 +66,8 @@ class Evidence:
     """A former window of this stage was slower than the live slot's too; a first one is measured again before it decides."""
 
 
-_STATS = TypeAdapter(WindowStats)
-
-
-def to_baseline(stats: WindowStats) -> dict[str, Any]:
-    """The live slot's window, for the journal. Infinite bounds become null."""
-    data: dict[str, Any] = _STATS.dump_python(stats)
-    for name in ("ttft", "inter_token"):
-        data[name] = {
-            "bounds": [None if bound == float("inf") else bound for bound in data[name]["bounds"]],
-            "counts": list(data[name]["counts"]),
-        }
-    return data
-
-
-def from_baseline(data: dict[str, Any] | None) -> WindowStats | None:
-    """The inverse of to_baseline; a damaged one is None, like one that was never measured."""
-    try:
-        document = dict(data or {})
-        for name in ("ttft", "inter_token"):
-            bounds = [float("inf") if bound is None else bound for bound in document[name]["bounds"]]
-            document[name] = {"bounds": bounds, "counts": list(document[name]["counts"])}
-        found = _STATS.validate_python(document)
-    except (KeyError, TypeError, ValueError):
-        return None
-    return found if all(len(times.bounds) == len(times.counts) for times in (found.ttft, found.inter_token)) else None
+FIGURES = ("ttft", "inter_token")
+"""What is timed, by the names that WindowStats and Exercise have for it."""
 
 
 @dataclass
@@ -156,6 +134,14 @@ def _errors(new: WindowStats, live: WindowStats | None, gates: Gates, found: _Fi
         found.suspected.append(text)
 
 
+def is_slower(new: WindowStats, live: WindowStats, gates: Gates) -> bool:
+    """Whether the window would be suspected to be slower."""
+    found = _Findings()
+    for name in FIGURES:
+        _compared(name, name, Evidence(new, live), gates, found)
+    return bool(found.suspected)
+
+
 def carries_more(new: WindowStats, live: WindowStats) -> bool:
     """Whether a replica of the new slot had more traffic than one of the live slot, so that their times say nothing about the version."""
     return new.rate * max(1, live.replicas) > MORE_TRAFFIC * live.rate * max(1, new.replicas)
@@ -180,7 +166,7 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
     """Above the live slot's by more than the factor and by more than chance: in rounds, and in the windows of their own traffic."""
     most, new, live = gates.slower_than_live, evidence.new, evidence.live
     if evidence.rounds:
-        value, before, mine, theirs = _by_rounds(evidence.rounds, figure)
+        value, before, mine, theirs = by_rounds(evidence.rounds, figure)
         if value is None or before is None:
             found.missing.append(f"{name} of the two slots could not be compared: no round was answered by both")
         elif value > most * before:
@@ -199,9 +185,7 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
             found.suspected.append(text)
 
 
-def _by_rounds(
-    rounds: tuple[tuple[Exercise, Exercise], ...], figure: str
-) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:
+def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:
     """p95 over all rounds of the new and of the live slot, then of each round in which both were seen."""
     sides = [[getattr(exercise, figure) for exercise in side] for side in zip(*rounds, strict=True)]
     mine, theirs = (functools.reduce(Histogram.plus, side).quantile(0.95) for side in sides)

@@ -143,7 +143,7 @@ class Operation:
     restarts: int | None = None
     """Process restarts of the target when it first became ready."""
     baseline: dict[str, Any] | None = None
-    """What the live slot did in the window before the switch (see gates.Baseline)."""
+    """What the live slot did in the window before the switch (see baseline)."""
     verdicts: tuple[Verdict, ...] = ()
     reason: str = ""
     """Why it is being reverted."""

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from inferstack.environment import Gates
+from inferstack.promotion.baseline import from_baseline, to_baseline
 from inferstack.promotion.chance import at_least, paired, unpaired
 from inferstack.promotion.gates import (
     PARTS,
@@ -17,8 +18,6 @@ from inferstack.promotion.gates import (
     carries_more,
     decide,
     failed_early,
-    from_baseline,
-    to_baseline,
     usd_per_million_tokens,
 )
 from inferstack.promotion.measure import Counters, Histogram, WindowStats, leak, over, window
@@ -140,7 +139,7 @@ def test_the_baseline_survives_the_journal() -> None:
     import json
 
     before = stats()
-    assert from_baseline(json.loads(json.dumps(to_baseline(before)))) == before
+    assert from_baseline(json.loads(json.dumps(to_baseline(before, ())))) == before
     assert from_baseline(None) is None
 
 

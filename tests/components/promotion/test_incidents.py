@@ -277,6 +277,18 @@ def test_a_canary_that_hardly_anybody_asks_is_compared_by_the_same_synthetic_loa
     assert ended.outcome is Outcome.REVERTED
 
 
+@pytest.mark.parametrize(("live_only", "outcome"), [(0.0, Outcome.COMMITTED), (1.5, Outcome.REVERTED)])
+def test_a_machine_that_gets_slower_after_the_switch_is_not_the_versions_fault(live_only: float, outcome: Outcome) -> None:
+    world = World()
+    world.behaviours[NEW.version] = Behaviour(ttft_live=live_only)
+
+    def crowd(name: str, process: Process) -> None:
+        world.slower = 3.5 if world.weights == Weights(0, 100) else 1.0
+
+    world.before_call = crowd
+    assert promote(world).outcome is outcome
+
+
 def test_a_canary_by_header_that_nobody_asks_is_inconclusive_and_says_what_to_do() -> None:
     world = World()
     world.marked = 0.0

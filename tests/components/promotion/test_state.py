@@ -17,8 +17,8 @@ from inferstack.environment import InvalidEnvironment
 from inferstack.platforms.holder import holder_name, is_gone
 from inferstack.platforms.prometheus_text import counters
 from inferstack.promotion import commands, filestore, journal, lease
+from inferstack.promotion.baseline import from_baseline
 from inferstack.promotion.filestore import FileStore
-from inferstack.promotion.gates import from_baseline
 from inferstack.promotion.journal import JournalUnreadable, Phase
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.plan import next_step

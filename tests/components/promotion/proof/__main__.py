@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack.platforms import pairs, slot_client
-from inferstack.promotion import chance, checks, gates, measure
+from inferstack.promotion import baseline, chance, checks, gates, measure
 from tests.components.promotion.proof import kills, scenarios
 from tests.components.promotion.proof.arena import ROOT
 from tests.components.promotion.proof.report import write
@@ -74,12 +74,12 @@ def main() -> None:
         figures = run[part]()
         print(f"{part}: {time.time() - started:.0f} s", flush=True)
         _keep(options.figures, part, figures, time.time() - started)
-    write(json.loads(options.figures.read_text()), ROOT / "docs")
+    write(json.loads(options.figures.read_text()), options.figures.parent)
 
 
 def _judges() -> str:
     """The version of what decides over a promotion: a hash of its modules' code, comments apart."""
-    modules = (chance, checks, gates, measure, pairs, slot_client)
+    modules = (baseline, chance, checks, gates, measure, pairs, slot_client)
     trees = [ast.dump(ast.parse(Path(str(module.__file__)).read_text())) for module in modules]
     return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 
