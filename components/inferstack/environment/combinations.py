@@ -6,6 +6,7 @@ from datetime import date
 from inferstack.environment.kinds import Layer, Platform
 from inferstack.environment.problems import MISSING, Problem
 from inferstack.environment.schema import Environment
+from inferstack.environment.traffic import ROUTING_HEADERS
 
 
 def check_combinations(environment: Environment) -> list[Problem]:
@@ -121,6 +122,10 @@ def _promotion(e: Environment) -> Iterator[Problem]:
         yield Problem("promotion.steps", list(e.promotion.steps), "weights that rise")
     if not e.promotion.steps:
         yield Problem("promotion.steps", [], "at least [100]")
+    if e.promotion.header and e.promotion.header.name.lower() in ROUTING_HEADERS:
+        yield Problem("promotion.header.name", e.promotion.header.name, "a header that routes nothing yet, for instance X-Cohort")
+    if e.promotion.header and e.promotion.strategy == "rolling":
+        yield Problem("promotion.header", e.promotion.header.name, "nothing, because promotion.strategy rolling moves replica by replica")
 
 
 def _gateway(e: Environment) -> Iterator[Problem]:

@@ -108,6 +108,19 @@ class Gates(Section):
     window_seconds: Annotated[float, Field(gt=0)] = Field(30, description="Length of a comparison window.")
 
 
+class Header(Section):
+    """Requests that carry this header, with just this value."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)] = Field(
+        description="Name of a request header that routes nothing yet; its case does not matter."
+    )
+    value: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)] = Field(description="Its whole value, case and all.")
+
+
+ROUTING_HEADERS = frozenset(("x-tier", "host", "authorization", "content-length", "content-type"))
+"""Headers that mean something already, in small letters."""
+
+
 class Promotion(Section):
     """How a new version gets the traffic."""
 
@@ -116,6 +129,11 @@ class Promotion(Section):
     )
     steps: tuple[Annotated[int, Field(gt=0, le=100, strict=True)], ...] = Field(
         (100,), description="Weights of the new slot, in percent, ending with 100."
+    )
+    header: Header | None = Field(
+        None,
+        description="First only requests with this header go to the new slot and are compared with the others, then `steps` follow; "
+        "not with `rolling`.",
     )
     step_seconds: Seconds = Field(0, description="Time at each weight before its check.")
     ready_seconds: Seconds = Field(600, description="Time that the idle slot gets to become ready.")

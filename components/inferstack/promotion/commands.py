@@ -66,8 +66,10 @@ def policy_of(environment: Environment, **changes: object) -> Policy:
         idle_replicas=slots.idle_replicas,
         gates=wanted.gates,
         hourly_usd=replica_hourly_usd(environment),
+        header=(wanted.header.name.lower(), wanted.header.value) if wanted.header else None,
     )
-    return replace(policy, **changes)  # type: ignore[arg-type]
+    policy = replace(policy, **changes)  # type: ignore[arg-type]
+    return replace(policy, header=None) if policy.strategy == "rolling" else policy  # it moves replica by replica
 
 
 def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Policy) -> Ended:
