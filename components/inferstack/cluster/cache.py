@@ -11,10 +11,9 @@ from inferstack.cluster.names import CACHE, SLOT_LABEL, component_labels, metada
 from inferstack.cluster.security import container_security, pod_security
 from inferstack.environment import Environment
 from inferstack.environment.quantity import quantity
+from inferstack.planning.caches import CACHE_OVERHEAD
 
 _PORT = 6379
-_OVERHEAD = 1.25
-"""Memory of the pod beside `maxmemory`: client buffers and fragmentation."""
 
 
 def cache_objects(environment: Environment, image: str | None = None) -> dict[str, dict[str, Any]]:
@@ -22,7 +21,7 @@ def cache_objects(environment: Environment, image: str | None = None) -> dict[st
     labels, namespace = component_labels("cache"), environment.namespace
     maximum = int(quantity(environment.cache.size))
     settings = f'maxmemory {maximum}\nmaxmemory-policy allkeys-lru\nsave ""\nappendonly no\nprotected-mode no\ntcp-keepalive 60\n'
-    memory = f"{int(maximum * _OVERHEAD / 2**20)}Mi"
+    memory = f"{int(maximum * CACHE_OVERHEAD / 2**20)}Mi"
     spec: dict[str, Any] = {
         "serviceName": CACHE,
         "replicas": 1,

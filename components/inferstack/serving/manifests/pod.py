@@ -7,8 +7,8 @@ from typing import Any
 
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_RESOURCE, GPU_TAINT, slot_labels, slot_name
 from inferstack.cluster.security import container_security, pod_security
-from inferstack.environment import Environment, SlotName
-from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, METRICS_PORT, cache_secret, digest, runtime_config, text
+from inferstack.environment import METRICS_PORT, Environment, SlotName
+from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, cache_secret, digest, runtime_config, text
 from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_PATH, bucket, profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 
