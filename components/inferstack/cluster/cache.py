@@ -8,13 +8,12 @@ from typing import Any
 
 from inferstack.cluster.images import reference
 from inferstack.cluster.names import CACHE, SLOT_LABEL, component_labels, metadata
+from inferstack.cluster.security import container_security, pod_security
 from inferstack.environment import Environment
 from inferstack.environment.quantity import quantity
+from inferstack.planning.caches import CACHE_OVERHEAD
 
 _PORT = 6379
-_USER = 10001
-_OVERHEAD = 1.25
-"""Memory of the pod beside `maxmemory`: client buffers and fragmentation."""
 
 
 def cache_objects(environment: Environment, image: str | None = None) -> dict[str, dict[str, Any]]:
@@ -22,7 +21,7 @@ def cache_objects(environment: Environment, image: str | None = None) -> dict[st
     labels, namespace = component_labels("cache"), environment.namespace
     maximum = int(quantity(environment.cache.size))
     settings = f'maxmemory {maximum}\nmaxmemory-policy allkeys-lru\nsave ""\nappendonly no\nprotected-mode no\ntcp-keepalive 60\n'
-    memory = f"{int(maximum * _OVERHEAD / 2**20)}Mi"
+    memory = f"{int(maximum * CACHE_OVERHEAD / 2**20)}Mi"
     spec: dict[str, Any] = {
         "serviceName": CACHE,
         "replicas": 1,
@@ -75,13 +74,7 @@ def _pod(engine: str, image: str, memory: str) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 10,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [
             {
                 "name": "cache",
@@ -95,12 +88,7 @@ def _pod(engine: str, image: str, memory: str) -> dict[str, Any]:
                     "requests": {"cpu": "100m", "memory": memory, "ephemeral-storage": "64Mi"},
                     "limits": {"memory": memory, "ephemeral-storage": "64Mi"},
                 },
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "readOnlyRootFilesystem": True,
-                    "runAsNonRoot": True,
-                },
+                "securityContext": container_security(),
                 "volumeMounts": [{"name": "config", "mountPath": "/etc/cache", "readOnly": True}, {"name": "data", "mountPath": "/data"}],
             }
         ],

@@ -4,6 +4,7 @@ from typing import Any
 
 from inferstack.cluster.images import reference
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT, component_labels, metadata
+from inferstack.cluster.security import root_container_security
 
 NAMESPACE = "inferstack-gpu"
 
@@ -44,12 +45,7 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
             "requests": {"cpu": "50m", "memory": "128Mi", "ephemeral-storage": "32Mi"},
             "limits": {"memory": "128Mi", "ephemeral-storage": "32Mi"},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": {**root_container_security(), "seccompProfile": {"type": "RuntimeDefault"}},
         "volumeMounts": mounts,
     }
     for role, name, pods in (

@@ -76,9 +76,14 @@ def inhibitions() -> list[dict[str, Any]]:
     ]
 
 
+def bundled_address(environment: Environment) -> str:
+    """Where the Prometheus of `monitoring.backend: bundled` answers inside the cluster."""
+    return f"http://{server_name('prometheus')}.{environment.namespace}.svc:{PORTS['prometheus']}"
+
+
 def datasource(environment: Environment) -> dict[str, Any]:
     """Grafana's one data source: the Prometheus of the namespace."""
-    url = f"http://{server_name('prometheus')}.{environment.namespace}.svc:{PORTS['prometheus']}"
+    url = bundled_address(environment)
     source = {
         "name": "Prometheus",
         "uid": "prometheus",

@@ -11,11 +11,11 @@ from typing import Any
 from inferstack.cluster.images import reference
 from inferstack.cluster.monitoring_config import PORTS, alertmanager_config, datasource, prometheus_config, provider, server_name
 from inferstack.cluster.names import SLOT_LABEL, component_labels, metadata
+from inferstack.cluster.security import container_security, pod_security
 from inferstack.environment import Environment
 
 GRAFANA_SECRET = "inferstack-grafana"  # noqa: S105 - a name
 PASSWORD_KEY = "admin-password"  # noqa: S105 - a name
-_USER = 10001
 _STORAGE = {"prometheus": "20Gi", "alertmanager": "1Gi", "grafana": "1Gi"}
 _MEMORY = {"prometheus": "2Gi", "alertmanager": "128Mi", "grafana": "512Mi"}
 _DATA = {"prometheus": "/prometheus", "alertmanager": "/alertmanager", "grafana": "/var/lib/grafana"}
@@ -193,12 +193,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
             "requests": {"cpu": "100m", "memory": _MEMORY[server], "ephemeral-storage": "128Mi"},
             "limits": {"memory": _MEMORY[server], "ephemeral-storage": "128Mi"},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-        },
+        "securityContext": container_security(),
         "volumeMounts": mounts,
     }
     return {
@@ -206,13 +201,7 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 60 if scrapes else 30,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
-            "fsGroup": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [container],
         "volumes": volumes,
     }

@@ -20,7 +20,7 @@ from inferstack.environment.files import (
     read_raw,
     resolve_config,
 )
-from inferstack.environment.kinds import Capacity, EngineKind, Layer, Platform, Quantization, SlotName
+from inferstack.environment.kinds import ENGINE_IMAGES, METRICS_PORT, Capacity, EngineKind, Layer, Platform, Quantization, SlotName
 from inferstack.environment.parse import parse_environment
 from inferstack.environment.problems import InvalidEnvironment, Problem
 from inferstack.environment.schema import Budget, Cloud, Environment, Monitoring, Network, SecretStore, Waiver
@@ -30,7 +30,9 @@ from inferstack.environment.workload import Engine, GpuPool, Model, QualityTier,
 __all__ = [
     "BASE_KEY",
     "CONFIG_KEY",
+    "ENGINE_IMAGES",
     "FINDINGS_KEY",
+    "METRICS_PORT",
     "ROUTING_HEADERS",
     "SLOT_KEY",
     "Access",

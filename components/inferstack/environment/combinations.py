@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from datetime import date
 
-from inferstack.environment.kinds import Layer, Platform
+from inferstack.environment.kinds import ENGINE_IMAGES, METRICS_PORT, Layer, Platform
 from inferstack.environment.problems import MISSING, Problem
+from inferstack.environment.quantity import quantity
 from inferstack.environment.schema import Environment
 from inferstack.environment.traffic import ROUTING_HEADERS
 
 
 def check_combinations(environment: Environment) -> list[Problem]:
     """Combinations of valid values that cannot work, as problems; pure."""
-    return [problem for check in (_waivers, _place, _cache, _slots, _gpu, _engine, _promotion, _gateway) for problem in check(environment)]
+    return [
+        problem
+        for check in (_waivers, _place, _access, _cache, _slots, _gpu, _engine, _promotion, _gateway, _monitoring)
+        for problem in check(environment)
+    ]
 
 
 def _waivers(e: Environment) -> Iterator[Problem]:
@@ -32,8 +37,23 @@ def _place(e: Environment) -> Iterator[Problem]:
         yield Problem("slot", MISSING, "blue or green, because layer is slot")
     if e.layer is not Layer.SLOT and e.slot is not None:
         yield Problem("slot", str(e.slot), f"nothing, because layer is {e.layer}")
+    if e.namespace == "default" or e.namespace.startswith("kube-"):
+        yield Problem("namespace", e.namespace, "a namespace of the environment's own, because it is made and deleted with it")
+    if e.platform in (Platform.GKE, Platform.AKS):
+        nodes, path = e.cloud.system_nodes, "cloud.system_nodes.min"
+        if nodes.min < 1:
+            yield Problem(path, nodes.min, "1 or more: the cluster's own pods run there")
+        elif nodes.min > nodes.max:
+            yield Problem(path, nodes.min, f"at most cloud.system_nodes.max ({nodes.max})")
     if e.platform is Platform.LOCAL and e.layer is not Layer.ALL:
         yield Problem("layer", str(e.layer), "all, because platform is local")
+
+
+def _access(e: Environment) -> Iterator[Problem]:
+    if not e.access.tiers:
+        yield Problem("access.tiers", "{}", "at least one tier, for instance `default`")
+    if e.access.jwt_audience and not e.access.jwks_url:
+        yield Problem("access.jwt_audience", e.access.jwt_audience, "nothing, because access.jwks_url is unset: no JWT is read")
 
 
 def _cache(e: Environment) -> Iterator[Problem]:
@@ -43,19 +63,26 @@ def _cache(e: Environment) -> Iterator[Problem]:
         yield Problem("cache.backend", "process", f"cluster, managed, external or none, because platform is {e.platform}")
     if e.platform is Platform.KUBERNETES and e.cache.backend == "managed":
         yield Problem("cache.backend", "managed", "cluster, external or none: an existing cluster has no managed cache")
-    if e.cache.backend == "cluster" and e.cache.high_availability:
-        yield Problem(
-            "cache.high_availability", True, "false, because cache.backend is cluster (one disposable replica); managed has a standby"
-        )
+    if e.cache.backend != "managed" and e.cache.high_availability:
+        expected = f"false, because cache.backend is {e.cache.backend}; only managed has a standby"
+        yield Problem("cache.high_availability", True, expected)
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
     if e.cache.backend != "external" and e.cache.identity:
         yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (external only)")
+    if e.cache.backend != "external" and e.cache.url_secret:
+        yield Problem("cache.url_secret", e.cache.url_secret, f"nothing, because cache.backend is {e.cache.backend}")
+    if e.cache.backend == "none" and e.cache.semantic.enabled:
+        why = f"engine.kind is {e.engine.kind}, which has no response cache" if e.engine.kind in ENGINE_IMAGES else "cache.backend is none"
+        yield Problem("cache.semantic.enabled", True, f"false, because {why}")
 
 
 def _slots(e: Environment) -> Iterator[Problem]:
     if e.slots.replicas.min > e.slots.replicas.max:
         yield Problem("slots.replicas.min", e.slots.replicas.min, f"at most slots.replicas.max ({e.slots.replicas.max})")
+    for path, found in (("slots", e.slots.resources), ("slots.quality", (e.slots.quality or e.slots).resources)):
+        if found.cpu_limit and quantity(found.cpu_limit) < quantity(found.cpu) and (e.slots.quality or path == "slots"):
+            yield Problem(f"{path}.resources.cpu_limit", found.cpu_limit, f"at least {path}.resources.cpu ({found.cpu})")
     if e.slots.idle_replicas > e.slots.replicas.max:
         yield Problem("slots.idle_replicas", e.slots.idle_replicas, f"at most slots.replicas.max ({e.slots.replicas.max})")
     if e.slots.quality and len({model.tier for model in e.models}) < 2:
@@ -65,10 +92,18 @@ def _slots(e: Environment) -> Iterator[Problem]:
 
 
 def _engine(e: Environment) -> Iterator[Problem]:
-    if e.platform is Platform.LOCAL and e.engine.kind not in ("native", "transformers"):
+    if e.platform is Platform.LOCAL and e.engine.kind in ENGINE_IMAGES:
         yield Problem("engine.kind", e.engine.kind, "native or transformers, because platform is local")
     if e.platform is not Platform.LOCAL and not e.engine.image:
         yield Problem("engine.image", MISSING, f"REPOSITORY@sha256:DIGEST, because platform is {e.platform}")
+    if e.engine.kind not in ENGINE_IMAGES:
+        if e.engine.arguments:
+            expected = (
+                f"nothing, because engine.kind is {e.engine.kind}: its settings are those of `engine` (more arguments are for other images)"
+            )
+            yield Problem("engine.arguments", list(e.engine.arguments), expected)
+        if e.engine.port == METRICS_PORT and e.platform is not Platform.LOCAL:
+            yield Problem("engine.port", e.engine.port, f"another port than {METRICS_PORT}, where metrics are")
     if e.engine.kind != "vllm":
         for key in ("tensor_parallel", "pipeline_parallel"):
             if getattr(e.engine, key) > 1:
@@ -85,7 +120,7 @@ def _engine(e: Environment) -> Iterator[Problem]:
     for index, model in enumerate(e.models):
         if model.name in names[:index]:
             yield Problem(f"models[{index}].name", model.name, "a name that no other model has")
-    if e.engine.kind in ("vllm", "sglang", "llamacpp", "openai"):
+    if e.engine.kind in ENGINE_IMAGES:
         for tier in sorted({model.tier for model in e.models}):
             served = [model.name for model in e.models if model.tier == tier]
             if len(served) > 1:
@@ -107,6 +142,14 @@ def _gpu(e: Environment) -> Iterator[Problem]:
         yield Problem("gpu.min_nodes", e.gpu.min_nodes, f"at most gpu.max_nodes ({e.gpu.max_nodes})")
     if e.gpu and e.gpu.capacity == "reservation" and not e.gpu.reservation:
         yield Problem("gpu.reservation", MISSING, "a reservation's name, because gpu.capacity is reservation")
+    if e.gpu and e.gpu.reservation and e.gpu.capacity != "reservation":
+        yield Problem("gpu.reservation", e.gpu.reservation, f"nothing, because gpu.capacity is {e.gpu.capacity}, not reservation")
+    if e.gpu and e.gpu.sharing == 1:
+        yield Problem("gpu.sharing", 1, "2 or more clients, or 0: a GPU of one client is not shared")
+    zones = e.gpu.zones if e.gpu else ()
+    for index, zone in enumerate(zones):
+        if zone in zones[:index]:
+            yield Problem(f"gpu.zones[{index}]", zone, "a zone that is not named before it")
 
 
 def _promotion(e: Environment) -> Iterator[Problem]:
@@ -133,3 +176,10 @@ def _gateway(e: Environment) -> Iterator[Problem]:
         yield Problem("gateway.class_name", MISSING, "a GatewayClass of the cluster, or gateway.existing, because platform is kubernetes")
     if e.gateway.existing and e.gateway.class_name:
         yield Problem("gateway.class_name", e.gateway.class_name, "nothing, because gateway.existing names a Gateway")
+
+
+def _monitoring(e: Environment) -> Iterator[Problem]:
+    home = {"gmp": Platform.GKE, "azure": Platform.AKS}.get(e.monitoring.backend)
+    if home and e.platform not in (home, Platform.KUBERNETES):
+        expected = f"bundled, operator or none, because platform is {e.platform} ({e.monitoring.backend} is the service of {home})"
+        yield Problem("monitoring.backend", e.monitoring.backend, expected)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from inferstack.environment.kinds import Section
+from inferstack.environment.kinds import LARGEST, Section
 from inferstack.environment.problems import InvalidEnvironment, Problem
 from inferstack.environment.schema import Environment
 
@@ -51,7 +51,12 @@ def inner_section(annotation: Any) -> tuple[type[Section] | None, str]:
 
 def _type_name(field: FieldInfo) -> str:
     text = _annotation_name(field.annotation)
-    bounds = [f"{sign} {getattr(item, word):g}" for item in field.metadata for word, sign in _BOUNDS.items() if hasattr(item, word)]
+    bounds = [
+        f"{sign} {getattr(item, word):g}"
+        for item in field.metadata
+        for word, sign in _BOUNDS.items()
+        if getattr(item, word, LARGEST) != LARGEST
+    ]
     return f"{text} ({', '.join(bounds)})" if bounds else text
 
 

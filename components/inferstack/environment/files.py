@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from inferstack.environment.document import parse_yaml
 from inferstack.environment.parse import parse_environment
 from inferstack.environment.problems import MISSING, InvalidEnvironment, Problem
 from inferstack.environment.schema import Environment
@@ -71,12 +72,14 @@ def read_config(file: Path) -> Mapping[str, Any]:
     try:
         if file.stat().st_size > _LARGEST:
             raise InvalidEnvironment(str(file), [Problem("file", f"{file.stat().st_size} bytes", f"at most {_LARGEST} bytes")])
-        document = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+        document = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         expected = f"text in UTF-8: byte {error.object[error.start]:#04x} at position {error.start} is none"
         raise InvalidEnvironment(str(file), [Problem("file", MISSING, expected)]) from None
     except yaml.YAMLError as error:
         raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"valid YAML: {_where(error)}")]) from None
+    except ValueError as error:
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"valid YAML: {error}")]) from None
     except RecursionError:
         raise InvalidEnvironment(str(file), [Problem("file", MISSING, "valid YAML that is not nested this deep")]) from None
     config = document.get("config") if isinstance(document, Mapping) else None
@@ -91,20 +94,3 @@ def _where(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     said = str(getattr(error, "problem", None) or error).replace("\n", " ").replace("'\\t'", "a tab")
     return f"line {mark.line + 1}, column {mark.column + 1}: {said}" if mark else said
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key written twice, because YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue  # what is merged in may be written again: that is its purpose
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)

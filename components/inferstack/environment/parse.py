@@ -3,13 +3,17 @@
 import difflib
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from datetime import date
 from typing import Any
 
 from pydantic import ValidationError
 
 from inferstack.environment.combinations import check_combinations
-from inferstack.environment.explain import inner_section, rows
-from inferstack.environment.kinds import PATTERNS, Section
+from inferstack.environment.explain import rows
+from inferstack.environment.kinds import PATTERNS
+from inferstack.environment.nearest import nearest_key, section_at
+from inferstack.environment.plaintext import take_secrets
 from inferstack.environment.problems import MISSING, InvalidEnvironment, Problem
 from inferstack.environment.schema import Environment
 
@@ -22,45 +26,69 @@ def parse_environment(raw: object, source: str = "environment") -> Environment:
     """
     if not isinstance(raw, Mapping):
         raise InvalidEnvironment(source, [Problem("environment", raw, "a mapping of settings")])
-    problems: dict[str, Problem] = {}
-    environment = _without_wrong_leaves(_plain(raw, source), problems, source)
+    data = _plain(raw, source)
+    problems = {problem.path: problem for problem in take_secrets(data, _KEYS)}
+    environment = _without_wrong_leaves(data, problems, source)
     wrong = dict(problems)
     for problem in check_combinations(environment):
-        if problem.path not in wrong and not ("platform" in wrong and "platform is" in problem.expected):
+        if not any(_within(problem.path, path) or _within(path, problem.path) for path in wrong) and not (
+            "platform" in wrong and "platform is" in problem.expected
+        ):
             problems.setdefault(problem.path, problem)
     if problems:
         raise InvalidEnvironment(source, _sorted(problems))
     return environment
 
 
+_KEYS = frozenset(path.rpartition(".")[2] for path, *_ in rows())
+
+
+def _within(path: str, other: str) -> bool:
+    """Whether `path` is `other` or stands inside it."""
+    return path == other or path.startswith((f"{other}.", f"{other}["))
+
+
 def _without_wrong_leaves(data: Any, problems: dict[str, Problem], source: str) -> Environment:
     """The environment that ``data`` is once its wrong leaves are taken out of it; each is added to ``problems``."""
+    seen: set[tuple[str, str]] = set()
     while True:
         try:
             return Environment.model_validate(data)
         except ValidationError as error:
-            before = len(problems)
             details = error.errors()
+            wrong = {_path(detail["loc"]) for detail in details}
+            misspelt = {
+                _path((*detail["loc"][:-1], nearest))
+                for detail in details
+                if detail["type"] == "extra_forbidden" and (nearest := nearest_key(detail["loc"]))
+            }
+            changed = False
             for detail in reversed(details):  # from the end, so that list positions stay true
-                location = detail["loc"]
-                if detail["type"] == "too_short" and any(
-                    len(other["loc"]) > len(location) and other["loc"][: len(location)] == location for other in details
-                ):
+                path, kind = _path(detail["loc"]), detail["type"]
+                inside = any(_within(other, path) for other in problems)
+                if kind == "too_short" and any(_within(other, path) for other in wrong - {path}):
                     continue  # the list is short only because its items are wrong
-                problems.setdefault(_path(location), _to_problem(detail))
-                _set_aside(data, location)
-            if len(problems) == before:  # nothing new was learnt: no placeholder mends this value
+                # What follows from another mistake is no problem of its own: items taken out of a list, a key that is misspelt.
+                follows = (kind in ("too_short", "extra_forbidden") and inside) or (kind == "missing" and (path in misspelt or inside))
+                if not follows:
+                    problems.setdefault(path, _to_problem(detail))
+                changed |= _set_aside(data, detail["loc"]) and (path, kind) not in seen
+                seen.add((path, kind))
+            if not changed:  # no placeholder mends this value
                 raise InvalidEnvironment(source, _sorted(problems)) from None
 
 
 def _to_problem(detail: Any) -> Problem:
     location = tuple(detail["loc"])
-    path, kind = _path(location), detail["type"]
+    path, kind, context = _path(location), detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(path, detail["input"], "no such key", _nearest_key(location))
+        nearest = nearest_key(location)
+        keys = "" if nearest else f": {_path(location[:-1])} has {', '.join(section_at(location[:-1]).model_fields)}"
+        return Problem(path, detail["input"], f"no such key{keys}", nearest)
     if kind == "missing":
         return Problem(path, MISSING, "a value (required)")
-    context = detail.get("ctx", {})
+    if kind == "model_type":
+        return Problem(path, detail["input"], f"a mapping of settings ({', '.join(section_at(location).model_fields)})")
     if kind in ("literal_error", "enum"):
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         close = difflib.get_close_matches(str(detail["input"]).lower(), options, n=1, cutoff=0.5)
@@ -69,7 +97,7 @@ def _to_problem(detail: Any) -> Problem:
         pattern = str(context.get("pattern"))
         return Problem(path, detail["input"], PATTERNS.get(pattern, f"text that matches {pattern}"), _meant(pattern, str(detail["input"])))
     if kind in _SHAPES:
-        return Problem(path, detail["input"], _SHAPES[kind])
+        return Problem(path, detail["input"], _SHAPES[kind].format(**context))
     message = str(detail["msg"]).removeprefix("Input should be ")
     return Problem(path, detail["input"], message[0].lower() + message[1:])
 
@@ -77,7 +105,6 @@ def _to_problem(detail: Any) -> Problem:
 _SHAPES = {
     "tuple_type": "a list",
     "dict_type": "a mapping of settings",
-    "model_type": "a mapping of settings",
     "string_type": "text",
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -87,6 +114,13 @@ _SHAPES = {
     "finite_number": "a number that is not infinite",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "too_short": "a list of at least {min_length}",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
 }
 """What each kind of wrong shape should have been."""
 
@@ -94,20 +128,15 @@ _SHAPES = {
 def _meant(pattern: str, text: str) -> str | None:
     """What was probably meant by a text that does not match: the same without a letter too many, or with what was left out."""
     bare = text.replace(" ", "").removesuffix("B").removesuffix("b")
-    options = (bare, text.lower().replace(" ", "-"), text.replace("https://huggingface.co/", "hf://"), f"hf://{text}", f"{text}/16")
+    host = text.removeprefix("https://").removeprefix("http://").partition("/")[0].lower()
+    options = [bare, text.lower().replace(" ", "-").replace("_", "-"), text.replace("https://huggingface.co/", "hf://"), host]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        options.append(f"hf://{text}")
+    if re.fullmatch(r"[\d.]+", text):
+        options += [f"{text}/16", f"{text}Mi"]
+    if text.startswith("/"):
+        options.append(f"file://{text}")
     return next((option for option in options if option != text and re.search(pattern, option)), None)
-
-
-def _nearest_key(location: tuple[str | int, ...]) -> str | None:
-    """The key that was probably meant: a similar one of the same section, else the same one of another section."""
-    section: type[Section] = Environment
-    for part in location[:-1]:
-        if isinstance(part, str) and part in section.model_fields:
-            section = inner_section(section.model_fields[part].annotation)[0] or section
-    word = str(location[-1])
-    close = difflib.get_close_matches(word, list(section.model_fields), n=1, cutoff=0.5)
-    elsewhere = [path for path, *_ in rows() if path.rpartition(".")[2] == word]
-    return next(iter(close + elsewhere), None)
 
 
 _PLACEHOLDERS: dict[str, Any] = {
@@ -125,21 +154,19 @@ _PLACEHOLDERS: dict[str, Any] = {
 }
 
 
-def _set_aside(data: Any, location: tuple[str | int, ...]) -> None:
-    """Take the wrong value at ``location`` out of ``data``; a required one is replaced by a placeholder."""
-    for part in location[:-1]:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return
+def _set_aside(data: Any, location: tuple[str | int, ...]) -> bool:
+    """Take the wrong value at ``location`` out of ``data``, a required one by a placeholder; whether there was anything to take."""
     last = location[-1]
-    if isinstance(data, dict) and last in _PLACEHOLDERS and data.get(last) != _PLACEHOLDERS[str(last)]:
-        data[last] = _PLACEHOLDERS[str(last)]
-    else:
-        try:
+    try:
+        for part in location[:-1]:
+            data = data[part]
+        if isinstance(data, dict) and last in _PLACEHOLDERS and data.get(last) != _PLACEHOLDERS[str(last)]:
+            data[last] = deepcopy(_PLACEHOLDERS[str(last)])
+        else:
             del data[last]
-        except (KeyError, IndexError, TypeError):
-            return
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 _MOST_VALUES = 20_000
@@ -158,12 +185,18 @@ def _plain(raw: Any, source: str) -> Any:
             raise InvalidEnvironment(source, [Problem("environment", MISSING, expected)])
         if isinstance(value, Mapping):
             return {str(key): copy(item, depth + 1) for key, item in value.items()}
-        return [copy(item, depth + 1) for item in value] if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple):
+            return [copy(item, depth + 1) for item in value]
+        if isinstance(value, date):
+            return value.isoformat()
+        return value.removesuffix(_MIDNIGHT) if isinstance(value, str) and value.endswith(_MIDNIGHT) else value
 
     return copy(raw, 0)
 
 
 _DEEPEST = 20
+_MIDNIGHT = " 00:00:00 +0000 UTC"
+"""What Pulumi puts after a day that stands in its YAML without quotes."""
 
 
 def _sorted(problems: Mapping[str, Problem]) -> list[Problem]:

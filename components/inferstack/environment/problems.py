@@ -28,6 +28,18 @@ class Problem:
         hint = f"; did you mean `{self.nearest}`?" if self.nearest else ""
         return f"{self.path}{shown}: expected {self.expected}{hint}"
 
+    @property
+    def fix(self) -> str:
+        """What to do about it, as a sentence."""
+        if self.nearest:
+            return f"use `{self.nearest}`."
+        first, _, rest = self.expected.partition(": ")
+        if first in ("no such key", "no secret in this file"):
+            return f"remove it: {rest}." if first == "no such key" else f"{rest}."
+        if self.expected.startswith("nothing"):
+            return f"leave it out{self.expected.removeprefix('nothing')}."
+        return f"give {self.expected}."
+
     def to_json(self) -> dict[str, Any]:
         value = None if self.value is MISSING else self.value
         return {"path": self.path, "value": value, "expected": self.expected, "nearest": self.nearest}

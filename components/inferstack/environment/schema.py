@@ -4,22 +4,26 @@ Field descriptions are the reference: ``inferstack environment explain`` and doc
 generated from them, so they are written for the person who edits the file.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from inferstack.environment.kinds import (
+    ENGINE_IMAGES,
     AddressRange,
     Day,
     Flag,
+    HttpUrl,
     Layer,
     Name,
+    Namespace,
     NonNegative,
     Platform,
     Positive,
     Project,
     Section,
     SlotName,
+    Subscription,
     TimeOfDay,
     Usd,
 )
@@ -38,12 +42,12 @@ class Monitoring(Section):
     """Metrics, alerts and traces."""
 
     backend: Literal["bundled", "operator", "gmp", "azure", "none"] = Field("none", description="Who scrapes and alerts.")
-    prometheus_url: str | None = Field(None, pattern=r"^https?://", description="Where gates and costs are queried; `local` finds its own.")
-    otlp_endpoint: str | None = Field(None, pattern=r"^https?://", description="Where traces go; unset: none.")
+    prometheus_url: HttpUrl | None = Field(None, description="Where gates and costs are queried; `local` finds its own.")
+    otlp_endpoint: HttpUrl | None = Field(None, description="Where traces go; unset: none.")
     thresholds: dict[str, float] = Field(
         default_factory=dict, description="Alert thresholds by alert name, where the default does not fit."
     )
-    receivers: dict[str, str] = Field(
+    receivers: dict[str, Name] = Field(
         default_factory=dict, description="Secret with the receiver's address, by severity (`page`, `ticket`)."
     )
 
@@ -59,7 +63,7 @@ class Cloud(Section):
     """The account and cluster that GKE and AKS environments create."""
 
     project: Project | None = Field(None, description="Google Cloud project (`gke`).")
-    subscription: str | None = Field(None, description="Azure subscription (`aks`).")
+    subscription: Subscription | None = Field(None, description="Azure subscription (`aks`).")
     release_channel: Literal["rapid", "regular", "stable"] = Field("regular", description="How early new Kubernetes versions come.")
     kubernetes_version: str | None = Field(None, description="Kubernetes version where it must be fixed.")
     system_machine_type: str | None = Field(None, description="Machine type of the nodes for everything but models.")
@@ -97,7 +101,7 @@ class Environment(Section):
     )
     slot: SlotName | None = Field(None, description="The slot of a `layer: slot` stack.")
     production: Flag = Field(False, description="Stricter rules: digests, protection, a floor of replicas.")
-    namespace: Name = Field("inferstack", description="Kubernetes namespace of the slots.")
+    namespace: Namespace = Field("inferstack", description="Kubernetes namespace of the slots.")
     region: str | None = Field(None, description="Region of the cloud.")
     context: str | None = Field(None, description="kubeconfig context that must be current (`platform: kubernetes`).")
     models: tuple[Model, ...] = Field(min_length=1, description="Models that each slot serves.")
@@ -115,3 +119,14 @@ class Environment(Section):
     monitoring: Monitoring = Field(default_factory=Monitoring, description="Monitoring.")
     cloud: Cloud = Field(default_factory=Cloud, description="Account and cluster (`gke`, `aks`).")
     waivers: tuple[Waiver, ...] = Field((), description="Accepted findings.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cache_follows_engine(cls, data: Any) -> Any:
+        """The default of `cache.backend`: what the platform and the engine can use."""
+        if not isinstance(data, dict) or not isinstance(cache := data.get("cache", {}), dict) or "backend" in cache:
+            return data
+        engine = data.get("engine")
+        kind = engine.get("kind") if isinstance(engine, dict) else getattr(engine, "kind", "native")
+        backend = "none" if kind in ENGINE_IMAGES else "process" if data.get("platform") == Platform.LOCAL else "cluster"
+        return {**data, "cache": {**cache, "backend": backend}}

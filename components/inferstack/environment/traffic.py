@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from inferstack.environment.kinds import Flag, Name, Positive, Quantity, Seconds, Section, Usd
+from inferstack.environment.kinds import Flag, GatewayPath, HostName, HttpUrl, Memory, Name, Positive, Seconds, Section, Usd
 
 
 class Tier(Section):
@@ -30,7 +30,7 @@ class Access(Section):
         "for an engine image, the one key that it checks (`api-key`).",
     )
     tiers: dict[str, Tier] = Field(default_factory=_default_tiers, description="Limits per tier of key.")
-    jwks_url: str | None = Field(None, pattern=r"^https?://", description="Key set for bearer JWTs of `/chat/stream`.")
+    jwks_url: HttpUrl | None = Field(None, description="Key set for bearer JWTs of `/chat/stream`.")
     jwt_audience: str | None = Field(None, description="Required `aud` of those JWTs.")
 
 
@@ -47,9 +47,10 @@ class Cache(Section):
     engine: Literal["valkey", "redis"] = Field("valkey", description="Server that is deployed.")
     backend: Literal["cluster", "managed", "external", "process", "none"] = Field(
         "cluster",
-        description="`cluster`: in the cluster; `managed`: the cloud's service; `external`: `url_secret`; `process`: a child here; `none`.",
+        description="`cluster`: in the cluster; `managed`: the cloud's service; `external`: `url_secret`; `process`: a child here; `none`. "
+        "By default `process` on `local`, and `none` for an engine image, which does not use it.",
     )
-    size: Quantity = Field("1Gi", description="Memory of the cache.")
+    size: Memory = Field("1Gi", description="Memory of the cache.")
     high_availability: Flag = Field(False, description="A replica that takes over.")
     url_secret: Name | None = Field(None, description="Secret whose key `url` holds the address (`backend: external`).")
     identity: Literal["google", "azure"] | None = Field(
@@ -64,10 +65,8 @@ class Gateway(Section):
     """The way in."""
 
     class_name: str | None = Field(None, description="GatewayClass; by default that of the platform.")
-    existing: str | None = Field(
-        None, pattern=r"^[a-z0-9-]+/[a-z0-9-]+$", description="`NAMESPACE/NAME` of a Gateway that somebody else owns."
-    )
-    hostname: str | None = Field(None, description="Host name of the route.")
+    existing: GatewayPath | None = Field(None, description="`NAMESPACE/NAME` of a Gateway that somebody else owns.")
+    hostname: HostName | None = Field(None, description="Host name of the route.")
     tls_secret: Name | None = Field(None, description="Secret with the certificate; without it the listener is plain HTTP.")
     internal: Flag = Field(True, description="Reachable from the network of the cluster only.")
     port: Annotated[int, Field(gt=0, lt=65536, strict=True)] = Field(8080, description="Port of the listener (`local`: on 127.0.0.1).")
@@ -95,7 +94,7 @@ class Gates(Section):
     answers: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Lowest top-1 agreement with the live slot's answers to fixed texts, where both serve the same models."
     )
-    usd_per_million_tokens: Usd | None = Field(None, description="Highest price of a million tokens; unset: not checked.")
+    usd_per_million_tokens: Usd | None = Field(None, gt=0, description="Highest price of a million tokens; unset: not checked.")
     memory_growth: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Most that a replica's resident memory may grow in a window, as a share."
     )
@@ -136,7 +135,7 @@ class Promotion(Section):
         "not with `rolling`.",
     )
     step_seconds: Seconds = Field(0, description="Time at each weight before its check.")
-    ready_seconds: Seconds = Field(600, description="Time that the idle slot gets to become ready.")
+    ready_seconds: Seconds = Field(600, gt=0, description="Time that the idle slot gets to become ready.")
     settle_count: Positive = Field(20, description="Answers in a row that must carry the new slot's identity through the gateway.")
     rollback_window_seconds: Seconds = Field(900, description="Time that the previous slot stays warm.")
     gates: Gates = Field(default_factory=Gates, description="Checks before and after the weights move.")

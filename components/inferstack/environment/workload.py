@@ -6,14 +6,17 @@ from pydantic import Field
 
 from inferstack.environment.kinds import (
     Capacity,
+    Cores,
     Digest,
     EngineKind,
     Flag,
     Fraction,
+    Memory,
     Name,
+    Nodes,
     NonNegative,
+    Port,
     Positive,
-    Quantity,
     Quantization,
     Seconds,
     Section,
@@ -44,10 +47,10 @@ class Model(Section):
 class Resources(Section):
     """What one replica requests from the node."""
 
-    cpu: Quantity = Field("1", description="CPU request of a replica, in cores.")
-    cpu_limit: Quantity | None = Field(None, description="CPU limit; unset: no limit, so that a busy node's spare time can be used.")
-    memory: Quantity = Field("2Gi", description="Memory request and limit of a replica.")
-    ephemeral_storage: Quantity = Field("2Gi", description="Ephemeral storage request and limit of a replica.")
+    cpu: Cores = Field("1", description="CPU request of a replica, in cores.")
+    cpu_limit: Cores | None = Field(None, description="CPU limit; unset: no limit, so that a busy node's spare time can be used.")
+    memory: Memory = Field("2Gi", description="Memory request and limit of a replica.")
+    ephemeral_storage: Memory = Field("2Gi", description="Ephemeral storage request and limit of a replica.")
 
 
 class Replicas(Section):
@@ -98,11 +101,11 @@ class Engine(Section):
         description="Where this kit's engines compute: `auto` takes a GPU where engine and machine have one; `cuda` demands one.",
     )
     cpu_fallback: Flag = Field(False, description="With `device: cuda`: serve on the CPU where there is no GPU, rather than not at all.")
-    kv_cache: Quantity = Field("512Mi", description="Upper bound of the KV cache of one replica.")
+    kv_cache: Memory = Field("512Mi", description="Upper bound of the KV cache of one replica.")
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
     arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
-    port: Positive = Field(8000, description="Port of the engine's HTTP API.")
+    port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
     @property
     def placement(self) -> dict[str, str | bool]:
@@ -118,12 +121,12 @@ class GpuPool(Section):
     machine_type: str | None = Field(None, description="Machine type; by default the cheapest that carries the accelerator.")
     count: Positive = Field(1, description="GPUs of one replica.")
     capacity: Capacity = Field("on_demand", description="How the nodes are bought.")
-    on_demand_floor: NonNegative = Field(
+    on_demand_floor: Nodes = Field(
         0, description="Nodes bought on demand beside a spot pool, so that a stock-out never takes the last replica."
     )
-    min_nodes: NonNegative = Field(0, description="Fewest nodes of the pool.")
-    max_nodes: Positive = Field(
-        2, description="Most nodes of the pool; both slots during a promotion must fit, or the plan must be stepped."
+    min_nodes: Nodes = Field(0, description="Fewest nodes of the pool.")
+    max_nodes: Nodes = Field(
+        2, gt=0, description="Most nodes of the pool; both slots during a promotion must fit, or the plan must be stepped."
     )
     zones: tuple[str, ...] = Field((), description="Zones of the pool; by default all of the region that have the accelerator.")
     reservation: str | None = Field(None, description="Name of the reservation or capacity reservation group (`capacity: reservation`).")
@@ -157,6 +160,6 @@ class Scaling(Section):
     memory_percent: Annotated[int, Field(gt=0, le=100, strict=True)] = Field(
         80, description="Memory use that the scaler aims at, in percent of the request."
     )
-    up_window_seconds: Seconds = Field(60, description="Quiet time before more replicas.")
-    down_window_seconds: Seconds = Field(300, description="Quiet time before fewer replicas.")
+    up_window_seconds: Seconds = Field(60, le=3600, description="Quiet time before more replicas.")
+    down_window_seconds: Seconds = Field(300, le=3600, description="Quiet time before fewer replicas.")
     prediction_horizon_minutes: NonNegative = Field(0, description="Forecast that may add replicas, never take any; 0: off.")

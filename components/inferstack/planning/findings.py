@@ -27,11 +27,7 @@ class Finding:
 
 def from_invalid(error: InvalidEnvironment) -> list[Finding]:
     """The problems of an environment that cannot be parsed, as findings of the rule `environment`."""
-    findings = []
-    for problem in error.problems:
-        fix = f"use `{problem.nearest}`." if problem.nearest else f"give {problem.expected}."
-        findings.append(Finding("environment", "error", problem.path, f"{problem}.", fix))
-    return findings
+    return [Finding("environment", "error", problem.path, f"{problem}.", problem.fix) for problem in error.problems]
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
@@ -59,6 +55,9 @@ def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -
             kept.append(
                 Finding("waiver-expired", "error", path, message, "mend what it accepted and remove it, or renew it with its owner.")
             )
+        elif i not in used:
+            message = f"no finding of rule {waiver.rule} at {waiver.path} was there to accept."
+            kept.append(Finding("waiver-unused", "info", path, message, "mend its rule or path, or remove it."))
     return kept
 
 

@@ -22,7 +22,7 @@ from pulumi.runtime.proto.resource_pb2_grpc import ResourceMonitorStub
 from pulumi.runtime.settings import Settings, configure
 from pulumi.runtime.stack import run_in_stack
 
-from inferstack.environment import FINDINGS_KEY
+from inferstack.environment import FINDINGS_KEY, read_config
 from inferstack.program.monitor import Recorder, Registration, serving
 
 
@@ -75,7 +75,7 @@ def run_stack(
     folder = root / project.get("main", ".")
     file = root / project.get("stackConfigDir", ".") / f"Pulumi.{stack}.yaml"
     if config is None:
-        config = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("config") or {}
+        config = read_config(file)
     config = {**config, FINDINGS_KEY: "shown"}
     entry = folder if folder.is_file() else folder / "__main__.py"
 

@@ -10,9 +10,9 @@ from inferstack.cloud.aks.cluster import AksCluster
 from inferstack.cloud.aks.pool import AksGpuPool, pool_name
 from inferstack.cloud.gke.cache import address, certificates
 from inferstack.cloud.gke.pool import GkeGpuPool
-from inferstack.cloud.sizes import cache_size
 from inferstack.environment import BASE_KEY, environment_names, load_environment
 from inferstack.planning import plan_findings
+from inferstack.planning.caches import cache_size
 from inferstack.program.monitor import Registration
 from inferstack.program.plan import run_environment
 from inferstack.program.run import Run, run_function

@@ -9,12 +9,13 @@ import pytest
 import yaml
 
 from inferstack.environment import environment_names, load_environment
-from inferstack.planning import plan_findings
+from inferstack.planning import Finding, check, plan_findings
 from inferstack.program.plan import plan_environment
 from inferstack.program.review import context_of, review, rule_findings
 from inferstack.program.run import ProgramFailed, run_function
 from inferstack.serving.stack import deploy
 from inferstack_policies import Resource
+from tests.components.planning.fixtures import bad_environments, base, changed
 
 ROOT = Path(__file__).parents[3]
 BAD = {"drain": {"seconds": 700, "grace_seconds": 800}, "gateway": {"class_name": "traefik", "timeout_seconds": 900}}
@@ -66,6 +67,20 @@ def test_the_program_stops_with_the_words_of_the_plan(tmp_path: Path) -> None:
         run_function(lambda: deploy(root / "stacks"), project="inferstack", stack="kubernetes", config=config)
     for words in expected:
         assert words in str(stopped.value)
+
+
+BAD_ENVIRONMENTS = [(case, check(changed(base(case["base"]), case["change"]))) for case in bad_environments()]
+ERRORS = [(case, found) for case, found in BAD_ENVIRONMENTS if found[0].severity == "error"]
+
+
+@pytest.mark.parametrize(("case", "found"), ERRORS[::9], ids=lambda value: value["name"] if isinstance(value, dict) else "")
+def test_a_bad_environment_stops_the_program_with_the_words_of_the_plan(case: dict[str, Any], found: list[Finding]) -> None:
+    raw = changed(base(case["base"]), case["change"])
+    with pytest.raises(ProgramFailed) as stopped:
+        run_function(lambda: deploy(ROOT / "stacks"), project="inferstack", stack="bad", config={"inferstack:environment": raw})
+    for finding in found:
+        if finding.severity == "error":
+            assert finding.message.removesuffix(".") in str(stopped.value)
 
 
 def test_what_the_provider_will_only_know_later_is_said_to_be_open() -> None:

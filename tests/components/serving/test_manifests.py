@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from inferstack.environment import Environment, SlotName
+from inferstack.environment import Engine, EngineKind, Environment, Model, SlotName
+from inferstack.planning import catalogue
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.pod import Placement
 from inferstack.serving.manifests.slot import GroupObjects, slot_objects
@@ -277,3 +278,13 @@ def test_a_model_that_spans_nodes_is_a_leader_with_workers_that_receive_no_reque
     assert "readinessProbe" in leader["spec"]["containers"][0]
     assert "readinessProbe" not in worker["spec"]["containers"][0]
     validate({"apiVersion": "v1", "kind": "Pod", **{key: value for key, value in worker.items() if key in ("metadata", "spec")}})
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
+def test_every_argument_that_the_kit_gives_to_an_engine_image_is_known_to_the_plan(kind: EngineKind) -> None:
+    owned = catalogue.read("arguments.yaml")["engines"][kind]
+    for quantization in ("bf16", "fp8", "awq", "gguf"):
+        for source in ("hf://org/m", "gs://w/x"):
+            model = Model(name="m", source=source, quantization=quantization)
+            given = profile(kind).arguments(Engine(kind=kind, threads=2), model)
+            assert {word for word in given if word.startswith("--")} <= owned.keys()

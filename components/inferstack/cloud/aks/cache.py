@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
-from inferstack.cloud.sizes import cache_size
+from inferstack.planning.caches import cache_size
 
 _PORT = 10000
 

@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_gcp as gcp
 
-from inferstack.cloud.sizes import cache_size
+from inferstack.planning.caches import cache_size
 
 
 class GkeCacheArgs(TypedDict):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from inferstack.environment import Environment
-from inferstack.planning.checks import budget, hardware, memory, models, monitoring, safety, scaling, timeouts
+from inferstack.planning.checks import budget, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
 from inferstack.planning.findings import Finding
 
 Check = Callable[[Environment], Iterator[Finding]]
@@ -16,6 +16,7 @@ INDEPENDENT: tuple[Check, ...] = (
     *scaling.CHECKS,
     *timeouts.CHECKS,
     *budget.CHECKS,
+    *origins.CHECKS,
     *safety.CHECKS,
     *monitoring.CHECKS,
 )

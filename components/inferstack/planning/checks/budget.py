@@ -75,15 +75,15 @@ def ceiling_set(e: Environment) -> Iterator[Finding]:
 
 
 def idle_pool(e: Environment) -> Iterator[Finding]:
-    """Outside production GPU nodes may go to zero."""
-    group = placement.gpu_group(e)
-    if e.gpu and group and e.gpu.min_nodes and not e.production and group.replicas.min == 0:
-        message = f"replicas may go to zero, and {e.gpu.min_nodes} GPU nodes stay."
-        yield Finding("idle-nodes", "warning", "gpu.min_nodes", message, "set gpu.min_nodes to 0.")
-    if e.gpu and group and group.replicas.min == 0 and e.slots.idle_replicas:
-        message = f"the live slot may go to zero, and the other keeps {e.slots.idle_replicas} replicas on GPU nodes."
-        yield Finding("idle-replicas", "warning", "slots.idle_replicas", message, "set slots.idle_replicas to 0.")
+    """Outside production no more GPU nodes stay than the fewest replicas need."""
+    group, machine = placement.gpu_group(e), placement.gpu_machine(e)
+    if e.gpu is None or group is None or machine is None or e.production:
+        return
+    needed = placement.gpu_nodes(e, machine, group.replicas.min + min(e.slots.idle_replicas, group.replicas.max))
+    if e.gpu.min_nodes > needed:
+        message = f"at least load the replicas need {needed} GPU nodes, and {e.gpu.min_nodes} stay."
+        yield Finding("idle-nodes", "warning", "gpu.min_nodes", message, f"set gpu.min_nodes to {needed}, or to 0.")
 
 
-CHECKS = (ceiling_set, idle_pool)
-ON_HARDWARE = (ceilings, known)
+CHECKS = (ceiling_set,)
+ON_HARDWARE = (ceilings, known, idle_pool)

@@ -110,9 +110,13 @@ def machine(e: Environment) -> Iterator[Finding]:
     kind = catalogue.machines(platform).get(name)
     if kind is None:
         carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
-        meant = catalogue.nearest(name, carriers) or catalogue.nearest(name, catalogue.machines(platform))
+        elsewhere = next((cloud for cloud in ("gke", "aks") if name in catalogue.machines(cloud)), None)
+        meant = None if elsewhere else catalogue.nearest(name, carriers) or catalogue.nearest(name, catalogue.machines(platform))
         fix = f"use `{meant}`." if meant else f"use one of {', '.join(carriers) or ', '.join(catalogue.machines(platform))}."
-        yield Finding("machine-unknown", "error", path, f"`{name}` is no machine type of the catalogue for {platform}.", fix)
+        said = (
+            f"is a machine type of {elsewhere}, not of {platform}" if elsewhere else f"is no machine type of the catalogue for {platform}"
+        )
+        yield Finding("machine-unknown", "error", path, f"`{name}` {said}.", fix)
     elif kind.accelerator != gpu.accelerator:
         carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
         carries = f"carries {kind.accelerator}" if kind.accelerator else "carries no GPU"
@@ -229,4 +233,20 @@ def node_holds_replica(e: Environment) -> Iterator[Finding]:
         yield Finding("replica-larger-than-node", "error", path, message, fix)
 
 
-CHECKS = (accelerator, region, zones, machine, count, capacity, partition, system_machine, node_holds_replica)
+def huge_pages(e: Environment) -> Iterator[Finding]:
+    """Huge pages leave memory for everything else.
+
+    GKE takes at most six tenths of a node with less than 30 GB, eight tenths of others (docs/how-to/node-system-config).
+    """
+    kind = placement.gpu_machine(e)
+    if not e.cloud.huge_pages or kind is None:
+        return
+    most = int(kind.memory * (0.6 if kind.memory < 30 * catalogue.GIB else 0.8)) // (2 * catalogue.MIB)
+    if e.cloud.huge_pages > most:
+        message = (
+            f"{e.cloud.huge_pages} huge pages are {fit.gib(e.cloud.huge_pages * 2 * catalogue.MIB)} of a node's {fit.gib(kind.memory)}."
+        )
+        yield Finding("huge-pages-too-many", "error", "cloud.huge_pages", message, f"set cloud.huge_pages to at most {most}.")
+
+
+CHECKS = (accelerator, region, zones, machine, count, capacity, partition, system_machine, node_holds_replica, huge_pages)

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import ENGINE_IMAGES, Environment, Platform
 from inferstack.environment.quantity import quantity
-from inferstack.planning import catalogue, fit, placement
-from inferstack.planning.catalogue import MIB
+from inferstack.planning import caches, catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
 
@@ -58,6 +57,8 @@ def gpu_fits(e: Environment) -> Iterator[Finding]:
     if result.room <= 0:
         message = f"{numbers}: {fit.gib(-result.room)} too little."
         yield Finding("model-too-large", "error", f"models[{first}].quantization", message, _instead(e))
+    elif any(m.context > m.architecture.context for m in gpu_served(e)):
+        return  # said already: no GPU makes the model's own context longer
     elif result.full_sequences < 1:
         longest = result.largest_context()
         message = f"{numbers}: the rest holds {longest} tokens, not one sequence of {result.context}."
@@ -128,7 +129,7 @@ def cpu_fits(e: Environment) -> Iterator[Finding]:
 def gpu_cache_bound(e: Environment) -> Iterator[Finding]:
     """The bound of this kit's own engines on a GPU lies between one sequence and the room that there is."""
     result = environment_fit(e)
-    if result is None or e.engine.kind not in ("native", "transformers") or result.room <= 0:
+    if result is None or e.engine.kind in ENGINE_IMAGES or result.room <= 0:
         return
     bound = int(quantity(e.engine.kv_cache))
     yield from _cache_bound(e, gpu_served(e), bound)
@@ -140,7 +141,7 @@ def gpu_cache_bound(e: Environment) -> Iterator[Finding]:
 
 def _cache_bound(e: Environment, models: Sequence[fit.Served], bound: int) -> Iterator[Finding]:
     """One sequence of the whole context fits in the bound of the cache."""
-    if e.engine.kind not in ("native", "transformers"):
+    if e.engine.kind in ENGINE_IMAGES:
         return
     for model in models:
         one = fit.cache_bytes_per_token(model.architecture) * model.context
@@ -167,13 +168,20 @@ def disk_fits(e: Environment) -> Iterator[Finding]:
             yield Finding("storage-too-small", "error", path, message, fix)
 
 
-def units(e: Environment) -> Iterator[Finding]:
-    """Memory is not given as a bare number, which counts bytes."""
-    named = {f"{group.path}.resources": group.resources for group in placement.groups(e)}
-    written = {f"{path}.{key}": getattr(found, key) for path, found in named.items() for key in ("memory", "ephemeral_storage")}
-    for path, text in (written | {"engine.kv_cache": e.engine.kv_cache, "cache.size": e.cache.size}).items():
-        if quantity(text) < MIB:
-            yield Finding("quantity-without-unit", "error", path, f"`{text}` is {quantity(text):g} bytes.", f"write {text}Mi or {text}Gi.")
+def cluster_cache_fits(e: Environment) -> Iterator[Finding]:
+    """The response cache fits on a node of the cluster, or into the largest size of the cloud's service."""
+    size, path = quantity(e.cache.size), "cache.size"
+    if e.cache.backend == "managed" and size > caches.largest_cache(e.platform.value) * catalogue.GIB:
+        message = f"the managed cache of {e.platform} holds at most {caches.largest_cache(e.platform.value)}Gi in one node."
+        yield Finding("cache-beyond-service", "error", path, message, f"set {path} to at most {caches.largest_cache(e.platform.value)}Gi.")
+    machine = placement.system_machine(e)
+    if e.cache.backend == "cluster" and machine:
+        room = placement.allocatable(machine)[1] / caches.CACHE_OVERHEAD
+        if size > room:
+            message = f"`{machine.name}`, which the cache would run on, has room for {fit.gib(room)} of it."
+            managed = " or cache.backend to managed" if size <= caches.largest_cache(e.platform.value) * catalogue.GIB else ""
+            fix = f"set {path} to at most {int(room / catalogue.GIB)}Gi{managed}, or cloud.system_machine_type to a larger one."
+            yield Finding("cache-larger-than-node", "error", path, message, fix)
 
 
-CHECKS = (units, gpu_fits, cpu_fits, gpu_cache_bound, disk_fits)
+CHECKS = (gpu_fits, cpu_fits, gpu_cache_bound, disk_fits, cluster_cache_fits)

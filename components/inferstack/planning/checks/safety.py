@@ -1,25 +1,20 @@
-"""Is it safe to run: digests, protection, the way in, the control plane, tiers."""
+"""Is it safe to run: hashes, protection, the way in, the control plane, tiers."""
 
 import ipaddress
-import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import ENGINE_IMAGES, Environment, Platform
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
 _OLDEST_KUBERNETES = (1, 24)
+_PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
+"""RFC 1918 and RFC 6598."""
 
 
-def digests(e: Environment) -> Iterator[Finding]:
-    """Images by digest, but for one that was built on this machine and is in no registry; models by hash in production."""
-    built_here = (e.engine.image or "").startswith("localhost/") and not e.production
-    if e.engine.image and not re.search(r"@sha256:[0-9a-f]{64}$", e.engine.image) and not built_here:
-        cut = "a digest of 64 hexadecimal digits is missing" if "@" in e.engine.image else "a tag, which can move under a running slot"
-        message = f"`{e.engine.image}`: {cut}."
-        yield Finding(
-            "image-digest", "error", "engine.image", message, "use REPOSITORY@sha256:DIGEST (`crane digest` or the build's output)."
-        )
+def hashes(e: Environment) -> Iterator[Finding]:
+    """Models are known by their hash in production."""
     for i, model in enumerate(e.models):
         if e.production and not model.digest:
             message = f"`{model.name}` has no digest: other weights could be served under the same name."
@@ -47,14 +42,25 @@ def way_in(e: Environment) -> Iterator[Finding]:
         yield Finding("public-without-tls", "error", "gateway.tls_secret", message, "set gateway.tls_secret, or gateway.internal to true.")
 
 
+def key_sets(e: Environment) -> Iterator[Finding]:
+    """Keys that JWTs are checked with come from somebody who can prove who they are, or from inside the cluster."""
+    url = urlsplit(e.access.jwks_url or "")
+    host = url.hostname or ""
+    inside = host in ("localhost", "127.0.0.1") or host.endswith((".svc", ".svc.cluster.local")) or "." not in host
+    if url.scheme == "http" and not inside:
+        message = f"the key set of `{host}` is fetched in plain HTTP: whoever stands between can sign any token."
+        fix = "use an https:// address."
+        yield Finding("key-set-without-tls", "error" if e.production else "warning", "access.jwks_url", message, fix)
+
+
 def control_plane(e: Environment) -> Iterator[Finding]:
     """The control plane is not open to everybody, and is not older than the objects need."""
     for i, text in enumerate(e.cloud.network.authorized_cidrs):
         path = f"cloud.network.authorized_cidrs[{i}]"
         try:
-            network = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range.", "write it as 203.0.113.0/24.")
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range: {error}.", f"write {_ranges(text)}.")
             continue
         if network.prefixlen == 0:
             message = f"`{text}` lets everybody reach the control plane."
@@ -78,8 +84,17 @@ def control_plane(e: Environment) -> Iterator[Finding]:
                 "error",
                 "cloud.kubernetes_version",
                 message,
-                "leave it out (the release channel chooses), or name a supported minor version.",
+                'leave it out (the release channel chooses), or name a supported minor version in quotes ("1.33": YAML reads 1.30 as 1.3).',
             )
+
+
+def _ranges(text: str) -> str:
+    """The ranges that were probably meant: the network, or the one address."""
+    try:
+        address = ipaddress.ip_interface(text)
+    except ValueError:
+        return "it as 203.0.113.0/24"
+    return f"{address.network} or {address.ip}/{address.max_prefixlen}"
 
 
 def network_range(e: Environment) -> Iterator[Finding]:
@@ -88,10 +103,13 @@ def network_range(e: Environment) -> Iterator[Finding]:
     if e.platform not in (Platform.GKE, Platform.AKS):
         return
     try:
-        network = ipaddress.ip_network(text, strict=True)
+        network = ipaddress.IPv4Network(text)
     except ValueError as error:
-        yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range: {error}.", "write it as 10.0.0.0/16.")
+        yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range: {error}.", f"write {_ranges(text)}.")
         return
+    if not any(network.subnet_of(private) for private in _PRIVATE):
+        message = f"`{text}` is not private: nodes could not reach the hosts of the internet that have these addresses."
+        yield Finding("cidr-public", "warning", path, message, "use a range of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10.")
     wanted = e.cloud.system_nodes.max + (e.gpu.max_nodes + e.gpu.on_demand_floor if e.gpu else 0)
     if network.num_addresses - 5 < 2 * wanted:
         message = f"`{text}` has {network.num_addresses} addresses, too few for {wanted} nodes, as many surge nodes and 5 reserved ones."
@@ -125,7 +143,7 @@ def cache(e: Environment) -> Iterator[Finding]:
         yield Finding("cache-engine", "error", "cache.engine", message, "set cache.engine to valkey, or cache.backend to cluster.")
     if (
         e.cache.backend in ("none", "process")
-        and e.engine.kind in ("native", "transformers")
+        and e.engine.kind not in ENGINE_IMAGES
         and e.platform is not Platform.LOCAL
         and e.slots.replicas.max > 1
     ):
@@ -133,19 +151,29 @@ def cache(e: Environment) -> Iterator[Finding]:
         yield Finding("limits-not-shared", "warning", "cache.backend", message, "use cache.backend cluster or managed.")
 
 
+def other_platforms(e: Environment) -> Iterator[Finding]:
+    """What names an account or cluster is of this platform; else it goes somewhere other than the file says."""
+    for path, value, platform in (
+        ("cloud.project", e.cloud.project, Platform.GKE),
+        ("cloud.subscription", e.cloud.subscription, Platform.AKS),
+        ("context", e.context, Platform.KUBERNETES),
+    ):
+        if value and e.platform is not platform:
+            message = f"`{value}` has no effect: platform is {e.platform}, and only {platform} reads it."
+            yield Finding("setting-without-effect", "warning", path, message, f"leave it out, or set platform to {platform}.")
+
+
 def engine_image(e: Environment) -> Iterator[Finding]:
     """What this kit's own engines do beside inference, an engine image does not."""
-    if e.engine.kind in ("native", "transformers"):
+    if e.engine.kind not in ENGINE_IMAGES:
         return
     if e.engine.kind == "openai" and not e.gateway.internal:
         message = "the gateway is public, and what key an image of kind openai checks, if any, is not known."
         fix = "set gateway.internal to true, or use kind vllm, sglang or llamacpp, which are given a key."
         yield Finding("engine-without-keys", "error" if e.production else "warning", "engine.kind", message, fix)
     if e.cache.backend not in ("none", "process"):
-        message = (
-            f"an engine image of kind {e.engine.kind} does not use the response cache; limits and tiers of keys are not applied either."
-        )
-        yield Finding("cache-unused", "info", "cache.backend", message, "set cache.backend to none, unless other pods use the cache.")
+        message = f"an engine image of kind {e.engine.kind} uses no response cache, and counts no requests in one: it would stand idle."
+        yield Finding("cache-unused", "warning", "cache.backend", message, "leave cache.backend out, or use engine.kind native.")
 
 
-CHECKS = (engine_image, digests, production, way_in, control_plane, network_range, tiers, cache)
+CHECKS = (other_platforms, engine_image, hashes, production, way_in, key_sets, control_plane, network_range, tiers, cache)

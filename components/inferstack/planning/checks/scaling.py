@@ -57,17 +57,29 @@ def _owner(scaling: Scaling, group: placement.Group) -> Iterator[Finding]:
         yield Finding("scaler-and-fixed-replicas", "warning", "scaling.renderer", message, f"use renderer none, or raise {path}.max.")
     if scaling.renderer == "hpa" and low == 0:
         message = "an HPA on CPU, memory or pod metrics cannot start from zero replicas."
-        fix = f"set {path}.min to 1, or use scaling.renderer keda with policy queue."
+        yield Finding("zero-without-signal", "error", f"{path}.min", message, f"set {path}.min to 1.")
+    if scaling.renderer == "keda" and low == 0:
+        message = "KEDA's triggers read the slot's own pods: at zero replicas nothing says that requests wait, and they fail."
+        fix = f"set {path}.min to 1, or waive this where a trigger of your own counts requests in front of the slot."
         yield Finding("zero-without-signal", "error", f"{path}.min", message, fix)
-    if scaling.renderer == "keda" and low == 0 and scaling.policy == "cpu":
-        message = "KEDA cannot start from zero replicas by their CPU use."
-        yield Finding("zero-without-signal", "error", "scaling.policy", message, f"use policy queue, or set {path}.min to 1.")
 
 
 def signal(e: Environment) -> Iterator[Finding]:
     """The scaler follows something that says when a GPU replica is full, and can reach its target."""
     if e.scaling.renderer == "none":
         return
+    if e.scaling.policy != "cpu" and e.engine.kind == "openai":
+        message = "what an image of kind openai calls its queue is not known: the scaler follows CPU and memory instead."
+        fix = "use engine.kind vllm, sglang or llamacpp where it is one of them, or policy cpu."
+        yield Finding("queue-without-metrics", "warning", "scaling.policy", message, fix)
+    elif e.scaling.policy != "cpu" and e.scaling.renderer == "keda" and not _prometheus(e):
+        message = f"policy {e.scaling.policy} needs a Prometheus that KEDA can ask: without one it is given CPU and memory instead."
+        fix = "set monitoring.prometheus_url, or monitoring.backend to bundled."
+        yield Finding("queue-without-metrics", "warning", "monitoring.prometheus_url", message, fix)
+    elif e.scaling.policy != "cpu" and e.scaling.renderer == "hpa":
+        message = "an HPA reads the queue from the custom metrics API, which needs an adapter that this kit does not install."
+        fix = "install one (see docs/guide/clouds.md), or use scaling.renderer keda with monitoring.prometheus_url."
+        yield Finding("queue-needs-adapter", "info", "scaling.renderer", message, fix)
     if placement.gpu_models(e) and e.scaling.policy == "cpu":
         message = "CPU and memory say little of a GPU replica's load: engines preallocate and wait for the GPU."
         yield Finding("signal-blind", "warning", "scaling.policy", message, "use policy queue (waiting requests and KV use).")
@@ -80,6 +92,10 @@ def signal(e: Environment) -> Iterator[Finding]:
             message,
             f"set scaling.queue_target below {e.engine.max_queue}, for instance 4.",
         )
+
+
+def _prometheus(e: Environment) -> bool:
+    return e.monitoring.backend == "bundled" or e.monitoring.prometheus_url is not None
 
 
 def pool_holds_slot(e: Environment) -> Iterator[Finding]:

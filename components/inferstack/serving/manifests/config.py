@@ -5,14 +5,13 @@ import json
 from typing import Any
 
 from inferstack.cluster.names import CACHE
-from inferstack.environment import Environment, SlotName
+from inferstack.environment import METRICS_PORT, Environment, SlotName
 from inferstack.environment.quantity import quantity
 from inferstack.serving.manifests.engines import CACHE_PATH
 from inferstack.serving.manifests.groups import ReplicaGroup
 
 KEYS_PATH = "/etc/inferstack/keys"
 CACHE_SECRET_PATH = "/etc/inferstack/cache"  # noqa: S105 - a folder
-METRICS_PORT = 9090
 
 
 def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup, *, name: str, generation: int) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from typing import Any
 
 from inferstack.cluster.names import component_labels, metadata, slot_labels, slot_name
-from inferstack.environment import Environment, SlotName
-from inferstack.serving.manifests.config import METRICS_PORT
+from inferstack.environment import METRICS_PORT, Environment, SlotName
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 

@@ -6,13 +6,12 @@ from math import ceil
 from typing import Any
 
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_RESOURCE, GPU_TAINT, slot_labels, slot_name
-from inferstack.environment import Environment, SlotName
-from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, METRICS_PORT, cache_secret, digest, runtime_config, text
+from inferstack.cluster.security import container_security, pod_security
+from inferstack.environment import METRICS_PORT, Environment, SlotName
+from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, cache_secret, digest, runtime_config, text
 from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_PATH, bucket, profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 
-USER = 10001
-"""Numeric user and group of the process, above the range that images and hosts use."""
 PROBE_SECONDS = 5
 
 
@@ -42,14 +41,7 @@ def pod_template(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": ceil(environment.drain.grace_seconds),
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(fsGroupChangePolicy="OnRootMismatch"),
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -111,12 +103,7 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
         },
         "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_seconds(environment)}}},
         "resources": resources(group),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-        },
+        "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(environment, group, placement),
     }

@@ -7,6 +7,7 @@ time before shrinking 300 s. CPU and memory are for CPU tiers only: they do not 
 from math import ceil
 from typing import Any
 
+from inferstack.cluster.monitoring_config import bundled_address
 from inferstack.cluster.names import SLOT_LABEL, metadata, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.serving.manifests.distributed import distributed
@@ -109,7 +110,8 @@ def _scaled_object(environment: Environment, slot: SlotName, group: ReplicaGroup
 
 
 def _triggers(environment: Environment, slot: SlotName, group: ReplicaGroup) -> list[dict[str, Any]]:
-    scaling, names, address = environment.scaling, profile(environment.engine.kind).metrics, environment.monitoring.prometheus_url
+    scaling, names, monitoring = environment.scaling, profile(environment.engine.kind).metrics, environment.monitoring
+    address = monitoring.prometheus_url or (bundled_address(environment) if monitoring.backend == "bundled" else None)
     found: list[dict[str, Any]] = []
     if scaling.policy != "queue" or names.waiting is None or address is None:
         found = [

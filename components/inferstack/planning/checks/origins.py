@@ -1,0 +1,67 @@
+"""Where images and weights come from, and what an engine image is told beside its settings."""
+
+import re
+from collections.abc import Iterator
+
+from inferstack.environment import ENGINE_IMAGES, Environment, Platform
+from inferstack.planning import catalogue
+from inferstack.planning.findings import Finding
+
+_NAME = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(\.[a-z0-9-]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+"""Registry and repository of an image reference, as the OCI distribution specification has them (registry names in lower case)."""
+_DIGEST = "REPOSITORY@sha256:DIGEST (`crane digest` or the build's output)"
+
+
+def image(e: Environment) -> Iterator[Finding]:
+    """The image is a reference by digest, but for one that was built on this machine and is in no registry."""
+    text, path = e.engine.image or "", "engine.image"
+    repository, _, digest = text.partition("@")
+    name, _, tag = repository.rpartition(":") if ":" in repository.rpartition("/")[2] else (repository, "", "")
+    if not text or (text.startswith("localhost/") and not e.production):
+        return
+    if not _NAME.fullmatch(name) or (tag and not re.fullmatch(r"\w[\w.-]{0,127}", tag)):
+        meant = name.rpartition("://")[2].rpartition("@")[2].lower()
+        fix = f"use `{meant}`." if meant != name and _NAME.fullmatch(meant) else f"use {_DIGEST}."
+        yield Finding("image-invalid", "error", path, f"`{name}` is no repository of images.", fix)
+    elif not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        cut = "a digest of 64 hexadecimal digits is missing" if digest else "a tag, which can move under a running slot"
+        yield Finding("image-digest", "error", path, f"`{text}`: {cut}.", f"use {_DIGEST}.")
+
+
+_MOUNTED = {Platform.GKE: "gs", Platform.AKS: "abfss"}
+"""Object storage that the slots of each platform mount."""
+
+
+def sources(e: Environment) -> Iterator[Finding]:
+    """An engine image finds its model: it reads what is mounted, in its image or in a hub; this kit's engines fetch from anywhere."""
+    if e.engine.kind not in ENGINE_IMAGES or e.engine.kind == "openai":
+        return
+    mounted = _MOUNTED.get(e.platform)
+    buckets: dict[str, int] = {}
+    for i, model in enumerate(e.models):
+        scheme, _, rest = model.source.partition("://")
+        if scheme in ("hf", "file"):
+            continue
+        if scheme != mounted:
+            what = "is a package of this kit's image" if scheme == "package" else f"is not mounted on {e.platform}"
+            ways = [*([f"{mounted}://"] if mounted else []), "hf://", "file:// (in the image)"]
+            message = f"`{model.source}` {what}, and an engine image of kind {e.engine.kind} does not fetch it."
+            yield Finding("source-unreachable", "error", f"models[{i}].source", message, f"use {' or '.join(ways)}, or engine.kind native.")
+            continue
+        first = buckets.setdefault(rest.partition("/")[0], i)
+        if len(buckets) > 1 and first == i:
+            message = f"`{rest.partition('/')[0]}` is a second bucket, and one is mounted: `{next(iter(buckets))}`."
+            yield Finding("source-second-bucket", "error", f"models[{i}].source", message, f"copy the model to `{next(iter(buckets))}`.")
+
+
+def arguments(e: Environment) -> Iterator[Finding]:
+    """What a setting says, an argument does not say again: the later one would win, and the plan would be of another engine."""
+    owned: dict[str, str] = catalogue.read("arguments.yaml")["engines"].get(e.engine.kind, {})
+    for i, argument in enumerate(e.engine.arguments):
+        flag = argument.partition("=")[0]
+        if flag in owned:
+            message = f"`{flag}` is given to {e.engine.kind} by the kit, from {owned[flag]}."
+            yield Finding("argument-owned", "error", f"engine.arguments[{i}]", message, f"set {owned[flag]}, and leave the argument out.")
+
+
+CHECKS = (image, sources, arguments)
