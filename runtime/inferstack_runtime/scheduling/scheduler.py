@@ -1,10 +1,11 @@
 """Which sequences the next step computes, and how much of each.
 
 Every running sequence decodes first; what is left of the step's token budget goes to prompts in chunks. While others decode, a chunk is
-sized by the measured cost of a prompt token so that a step stays within the inter-token target. Prompts follow one another: a step takes
-a further one only while the rows are too few to be computed at full speed, so that those in front do not wait for those behind. Between two
-prompts the others decode a step: streams that began together then come apart, and their next prompts find the engine free. When the KV cache
-runs out, the newest sequence of the least urgent priority gives its blocks up and is computed again later.
+sized by the measured cost of a prompt token so that a step stays within the inter-token target. Prompts follow one another: a step
+takes a further one only while the rows are too few to be computed at full speed, so that those in front do not wait for those behind.
+Between two prompts, unless more of them wait, the others decode a step: streams that began together then come apart, and their next
+prompts find the engine free. When the KV cache runs out, the newest sequence of the least urgent priority gives its blocks up and is
+computed again later.
 """
 
 from dataclasses import dataclass
