@@ -1,9 +1,14 @@
 """HTTP as other clients speak it: older, half-closed, in chunks, with another protocol on offer."""
 
 import json
+import os
+import shutil
 import socket
+import subprocess
 import time
+from pathlib import Path
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.parts
@@ -69,6 +74,11 @@ def answers(received):
     return found
 
 
+def in_flight(run):
+    text = httpx.get(run.metrics_url).text
+    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith("inferstack_in_flight_requests"))
+
+
 def test_a_client_that_sends_no_more_still_gets_its_answers(server):
     ((status, body, _),) = answers(talk(server, request()))
     assert status == 200
@@ -85,19 +95,13 @@ def test_a_client_that_sends_no_more_still_gets_its_answers(server):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_left_frees_its_slot_at_once(server, stream):
-    def running():
-        import httpx
-
-        text = httpx.get(server.metrics_url).text
-        return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith("inferstack_in_flight_requests"))
-
     client = socket.create_connection(("127.0.0.1", server.event("listening")["port"]))
     client.sendall(request(stream=stream, tokens=2000).replace(b'"prompt": "x"', b'"prompt": "y"'))
     time.sleep(0.3)
-    assert running() == 1
+    assert in_flight(server) == 1
     client.close()
     time.sleep(0.15)
-    assert running() == 0
+    assert in_flight(server) == 0
 
 
 def test_http_1_0_gets_no_chunks(server):
@@ -154,3 +158,37 @@ def test_methods_that_a_path_does_not_have_say_which_it_has(server):
     assert b"content-length: " in head
     assert body == b""
     assert talk(server, b"CONNECT host:443 HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+CLIENTS = Path(__file__).parent / "clients"
+PROGRAMS = {
+    "go": ["go", "run", str(CLIENTS / "client.go")],
+    "node": ["node", str(CLIENTS / "client.mjs")],
+    "java": ["java", str(CLIENTS / "Client.java")],
+}
+
+
+@pytest.mark.parametrize("language", sorted(PROGRAMS))
+def test_the_own_client_of_another_language(server, language, tmp_path):
+    if shutil.which(language) is None:
+        pytest.skip(f"{language} is not on PATH")
+    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GO111MODULE": "off", "GOCACHE": str(tmp_path / "go")}
+    ran = subprocess.run([*PROGRAMS[language], server.url], capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.split("\n")[:4] == ["200 3", "200 3", "200 3", "given up"]
+    time.sleep(0.2)
+    assert in_flight(server) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--http1.0"], ["--http2"], ["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"]])
+def test_curl(server, options):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not on PATH")
+    command = ["curl", "-sSN", "--max-time", "10", *options, "-H", "Content-Type: application/json", f"{server.url}/v1/completions"]
+    command += ["-d", json.dumps({"model": "fake", "prompt": "x", "max_tokens": 2, "stream": True})]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    if "option" in ran.stderr and "--http2" in options:
+        pytest.skip("this curl has no HTTP/2")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("data: ") == 3
+    assert ran.stdout.endswith("data: [DONE]\n\n")
