@@ -52,13 +52,13 @@ def open_environment(name: str, project: Path | None) -> Opened:
 
 @contextmanager
 def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
-    """Faults as failures with exit code and next step; SIGINT and SIGTERM leave a state that can be resumed, and say how."""
+    """Faults as failures with exit code and next step; SIGINT, SIGTERM and SIGHUP leave a state that can be resumed, and say how."""
     from inferstack.local.errors import LocalError
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP) if _heeds(number)}
     try:
         yield
     except KeyboardInterrupt:
@@ -86,7 +86,13 @@ def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
             next_step=f"`inferstack recover {name}` goes on from the journal once that is mended",
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _heeds(number: signal.Signals) -> bool:
+    """Whether the signal ends this process; under `nohup` SIGHUP does not, and then it shall not."""
+    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
