@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json
+from inferstack.cli.output import EnvironmentName, Json, Project, console, examples, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `history`."""
-    app.command("history")(history)
+    app.command("history", epilog=examples("inferstack history local", "inferstack history local --json"))(history)
 
 
 def history(name: EnvironmentName, project: Project = None, as_json: Json = False) -> None:

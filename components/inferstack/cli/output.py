@@ -100,6 +100,11 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines to start from."""
+    return "\n\n".join(("Examples:", *lines))
+
+
 def close_stdout() -> None:
     """Nobody reads any more (the reader of a pipe has gone, a terminal was closed): what is still written goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
