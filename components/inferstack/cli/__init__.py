@@ -34,7 +34,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = get_command(_application(arguments)).main(arguments, prog_name="inferstack", standalone_mode=False)
         sys.stdout.flush()
-        return result if isinstance(result, int) else int(ExitCode.DONE)
+        if result != ExitCode.INTERRUPTED:
+            return result if isinstance(result, int) else int(ExitCode.DONE)
+        failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it
     except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
         close_stdout()
         return int(ExitCode.DONE)

@@ -36,15 +36,17 @@ class Opened:
         return Session(self.name, self.platform, self.platform, progress, holder_name(), person(), base)
 
 
-def open_environment(name: str, project: Path | None) -> Opened:
-    """The environment and its platform; raises Failure or InvalidEnvironment."""
+def open_environment(name: str, project: Path | None, *, running: bool = True) -> Opened:
+    """The environment and its platform; raises Failure or InvalidEnvironment. `running`: one of this machine must be up, not only have
+    been so."""
     root, environment = read_environment(name, project)
     with orderly(name):
         if environment.platform is Platform.LOCAL:
             from inferstack.local.machine import LocalMachine
             from inferstack.platforms.local import LocalPlatform
 
-            return Opened(root, name, environment, LocalPlatform(LocalMachine.open(root, name)))
+            machine = LocalMachine.open(root, name) if running else LocalMachine.at(root, name)
+            return Opened(root, name, environment, LocalPlatform(machine))
         from inferstack.platforms.kube_open import open_cluster
 
         return Opened(root, name, environment, open_cluster(root, name, environment))

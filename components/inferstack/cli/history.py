@@ -17,7 +17,7 @@ def history(name: EnvironmentName, project: Project = None, as_json: Json = Fals
     from inferstack.cli._promotion import open_environment, orderly
     from inferstack.cli._records import entry_json
 
-    opened = open_environment(name, project)
+    opened = open_environment(name, project, running=False)
     with orderly(name):
         journal, _ = opened.platform.read_journal()
     entries = list(reversed(journal.history)) if journal else []

@@ -33,7 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made.behaviours[version("int8").version] = Behaviour()
     made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(load_environment(tmp_path / "stacks", "local"))
 
-    def opened(name: str, project: Path | None) -> _promotion.Opened:
+    def opened(name: str, project: Path | None, *, running: bool = True) -> _promotion.Opened:
         environment = load_environment(tmp_path / "stacks", "local")
         return _promotion.Opened(tmp_path, name, environment, Process(made, "me@host:1"))
 
@@ -189,6 +189,17 @@ def test_an_interruption_leaves_what_can_be_resumed_and_says_how(world: World, c
     assert run(["recover", "local"]) == 0
     assert world.weights is not None
     assert world.weights.sole is GREEN
+
+
+def test_an_interruption_before_anything_began_is_told_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_promotion, "open_environment", interrupt)
+    assert run(["promote", "local"]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_a_promotion_goes_on_when_nobody_reads_what_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
