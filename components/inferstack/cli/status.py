@@ -104,4 +104,5 @@ def _view(name: str, data: dict[str, Any]) -> Group:
         if not item["alive"]
     ]
     drift = [Text(f"drift: {difference}") for difference in data.get("drift", ())]
-    return Group(*(Text(line) for line in lines), table, *ended, *drift)
+    problems = [Text(problem, "red") for problem in data.get("problems", ())]
+    return Group(*(Text(line) for line in lines), table, *ended, *drift, *problems)
