@@ -8,7 +8,7 @@ import typer
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json
 from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
 from inferstack.promotion.journal import Policy, Strategy
 from inferstack.promotion.spec import SlotSpec, flatten, with_settings
@@ -21,7 +21,14 @@ Settings = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command `promote`."""
-    app.command("promote")(promote)
+    app.command(
+        "promote",
+        epilog=examples(
+            "inferstack promote local --set slot.quantization=int8",
+            "inferstack promote staging-gke --file new.yaml --strategy canary --steps 10,50,100 --yes",
+            "inferstack promote local --set slot.context=4096 --header X-Cohort=beta --dry-run",
+        ),
+    )(promote)
 
 
 def promote(

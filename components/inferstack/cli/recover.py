@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project
+from inferstack.cli.output import EnvironmentName, Json, Project, examples
 
 if TYPE_CHECKING:
     from inferstack.cli._progress import Progress
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command `recover`."""
-    app.command("recover")(recover)
+    app.command("recover", epilog=examples("inferstack recover local", "inferstack recover prod-gke --wait 0 --json"))(recover)
 
 
 def recover(

@@ -94,7 +94,11 @@ class Gates(Section):
     answers: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Lowest top-1 agreement with the live slot's answers to fixed texts, where both serve the same models."
     )
-    usd_per_million_tokens: Usd | None = Field(None, gt=0, description="Highest price of a million tokens; unset: not checked.")
+    usd_per_million_tokens: Usd | None = Field(
+        None,
+        gt=0,
+        description="Highest price of a million tokens, where the price of a replica is known (`gke`, `aks`); unset: not checked.",
+    )
     memory_growth: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Most that a replica's resident memory may grow in a window, as a share."
     )

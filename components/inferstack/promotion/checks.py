@@ -47,7 +47,8 @@ class Checks:
         wanted = op.policy.gates.min_requests
         new_looks = [self._look(step.slot)]
         baseline = self._alone(step.live, op) if step.live is not None else None
-        rounds, mine = self._load(step.slot, step.live, wanted)
+        rounds, mine = self._load(step.slot, step.live, op)
+        self._say(f"memory of {step.slot} over {2 * wanted} requests", op)
         grown = self._leak(step.slot, 2 * wanted)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
@@ -75,20 +76,24 @@ class Checks:
 
     def _alone(self, live: SlotName, op: Operation) -> WindowStats | None:
         """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""
+        self._say(f"{live} alone for {op.policy.gates.window_seconds:.0f} s, to compare with after the switch", op)
         looks = [self._look(live)]
         for _ in range(gates.PARTS):
             self._sleep(op.policy.gates.window_seconds / gates.PARTS)
             looks.append(self._look(live))
         return over(looks, gates.PARTS)
 
-    def _load(self, new: SlotName, live: SlotName | None, n: int) -> tuple[Rounds, Exercise]:
-        """At least `n` synthetic requests to the new slot: the rounds in which the live slot got the same, and what the new slot's met.
+    def _load(self, new: SlotName, live: SlotName | None, op: Operation) -> tuple[Rounds, Exercise]:
+        """At least `min_requests` synthetic requests to the new slot: the rounds in which the live slot got the same, and what the new
+        slot's met.
 
         The first round only warms the new slot up for as many requests at a time; of it failures count and times do not.
         """
+        n = op.policy.gates.min_requests
         if live is None:
             return (), _together([self._exercise(new, size) for size in _portions(n, gates.PARTS)])
         count = max(gates.ROUNDS, math.ceil(n / ROUND_REQUESTS))
+        self._say(f"{new} and {live} at the same moments: {count + 1} rounds of {ROUND_REQUESTS} synthetic requests to each", op)
         first, *rounds = (self._round(new, live) for _ in range(count + 1))
         mine = _together([one for one, _ in rounds])
         first_failure = first[0].first_failure or mine.first_failure
@@ -111,7 +116,7 @@ class Checks:
             # what was measured before the switch may have been another machine: is the live slot itself still as fast?
             doubtful = baseline is not None and live is not None and gates.is_slower(new, live, op.policy.gates)
             if (doubtful and other is not None) or not _tells(new, live, op, alone=other is None):
-                rounds, mine = self._load(step.slot, other, op.policy.gates.min_requests)
+                rounds, mine = self._load(step.slot, other, op)
                 new_looks.append(self._look(step.slot))
                 live = _comparable(new, as_of_now(live, baseline, rounds)) if live is not None else _told(rounds)
                 new = _filled(new, over(new_looks, 1), mine)
@@ -143,6 +148,9 @@ class Checks:
             Event("verdict", text, self._now(), op.phase, data={"stage": step.stage, "result": verdict.result, "figures": verdict.figures})
         )
         return verdict
+
+    def _say(self, text: str, op: Operation) -> None:
+        self._emit(Event("step", text, self._now(), op.phase))
 
     def _look(self, slot: SlotName | None) -> Look:
         snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))

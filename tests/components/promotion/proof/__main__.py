@@ -66,6 +66,7 @@ def main() -> None:
         "caught": lambda: scenarios.caught("light"),
         "model-caught": lambda: scenarios.caught("model"),
     }
+    judges = _judges()
     for part in options.parts:
         if part == "report":
             continue
@@ -73,7 +74,7 @@ def main() -> None:
         started = time.time()
         figures = run[part]()
         print(f"{part}: {time.time() - started:.0f} s", flush=True)
-        _keep(options.figures, part, figures, time.time() - started)
+        _keep(options.figures, part, figures, time.time() - started, judges)
     write(json.loads(options.figures.read_text()), options.figures.parent)
 
 
@@ -84,10 +85,10 @@ def _judges() -> str:
     return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 
 
-def _keep(file: Path, part: str, figures: Any, seconds: float) -> None:
+def _keep(file: Path, part: str, figures: Any, seconds: float, judges: str) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
     if part in COLLECTED:
-        run = {"measured": time.strftime("%Y-%m-%d"), "seconds": seconds, "gates": _judges(), **figures}
+        run = {"measured": time.strftime("%Y-%m-%d"), "seconds": seconds, "gates": judges, **figures}
         before = known.get(part, {}).get("figures", {})
         former = before.get("runs", [])
         if not former and "promotions" in before:  # from before runs were kept beside each other: of gates that nobody noted

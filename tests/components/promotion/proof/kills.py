@@ -1,6 +1,7 @@
 """Real commands of a machine under load, killed, stopped and doubled at random times."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -88,12 +89,10 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
     where = f"{index}: {kind}, {number.name}, {part or 'nothing else'} killed in {phase}"
     for word in (f"phase {phase}", f"signal {number.name}", f"command {kind}", f"with {part or 'nothing else'}"):
         found.met[word] += 1
-    if not ended_before and number is not signal.SIGKILL and (trouble := _untold(running.returncode, error)):
-        found.problems.append(f"{where}: {trouble}")
-        return
+    untold = "" if ended_before or number is signal.SIGKILL else _untold(running.returncode, number, error)
     recovered = command(made, "recover", NAME, "--json")
     _, error = recovered.communicate(timeout=300)
-    if trouble := _not_whole(made, recovered.returncode, error):
+    if trouble := untold or _not_whole(made, recovered.returncode, error):
         found.problems.append(f"{where}: {trouble}")
     if killed:
         found.spans.append((began, time.time()))
@@ -123,14 +122,16 @@ def _kill_part(made: Arena, part: str) -> str:
     if record is None or not record.alive or record.pid is None:
         return ""
     carries = part == "gateway" or (part != "keeper" and weights[live if part == "the live slot" else live.other] > 0)
-    import os
-
     os.kill(record.pid, signal.SIGKILL)
     return name if carries else ""
 
 
-def _untold(code: int, error: str) -> str:
+def _untold(code: int, number: signal.Signals, error: str) -> str:
     """What is wrong with how an interrupted command ended."""
+    if code == -number:  # while the interpreter started: it had begun nothing
+        return ""
+    if error.strip() == "error: interrupted":  # before it had the lease
+        return ""
     if code == 130 and ("interrupted" not in error or "inferstack recover" not in error):
         return f"it does not say how to go on: {error[-300:]}"
     return "" if code in (130, 0, 4, 2, 5) and "Traceback" not in error else f"ended with {code}: {error[-500:]}"
