@@ -7,37 +7,30 @@ from typing import Any
 
 import pytest
 
+from inferstack.environment import read_raw
 from inferstack.planning import check
 from inferstack.program.monitor import Registration
 from inferstack.program.run import Run, run_function
 from inferstack.serving.stack import deploy
 from tests.components.cloud.sdk import mistakes
 from tests.components.kubernetes import validate
-from tests.components.planning.fixtures import base, changed
+from tests.components.planning.fixtures import changed
 
 ROOT = Path(__file__).parents[3]
+STACKS = ROOT / "tests/engine/stacks"
+"""Environments that use what no preset does; the engine lane brings them up and down."""
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
-SERVED: dict[str, Any] = {
-    "engine": {"kind": "native", "max_sequences": 8, "kv_cache": "4Gi"},
-    "cache": {"backend": "managed", "size": "4Gi", "authentication": "identity"},
-}
-GKE = {**SERVED, "models~": [{"name": "llama-3.1-8b-instruct", "source": "gs://w/x", "quantization": "int8", "context": 4096}]}
-AKS = {
-    **SERVED,
-    "models~": [{"name": "llama-3.1-8b-instruct", "source": "abfss://w/x", "quantization": "int8", "context": 4096}],
-    "cache": {**SERVED["cache"], "engine": "redis"},
-    "gateway": {"class_name": "azure-alb-external", "internal": False, "tls_secret": "certificate", "port": 443, "timeout_seconds": 900},
-    "cloud": {"subscription": SUBSCRIPTION},
-}
 
 
 def settings(cloud: str) -> dict[str, Any]:
-    return changed(base(cloud), {"gke": GKE, "aks": AKS}[cloud])
+    found: dict[str, Any] = read_raw(STACKS / f"Pulumi.services-{cloud}.yaml")
+    return found
 
 
 @cache
-def planned(cloud: str) -> Run:
-    config = {"inferstack:environment": settings(cloud), "inferstack:findings": "shown"}
+def planned(cloud: str, authentication: str = "identity") -> Run:
+    raw = changed(settings(cloud), {"cache": {"authentication": authentication}})
+    config = {"inferstack:environment": raw, "inferstack:findings": "shown"}
     return run_function(lambda: deploy(ROOT / "stacks"), project="inferstack", stack="own", config=config, preview=True)
 
 
@@ -59,7 +52,7 @@ def test_the_environment_has_no_findings_and_every_argument_is_known_to_the_sdk(
 def test_memorystore_takes_the_slots_iam_token_and_nothing_else() -> None:
     assert one("gke", "Instance").inputs["authorizationMode"] == "IAM_AUTH"
     (member,) = (item for item in planned("gke").resources if item.inputs.get("role") == "roles/memorystore.dbConnectionUser")
-    assert member.inputs["condition"]["expression"] == 'resource.name == "projects/example/locations/us-central1/instances/own-cache"'
+    assert member.inputs["condition"]["expression"] == 'resource.name == "projects/my-project/locations/us-central1/instances/own-cache"'
     assert member.parent.endswith("::own-cache")
 
 
@@ -68,6 +61,19 @@ def test_azure_managed_redis_takes_the_workloads_entra_token_and_no_key() -> Non
     assignment = one("aks", "AccessPolicyAssignment").inputs
     assert assignment["accessPolicyName"] == "default"
     assert set(assignment["user"]) == {"objectId"}
+
+
+@pytest.mark.parametrize("cloud", ["gke", "aks"])
+@pytest.mark.parametrize("authentication", ["identity", "secret"])
+def test_a_managed_cache_reaches_the_slots_as_a_secret_only(cloud: str, authentication: str) -> None:
+    secret = next(item for item in planned(cloud, authentication).resources if item.name == "cache-url")
+    assert "stringData" in secret.secrets
+    assert secret.inputs["stringData"] == "[secret]"
+
+
+def test_memorystore_encrypts_and_where_no_identity_is_asked_for_the_network_is_the_key() -> None:
+    instance = next(item.inputs for item in planned("gke", "secret").resources if item.type.endswith(":Instance"))
+    assert (instance["transitEncryptionMode"], instance["authorizationMode"]) == ("SERVER_AUTHENTICATION", "AUTH_DISABLED")
 
 
 @pytest.mark.parametrize(("cloud", "identity"), [("gke", "google"), ("aks", "azure")])
