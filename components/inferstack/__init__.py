@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from inferstack.cloud.aks.cache import AksCache as AksCache
     from inferstack.cloud.aks.cluster import AksCluster as AksCluster
+    from inferstack.cloud.aks.gateway import AksGateway as AksGateway
     from inferstack.cloud.aks.pool import AksGpuPool as AksGpuPool
     from inferstack.cloud.aks.storage import AksStorage as AksStorage
     from inferstack.cloud.gke.cache import GkeCache as GkeCache
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 COMPONENTS = {
     "AksCache": "inferstack.cloud.aks.cache",
     "AksCluster": "inferstack.cloud.aks.cluster",
+    "AksGateway": "inferstack.cloud.aks.gateway",
     "AksGpuPool": "inferstack.cloud.aks.pool",
     "AksStorage": "inferstack.cloud.aks.storage",
     "GkeCache": "inferstack.cloud.gke.cache",

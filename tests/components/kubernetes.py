@@ -10,6 +10,7 @@ from inferstack.environment import Environment, lay_over, parse_environment
 VERSION = kubernetes_validate.latest_version()
 DIGEST = "sha256:" + "0" * 64
 CUSTOM_GROUPS = (
+    "alb.networking.azure.io",
     "external-secrets.io",
     "gateway.networking.k8s.io",
     "keda.sh",

@@ -69,6 +69,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     """A copy of this project that a real `pulumi` runs against stub clouds and a backend in a folder."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "stacks", folder / "stacks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(__file__).parent / "stacks", folder / "stacks", dirs_exist_ok=True)
     text = (ROOT / "Pulumi.yaml").read_text().replace("options: {virtualenv: .venv}", f"options: {{virtualenv: {Path(sys.prefix)}}}")
     (folder / "Pulumi.yaml").write_text(text)
     (tmp_path / "backend").mkdir()

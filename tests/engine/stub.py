@@ -32,10 +32,12 @@ COMPUTED: dict[str, dict[str, Any]] = {
     },
     "azure-native:containerservice:ManagedCluster": {
         "name": "NAME",
+        "nodeResourceGroup": "MC_NAME",
         "oidcIssuerProfile": {"enabled": True, "issuerURL": "https://issuer.example/"},
         "identityProfile": {"kubeletidentity": {"objectId": "kubelet"}},
         "identity": {"type": "UserAssigned", "principalId": "", "tenantId": "", "userAssignedIdentities": {}},
     },
+    "azure-native:servicenetworking:FrontendsInterface": {"name": "NAME", "fqdn": "NAME.alb.example"},
     "azure-native:managedidentity:UserAssignedIdentity": {"name": "NAME", "principalId": "principal", "clientId": "client"},
     "azure-native:redisenterprise:RedisEnterprise": {"name": "NAME", "hostName": "redis.example"},
     "azure-native:containerregistry:Registry": {"name": "NAME", "loginServer": "registry.example"},

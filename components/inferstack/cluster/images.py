@@ -1,4 +1,4 @@
-"""Images that environments run beside the engine, pinned by digest in data/images.yaml."""
+"""Images that environments run beside the engine, pinned by digest in data/images.yaml, and charts, by version in data/charts.yaml."""
 
 from functools import cache
 from importlib.resources import files
@@ -10,7 +10,17 @@ import yaml
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """Every image by its key: name, tag, digest, day and source of the entry."""
-    found: dict[str, dict[str, Any]] = yaml.safe_load(files("inferstack.cluster").joinpath("data/images.yaml").read_text(encoding="utf-8"))
+    return _read("images.yaml")
+
+
+@cache
+def charts() -> dict[str, dict[str, Any]]:
+    """Every Helm chart by its key: name, version, day and source of the entry."""
+    return _read("charts.yaml")
+
+
+def _read(name: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(files("inferstack.cluster").joinpath(f"data/{name}").read_text(encoding="utf-8"))
     return found
 
 

@@ -20,7 +20,17 @@ from inferstack.environment.files import (
     read_raw,
     resolve_config,
 )
-from inferstack.environment.kinds import ENGINE_IMAGES, METRICS_PORT, Capacity, EngineKind, Layer, Platform, Quantization, SlotName
+from inferstack.environment.kinds import (
+    ALB_CLASS,
+    ENGINE_IMAGES,
+    METRICS_PORT,
+    Capacity,
+    EngineKind,
+    Layer,
+    Platform,
+    Quantization,
+    SlotName,
+)
 from inferstack.environment.parse import parse_environment
 from inferstack.environment.problems import InvalidEnvironment, Problem
 from inferstack.environment.schema import Budget, Cloud, Environment, Monitoring, Network, SecretStore, Waiver
@@ -28,6 +38,7 @@ from inferstack.environment.traffic import ROUTING_HEADERS, Access, Cache, Drain
 from inferstack.environment.workload import Engine, GpuPool, Model, QualityTier, Replicas, Resources, Scaling, Slots
 
 __all__ = [
+    "ALB_CLASS",
     "BASE_KEY",
     "CONFIG_KEY",
     "ENGINE_IMAGES",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date
 
-from inferstack.environment.kinds import ENGINE_IMAGES, METRICS_PORT, Layer, Platform
+from inferstack.environment.kinds import ALB_CLASS, ENGINE_IMAGES, METRICS_PORT, Layer, Platform
 from inferstack.environment.problems import MISSING, Problem
 from inferstack.environment.quantity import quantity
 from inferstack.environment.schema import Environment
@@ -66,6 +66,9 @@ def _cache(e: Environment) -> Iterator[Problem]:
     if e.cache.backend != "managed" and e.cache.high_availability:
         expected = f"false, because cache.backend is {e.cache.backend}; only managed has a standby"
         yield Problem("cache.high_availability", True, expected)
+    if e.cache.backend != "managed" and e.cache.authentication == "identity":
+        expected = f"secret, because cache.backend is {e.cache.backend}; only a managed cache knows the slots' cloud identity"
+        yield Problem("cache.authentication", "identity", expected)
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
     if e.cache.backend != "external" and e.cache.identity:
@@ -174,6 +177,13 @@ def _promotion(e: Environment) -> Iterator[Problem]:
 def _gateway(e: Environment) -> Iterator[Problem]:
     if e.platform is Platform.KUBERNETES and not (e.gateway.existing or e.gateway.class_name):
         yield Problem("gateway.class_name", MISSING, "a GatewayClass of the cluster, or gateway.existing, because platform is kubernetes")
+    if e.gateway.class_name == ALB_CLASS:
+        if e.platform not in (Platform.AKS, Platform.KUBERNETES):
+            yield Problem("gateway.class_name", ALB_CLASS, f"another GatewayClass, because platform is {e.platform} (aks only)")
+        elif e.gateway.internal:
+            yield Problem("gateway.internal", True, f"false, because the frontends of {ALB_CLASS} are public only; istio has internal ones")
+        elif e.gateway.port not in (80, 443):
+            yield Problem("gateway.port", e.gateway.port, f"80 or 443, because gateway.class_name is {ALB_CLASS}")
     if e.gateway.existing and e.gateway.class_name:
         yield Problem("gateway.class_name", e.gateway.class_name, "nothing, because gateway.existing names a Gateway")
 

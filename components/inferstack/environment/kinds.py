@@ -47,6 +47,8 @@ ENGINE_IMAGES: tuple[EngineKind, ...] = ("vllm", "sglang", "llamacpp", "openai")
 """Engines whose image is not this kit's: they know nothing of its keys, limits and caches."""
 LARGEST = 2**31 - 1
 """What the clouds and Kubernetes count to; no bound that a reader needs to see."""
+ALB_CLASS = "azure-alb-external"
+"""GatewayClass of Application Gateway for Containers."""
 METRICS_PORT = 9090
 """Where this kit's own engines serve metrics on a cluster; the gateway never routes there."""
 Positive = Annotated[int, Field(gt=0, le=LARGEST, strict=True)]

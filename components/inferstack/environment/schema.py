@@ -56,6 +56,7 @@ class Network(Section):
     """Network of a cloud cluster."""
 
     cidr: AddressRange = Field("10.0.0.0/16", description="Address range of the nodes.")
+    gateway_cidr: AddressRange = Field("10.70.0.0/24", description="Address range of Application Gateway for Containers (`aks`).")
     authorized_cidrs: tuple[str, ...] = Field((), description="Ranges that may reach the control plane; empty: through IAM only.")
 
 

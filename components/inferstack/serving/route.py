@@ -8,8 +8,9 @@ import pulumi
 from inferstack.cluster.resources import check_roles, customize, make
 from inferstack.environment import parse_environment
 from inferstack.serving.manifests import route as manifests
+from inferstack.serving.manifests.gateway import route_policy
 
-ROLES = frozenset({"gateway", "route", "template"})
+ROLES = frozenset({"gateway", "route", "template", "policy"})
 
 
 class InferenceRouteArgs(TypedDict):
@@ -18,7 +19,7 @@ class InferenceRouteArgs(TypedDict):
     settings: dict[str, Any]
     """The environment object, with the keys of docs/configuration.md."""
     customize: NotRequired[dict[str, dict[str, Any]]]
-    """Changes that are merged into the objects, by role: gateway, route, template."""
+    """Changes that are merged into the objects, by role: gateway, route, template, policy."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class RouteResources:
     gateway: pulumi.CustomResource | None
     route: pulumi.CustomResource
     template: pulumi.CustomResource
+    policy: pulumi.CustomResource | None
+    """Only where the gateway's own defaults would cut a long answer."""
 
 
 class InferenceRoute(pulumi.ComponentResource):
@@ -58,6 +61,8 @@ class InferenceRoute(pulumi.ComponentResource):
             manifests.route(environment),
             pulumi.ResourceOptions(ignore_changes=["spec.rules"], depends_on=[gateway] if gateway else None),
         )
-        self.resources = RouteResources(gateway, route, template)
+        told = route_policy(environment)
+        policy = one("policy", told, pulumi.ResourceOptions(depends_on=[route])) if told else None
+        self.resources = RouteResources(gateway, route, template, policy)
         self.route = pulumi.Output.from_input("inferstack")
         self.register_outputs({"route": self.route})

@@ -79,7 +79,7 @@ def _platform(
     port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
     if environment.monitoring.backend != "none":
         Monitoring("monitoring", {"settings": settings, "environment": name, "port": port}, after)
-    InferenceRoute("route", {"settings": settings}, after)
+    InferenceRoute("route", {"settings": settings, "customize": {"gateway": side.gateway}}, after)
     return after
 
 

@@ -105,13 +105,6 @@ def test_the_kubeconfig_is_a_secret_everywhere(name: str) -> None:
     assert runs(name)[0].outputs["kubeconfig"] == "[secret]"
 
 
-def test_a_managed_cache_reaches_the_slots_as_a_secret_only() -> None:
-    for name in ("prod-gke", "prod-aks"):
-        secret = resources(name)["cache-url"]
-        assert "stringData" in secret.secrets
-        assert secret.inputs["stringData"] == "[secret]"
-
-
 def test_objects_are_made_after_the_nodes_that_run_them() -> None:
     for name in ("dev-gke", "dev-aks"):
         provider = next(item for item in runs(name)[0].resources if item.type == "pulumi:providers:kubernetes")
@@ -290,10 +283,3 @@ def test_memorystore_speaks_tls_and_its_own_authority_comes_with_the_address() -
     for nothing in (None, [], [chain()]):
         with pytest.raises(ValueError, match="no certificate authority yet"):
             certificates(nothing)
-
-
-def test_the_slots_are_given_the_address_and_the_authority_of_a_managed_cache() -> None:
-    (instance,) = of_type("prod-gke", ":Instance")
-    assert instance.inputs["transitEncryptionMode"] == "SERVER_AUTHENTICATION"
-    (secret,) = of_type("prod-gke", ":Secret")
-    assert secret.inputs["stringData"] == "[secret]"  # both entries are known only when the instance is

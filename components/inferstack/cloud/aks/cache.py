@@ -21,13 +21,15 @@ class AksCacheArgs(TypedDict):
     """Memory that must be usable, for instance `8Gi`."""
     high_availability: NotRequired[bool]
     """A replica that takes over."""
+    clients: NotRequired[list[pulumi.Input[str]]]
+    """Object ids of the identities that may connect, by their Entra token alone; without any, whoever has the access key may."""
 
 
 class AksCache(pulumi.ComponentResource):
     """One cache with one database. The escape hatch is `cache`, the native resource."""
 
     url: pulumi.Output[str]
-    """Address that the slots use, with the access key; a secret."""
+    """Address that the slots use, with the access key where there is one; a secret."""
 
     def __init__(self, name: str, args: AksCacheArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         size = cache_size("aks", args["size"])
@@ -52,15 +54,33 @@ class AksCache(pulumi.ComponentResource):
             client_protocol="Encrypted",
             clustering_policy="EnterpriseCluster",
             eviction_policy="AllKeysLRU",
-            access_keys_authentication="Enabled",
+            access_keys_authentication="Disabled" if args.get("clients") else "Enabled",
             opts=child,
         )
-        keys = azure.redisenterprise.list_database_keys_output(
-            resource_group_name=args["resource_group"],
-            cluster_name=self.cache.name,
-            database_name=database.name,
-            opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[database]),
-        )
-        parts = pulumi.Output.all(keys.primary_key, self.cache.host_name)
-        self.url = pulumi.Output.secret(parts.apply(lambda found: f"rediss://:{found[0]}@{found[1]}:{_PORT}/0"))
+        clients = args.get("clients", [])
+        for index, client in enumerate(clients):
+            azure.redisenterprise.AccessPolicyAssignment(
+                f"{name}-client-{index}",
+                resource_group_name=args["resource_group"],
+                cluster_name=self.cache.name,
+                database_name=database.name,
+                access_policy_assignment_name=f"client{index}",
+                access_policy_name="default",
+                user={"object_id": client},
+                opts=child,
+            )
+        self.url = self._address(args["resource_group"], None if clients else database)
         self.register_outputs({"url": self.url})
+
+    def _address(self, resource_group: pulumi.Input[str], keys_of: azure.redisenterprise.Database | None) -> pulumi.Output[str]:
+        """The cache's address, with the access key of a database that has one."""
+        host: pulumi.Output[str] = pulumi.Output.concat(self.cache.host_name, f":{_PORT}/0")
+        if keys_of is None:
+            return pulumi.Output.secret(pulumi.Output.concat("rediss://", host))
+        keys = azure.redisenterprise.list_database_keys_output(
+            resource_group_name=resource_group,
+            cluster_name=self.cache.name,
+            database_name=keys_of.name,
+            opts=pulumi.InvokeOutputOptions(parent=self, depends_on=[keys_of]),
+        )
+        return pulumi.Output.secret(pulumi.Output.concat("rediss://:", keys.primary_key, "@", host))

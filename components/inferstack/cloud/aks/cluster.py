@@ -6,7 +6,12 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
-_NETWORK_CONTRIBUTOR = "4d97b98b-1d4f-4787-a291-c67834d212e7"
+from inferstack.cloud.aks.roles import NETWORK_CONTRIBUTOR, allow
+
+_ISTIO: azure.containerservice.ServiceMeshProfileArgsDict = {
+    "mode": "Istio",
+    "istio": {"components": {"ingress_gateways": [{"enabled": True, "mode": "Internal"}]}},
+}
 SYSTEM_TAINT = "CriticalAddonsOnly=true:NoSchedule"
 
 
@@ -25,6 +30,10 @@ class AksClusterArgs(TypedDict):
     """Availability zones of those nodes; by default none is asked for."""
     node_cidr: NotRequired[pulumi.Input[str]]
     """Addresses of the nodes; 10.0.0.0/16 by default."""
+    more_cidrs: NotRequired[list[pulumi.Input[str]]]
+    """More address ranges of the network, for subnets beside the nodes'; none by default."""
+    istio_gateway: NotRequired[bool]
+    """Have the Istio add-on, whose ingress gateway serves the class `istio`; on by default."""
     authorized_cidrs: NotRequired[list[str]]
     """Ranges that may reach the control plane; empty (default): any, checked by Entra ID."""
     upgrade_channel: NotRequired[str]
@@ -55,6 +64,10 @@ class AksCluster(pulumi.ComponentResource):
     oidc_issuer: pulumi.Output[str]
     """Issuer of the service accounts' tokens, for federated identities."""
     subnet: pulumi.Output[str]
+    network: pulumi.Output[str]
+    """Name of the network."""
+    node_resource_group: pulumi.Output[str]
+    """Id of the resource group that Azure keeps the nodes in."""
     kubelet_identity: pulumi.Output[str]
     """Object id of the identity that pulls images."""
 
@@ -69,7 +82,7 @@ class AksCluster(pulumi.ComponentResource):
             f"{name}-network",
             resource_group_name=self.group.name,
             location=args["region"],
-            address_space={"address_prefixes": [args.get("node_cidr", "10.0.0.0/16")]},
+            address_space={"address_prefixes": [args.get("node_cidr", "10.0.0.0/16"), *args.get("more_cidrs", [])]},
             opts=pulumi.ResourceOptions(parent=self, ignore_changes=["subnets"]),
         )
         subnet = azure.network.Subnet(
@@ -83,17 +96,11 @@ class AksCluster(pulumi.ComponentResource):
         identity = azure.managedidentity.UserAssignedIdentity(
             f"{name}-control-plane", resource_group_name=self.group.name, location=args["region"], opts=child
         )
-        allowed = azure.authorization.RoleAssignment(
-            f"{name}-network-contributor",
-            principal_id=identity.principal_id,
-            principal_type="ServicePrincipal",
-            role_definition_id=role_id(subnet.id, _NETWORK_CONTRIBUTOR),
-            scope=subnet.id,
-            opts=child,
-        )
+        allowed = allow(f"{name}-network-contributor", identity.principal_id, NETWORK_CONTRIBUTOR, subnet.id, child)
         self.cluster = self._cluster(name, args, subnet.id, identity, allowed)
         self._maintenance(name, args)
         self.name, self.resource_group, self.subnet = self.cluster.name, self.group.name, subnet.id
+        self.network, self.node_resource_group = network.name, node_group_id(self.cluster)
         self.identifier = pulumi.Output.concat("aks/", self.group.name, "/", self.cluster.name)
         self.oidc_issuer = self.cluster.oidc_issuer_profile.apply(lambda found: found.issuer_url if found else "")
         self.kubelet_identity = self.cluster.identity_profile.apply(lambda found: found["kubeletidentity"].object_id or "" if found else "")
@@ -111,6 +118,8 @@ class AksCluster(pulumi.ComponentResource):
                 "identifier": self.identifier,
                 "oidc_issuer": self.oidc_issuer,
                 "subnet": self.subnet,
+                "network": self.network,
+                "node_resource_group": self.node_resource_group,
                 "kubelet_identity": self.kubelet_identity,
             }
         )
@@ -172,7 +181,7 @@ class AksCluster(pulumi.ComponentResource):
                 "disk_csi_driver": {"enabled": True},
                 "file_csi_driver": {"enabled": False},
             },
-            service_mesh_profile={"mode": "Istio", "istio": {"components": {"ingress_gateways": [{"enabled": True, "mode": "Internal"}]}}},
+            service_mesh_profile=_ISTIO if args.get("istio_gateway", True) else None,
             addon_profiles={
                 "azurepolicy": {"enabled": True},
                 "azureKeyvaultSecretsProvider": {"enabled": True, "config": {"enableSecretRotation": "true"}},
@@ -199,11 +208,11 @@ class AksCluster(pulumi.ComponentResource):
             )
 
 
-def role_id(resource: pulumi.Input[str], role: str) -> pulumi.Output[str]:
-    """Id of a built-in role in the subscription of a resource."""
+def node_group_id(cluster: azure.containerservice.ManagedCluster) -> pulumi.Output[str]:
+    """Id of the resource group of a cluster's nodes."""
 
-    def build(identifier: str) -> str:
-        subscription = identifier.split("/")[2] if identifier.startswith("/subscriptions/") else identifier
-        return f"/subscriptions/{subscription}/providers/Microsoft.Authorization/roleDefinitions/{role}"
+    def build(found: list[str]) -> str:
+        subscription = found[0].split("/")[2] if found[0].startswith("/subscriptions/") else found[0]
+        return f"/subscriptions/{subscription}/resourceGroups/{found[1]}"
 
-    return pulumi.Output.from_input(resource).apply(build)
+    return pulumi.Output.all(cluster.id, cluster.node_resource_group).apply(build)

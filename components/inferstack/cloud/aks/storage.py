@@ -5,11 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
-from inferstack.cloud.aks.cluster import role_id
-
-_ACR_PULL = "7f951dda-4ed3-4680-a7ca-43fe172d538d"
-_BLOB_READER = "2a2b9908-6ea1-4ae2-8e65-a410df84e7d1"
-_AUDIENCE = "api://AzureADTokenExchange"
+from inferstack.cloud.aks.roles import ACR_PULL, BLOB_READER, TOKEN_AUDIENCE, allow
 
 
 class AksStorageArgs(TypedDict):
@@ -46,6 +42,8 @@ class AksStorage(pulumi.ComponentResource):
     """Address of the registry."""
     client_id: pulumi.Output[str]
     """Client id of the identity that pods act as."""
+    principal_id: pulumi.Output[str]
+    """Object id of that identity."""
 
     def __init__(self, name: str, args: AksStorageArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inferstack:index:AksStorage", name, {**args}, opts)
@@ -86,8 +84,8 @@ class AksStorage(pulumi.ComponentResource):
         self.identity = azure.managedidentity.UserAssignedIdentity(
             f"{name}-workload", resource_group_name=group, location=region, opts=child
         )
-        self._allow(f"{name}-read-weights", self.identity.principal_id, _BLOB_READER, self.account_resource.id)
-        self._allow(f"{name}-pull-images", args["kubelet_identity"], _ACR_PULL, self.registry_resource.id)
+        allow(f"{name}-read-weights", self.identity.principal_id, BLOB_READER, self.account_resource.id, child)
+        allow(f"{name}-pull-images", args["kubelet_identity"], ACR_PULL, self.registry_resource.id, child)
         previous: list[pulumi.Resource] = []  # Azure refuses two credentials of one identity at the same time
         for account in args["service_accounts"]:
             previous = [
@@ -98,22 +96,19 @@ class AksStorage(pulumi.ComponentResource):
                     federated_identity_credential_resource_name=account,
                     issuer=args["oidc_issuer"],
                     subject=f"system:serviceaccount:{args['namespace']}:{account}",
-                    audiences=[_AUDIENCE],
+                    audiences=[TOKEN_AUDIENCE],
                     opts=pulumi.ResourceOptions(parent=self, depends_on=previous),
                 )
             ]
         self.account, self.container = self.account_resource.name, self.container_resource.name
-        self.registry, self.client_id = self.registry_resource.login_server, self.identity.client_id
+        self.registry = self.registry_resource.login_server
+        self.client_id, self.principal_id = self.identity.client_id, self.identity.principal_id
         self.register_outputs(
-            {"account": self.account, "container": self.container, "registry": self.registry, "client_id": self.client_id}
-        )
-
-    def _allow(self, name: str, principal: pulumi.Input[str], role: str, scope: pulumi.Output[str]) -> None:
-        azure.authorization.RoleAssignment(
-            name,
-            principal_id=principal,
-            principal_type="ServicePrincipal",
-            role_definition_id=role_id(scope, role),
-            scope=scope,
-            opts=pulumi.ResourceOptions(parent=self),
+            {
+                "account": self.account,
+                "container": self.container,
+                "registry": self.registry,
+                "client_id": self.client_id,
+                "principal_id": self.principal_id,
+            }
         )

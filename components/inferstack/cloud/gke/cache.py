@@ -23,6 +23,8 @@ class GkeCacheArgs(TypedDict):
     """Memory that must be usable, for instance `8Gi`."""
     high_availability: NotRequired[bool]
     """A replica in another zone that takes over."""
+    clients: NotRequired[list[pulumi.Input[str]]]
+    """Service accounts that may connect, by their IAM token alone; without any, whoever is in the network may."""
     deletion_protection: NotRequired[bool]
     """Refuse to delete the instance; off by default: a cache is disposable."""
 
@@ -59,12 +61,22 @@ class GkeCache(pulumi.ComponentResource):
             replica_count=1 if args.get("high_availability") else 0,
             engine_version="VALKEY_8_0",
             engine_configs={"maxmemory-policy": "allkeys-lru"},
-            authorization_mode="AUTH_DISABLED",
+            authorization_mode="IAM_AUTH" if args.get("clients") else "AUTH_DISABLED",
             transit_encryption_mode="SERVER_AUTHENTICATION",
             desired_auto_created_endpoints=[{"network": args["network"], "project_id": project}],
             deletion_protection_enabled=args.get("deletion_protection", False),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[policy]),
         )
+        this = pulumi.Output.format('resource.name == "projects/{0}/locations/{1}/instances/{2}"', project, region, name)
+        for index, client in enumerate(args.get("clients", [])):
+            gcp.projects.IAMMember(
+                f"{name}-client-{index}",
+                project=project,
+                role="roles/memorystore.dbConnectionUser",
+                member=pulumi.Output.concat("serviceAccount:", client),
+                condition={"title": "this cache only", "expression": this},
+                opts=pulumi.ResourceOptions(parent=self),
+            )
         self.url = pulumi.Output.secret(self.instance.endpoints.apply(address))
         self.certificates = self.instance.managed_server_cas.apply(certificates)
         self.register_outputs({"url": self.url, "certificates": self.certificates})

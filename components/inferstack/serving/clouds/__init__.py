@@ -31,6 +31,8 @@ class CloudSide:
     storage_account: pulumi.Output[str] | None = None
     storage_container: pulumi.Output[str] | None = None
     storage_group: pulumi.Output[str] | None = None
+    gateway: dict[str, Any] = field(default_factory=dict)
+    """What the Gateway object says of the cloud's own gateway, merged into it."""
 
 
 def create(environment: Environment, name: str) -> CloudSide:

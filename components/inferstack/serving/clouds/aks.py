@@ -3,22 +3,30 @@
 from typing import Any
 
 import pulumi
+import pulumi_azure_native as azure
+import pulumi_kubernetes as k8s
 
 from inferstack.cloud.aks.cache import AksCache
 from inferstack.cloud.aks.cluster import AksCluster
+from inferstack.cloud.aks.gateway import CONTROLLER_NAMESPACE, AksGateway
 from inferstack.cloud.aks.pool import SPOT_TAINT, AksGpuPool, AksGpuPoolArgs
 from inferstack.cloud.aks.storage import AksStorage
-from inferstack.environment import Environment
+from inferstack.cluster.images import charts
+from inferstack.environment import ALB_CLASS, Environment
 from inferstack.planning.catalogue import zones
 from inferstack.serving.clouds import CloudSide, buckets, cluster_provider, cluster_settings, pool_settings, service_accounts
 from inferstack.serving.manifests.pod import Placement
 
 WEIGHTS_CLAIM = "inferstack-weights"
+_CHART_NAMESPACE = "azure-alb-helm"
+"""Where the controller's release is recorded; the chart makes the controller's own namespace."""
 
 
 def create(environment: Environment, name: str) -> CloudSide:
     """Cluster, GPU pool, weights and images, and the managed cache where one is asked for."""
     cloud, gpu, region = environment.cloud, environment.gpu, str(environment.region)
+    by_gateway = environment.gateway.class_name == ALB_CLASS
+    options = _subscription(cloud.subscription)
     cluster = AksCluster(
         name,
         {
@@ -28,7 +36,10 @@ def create(environment: Environment, name: str) -> CloudSide:
             "production": environment.production,
             "zones": list(zones("aks").get(region, ())) if environment.production else [],
             "admin_group_ids": [],
+            "istio_gateway": not by_gateway,
+            "more_cidrs": [cloud.network.gateway_cidr] if by_gateway else [],
         },
+        options,
     )
     below: list[pulumi.Resource] = [cluster]
     if gpu:
@@ -38,7 +49,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "cluster": cluster.name,
             "subnet": cluster.subnet,
         }
-        below.append(AksGpuPool(f"{name}-gpu", pool))
+        below.append(AksGpuPool(f"{name}-gpu", pool, options))
     storage = AksStorage(
         name,
         {
@@ -51,6 +62,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "zone_redundant": environment.production,
             "deletion_protection": cloud.deletion_protection,
         },
+        options,
     )
     cache_url = None
     if environment.cache.backend == "managed":
@@ -61,7 +73,9 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "region": region,
                 "size": environment.cache.size,
                 "high_availability": environment.cache.high_availability,
+                "clients": [storage.principal_id] if environment.cache.authentication == "identity" else [],
             },
+            options,
         ).url
     outputs: dict[str, pulumi.Output[Any]] = {
         "kubeconfig": cluster.kubeconfig,
@@ -71,14 +85,53 @@ def create(environment: Environment, name: str) -> CloudSide:
         "registry": storage.registry,
         "known": known(cluster, storage),
     }
+    kubernetes = cluster_provider(cluster.kubeconfig, cluster.identifier, below)
     return CloudSide(
-        cluster_provider(cluster.kubeconfig, cluster.identifier, below),
+        kubernetes,
         cache_url,
         outputs=outputs,
         storage_account=storage.account,
         storage_container=storage.container,
         storage_group=cluster.resource_group,
+        gateway=_application_gateway(environment, name, cluster, kubernetes, options) if by_gateway else {},
     )
+
+
+def _subscription(identifier: str | None) -> pulumi.ResourceOptions | None:
+    """Options of everything in Azure where the environment names its subscription; else that of the provider's own configuration."""
+    provider = azure.Provider("azure", subscription_id=identifier) if identifier else None
+    return pulumi.ResourceOptions(provider=provider) if provider else None
+
+
+def _application_gateway(
+    environment: Environment, name: str, cluster: AksCluster, kubernetes: k8s.Provider, options: pulumi.ResourceOptions | None
+) -> dict[str, Any]:
+    """Application Gateway for Containers and its controller; returns what the Gateway object says of them."""
+    made = AksGateway(
+        f"{name}-gateway",
+        {
+            "resource_group": cluster.resource_group,
+            "resource_group_id": cluster.group.id,
+            "region": str(environment.region),
+            "network": cluster.network,
+            "subnet_cidr": environment.cloud.network.gateway_cidr,
+            "oidc_issuer": cluster.oidc_issuer,
+            "node_resource_group": cluster.node_resource_group,
+        },
+        options,
+    )
+    chart = charts()["alb_controller"]
+    k8s.helm.v3.Release(
+        "alb-controller",
+        chart=chart["name"],
+        version=chart["version"],
+        namespace=_CHART_NAMESPACE,
+        create_namespace=True,
+        values={"albController": {"namespace": CONTROLLER_NAMESPACE, "podIdentity": {"clientID": made.client_id}}},
+        opts=pulumi.ResourceOptions(provider=kubernetes, depends_on=[made]),
+    )
+    address = {"type": "alb.networking.azure.io/alb-frontend", "value": made.frontend}
+    return {"metadata": {"annotations": {"alb.networking.azure.io/alb-id": made.gateway_id}}, "spec": {"addresses": [address]}}
 
 
 def known(cluster: AksCluster, storage: AksStorage) -> pulumi.Output[dict[str, dict[str, str]]]:

@@ -135,7 +135,7 @@ def gateway(environment: Environment) -> dict[str, Any] | None:
         "gatewayClassName": wanted.class_name or _CLASSES[environment.platform, wanted.internal],
         "listeners": [listener],
     }
-    if environment.platform is Platform.AKS:
+    if environment.platform is Platform.AKS and environment.gateway.class_name in (None, "istio"):
         spec["infrastructure"] = {"annotations": _azure_annotations(wanted.internal)}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
