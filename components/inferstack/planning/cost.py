@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from inferstack.environment import Environment, Platform, Replicas
-from inferstack.planning import catalogue, placement, prices
+from inferstack.planning import catalogue, placement, prices, shapes
 from inferstack.planning.prices import HOURS_PER_MONTH, Price
 
 
@@ -66,7 +66,7 @@ def throughput(environment: Environment) -> Throughput | None:
     models = placement.gpu_models(environment)
     if gpu is None or len(models) != 1:
         return None
-    architecture = catalogue.architecture(models[0][1])
+    architecture = shapes.architecture(models[0][1])
     if architecture is None:
         return None
     wanted = (architecture.name, models[0][1].quantization, gpu.accelerator, gpu.count)

@@ -59,8 +59,10 @@ _FOOT = """
 
 - Weights: parameters times the bits of the format; embeddings and output layer stay 16 bits wide in int8, int4, fp8, awq,
   gptq and nf4.
-- Keys and values per token: 2 x layers x KV heads x head dimension x 2 bytes, divided over tensor and pipeline shards. Sliding
-  windows are not taken off, so that models that have them get more room than is planned.
+- Keys and values per token: 2 x layers x KV heads x head dimension x 2 bytes, divided over tensor and pipeline shards; with latent
+  attention (DeepSeek) layers x (latent + rotary) values x 2 bytes, whole on every tensor shard. A layer with a sliding window keeps
+  no more than the window where the engine frees the rest (vLLM, llama.cpp); for other engines it is counted whole.
+- A model that the catalogue does not have is counted from its config.json (`models[].config`): layer by layer, experts included.
 - Activations: the sampler's {copies} copies of float32 logits, one row per sequence, or one layer's MLP over the step's tokens,
   whichever is more. Few sequences (`engine.max_sequences`) therefore leave more room for the cache. The number of copies was
   found from three llm-d rows (Llama-3.1-8B, Qwen3-32B on one GPU, gpt-oss-20b); the other rows did not shape it.
