@@ -75,11 +75,17 @@ def page() -> str:
     constants = catalogue.read("memory.yaml")
     rows = [_line(c) for c in comparisons()]
     sources = [
-        f"- **{key}**: [{s['title']}]({s['url']}), {s['date']}." for key, s in catalogue.read("published-fit.yaml")["sources"].items()
+        f"- **{key}**: [{s['title']}]({s['url']}), {_when(s)}." for key, s in catalogue.read("published-fit.yaml")["sources"].items()
     ]
     notes = [f"- {_name(c.row)} ({c.row['source']}): {c.row['note']}." for c in comparisons() if "note" in c.row]
     body = "\n".join([*rows, "", "## What loads at all", "", *_verdicts(), "", "## Sources", "", *sources, "", "## Notes", "", *notes, ""])
     return _HEAD + body + _FOOT.format(copies=constants["sampler_copies"], margin=1 - constants["utilization"])
+
+
+def _when(source: dict[str, Any]) -> str:
+    """The day of a source, and whether its figures were compared with it again."""
+    checked = f"every figure compared with it on {source['checked']}" if "checked" in source else "figures as recorded on that day"
+    return f"{source['date']}; {checked}"
 
 
 def _verdicts() -> list[str]:
@@ -94,7 +100,7 @@ def _verdicts() -> list[str]:
         theirs = f"{row['context']:,}" if row["context"] else "does not load"
         lines.append(f"| {row['model']} | {row['quantization']} | {row['gpus']} x {row['accelerator']} | {theirs} | {longest} |")
     source = data["verdicts_source"]
-    return [*lines, "", f"Source: [{source['title']}]({source['url']}), {source['date']}."]
+    return [*lines, "", f"Source: [{source['title']}]({source['url']}), {_when(source)}."]
 
 
 def _name(row: dict[str, Any]) -> str:
