@@ -213,7 +213,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "GpuThrottled",
-        f"rate({e.GPU_THROTTLED.name}[5m]) / 1e6 > {{t}}",
+        f"rate({e.GPU_THROTTLED.name}[5m]) / 1e9 > {{t}}",
         0.01,
         "share of time",
         "5m",

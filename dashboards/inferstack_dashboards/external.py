@@ -11,7 +11,8 @@ GPU_POWER = Metric("DCGM_FI_DEV_POWER_USAGE", "gauge", "watts", "Power draw.", (
 GPU_MEMORY_USED = Metric("DCGM_FI_DEV_FB_USED", "gauge", "mebibytes", "Frame buffer in use.", ("gpu",))
 GPU_MEMORY_FREE = Metric("DCGM_FI_DEV_FB_FREE", "gauge", "mebibytes", "Frame buffer free.", ("gpu",))
 GPU_XID = Metric("DCGM_FI_DEV_XID_ERRORS", "gauge", "1", "Code of the last XID error, 0: none.", ("gpu",))
-GPU_THROTTLED = Metric("DCGM_FI_DEV_THERMAL_VIOLATION", "counter", "microseconds", "Time throttled for heat.", ("gpu",))
+# nanoseconds by the exporter since 4.7.1; older lists said microseconds of the same figures (NVIDIA/dcgm-exporter pull request 589)
+GPU_THROTTLED = Metric("DCGM_FI_DEV_THERMAL_VIOLATION", "counter", "nanoseconds", "Time throttled for heat.", ("gpu",))
 
 REPLICAS_WANTED = Metric(
     "kube_horizontalpodautoscaler_status_desired_replicas", "gauge", "1", "Replicas the scaler wants.", ("horizontalpodautoscaler",)

@@ -11,11 +11,12 @@ from inferstack_runtime.access.jwt import JwtVerifier
 from inferstack_runtime.access.keys import InvalidKeys, KeyFile
 from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.caching.identity import Identity
 from inferstack_runtime.caching.response import ResponseCache
 from inferstack_runtime.caching.semantic import SemanticCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.checks.base import CheckUnavailable
-from inferstack_runtime.config import InvalidConfig, ModelConfig, RuntimeConfig
+from inferstack_runtime.config import CacheConfig, InvalidConfig, ModelConfig, RuntimeConfig
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Loader, Models, Progress
 from inferstack_runtime.lifecycle.sources import cache_folder, local_source, weight_bytes
@@ -43,7 +44,7 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
             jwt = JwtVerifier(config.access.jwt, config.access.tiers)
         except (OSError, ValueError) as error:
             raise InvalidConfig(str(error)) from None
-    store = SharedStore(config.cache.url, config.cache.timeout_seconds, metrics) if config.cache.url is not None else None
+    store = open_shared(config.cache, metrics)
     semantic = None
     if config.cache.semantic.enabled:
         semantic = SemanticCache(config.cache.semantic, LazyEmbedder(config.cache.semantic.embedding_source).embed, store, metrics)
@@ -75,6 +76,14 @@ def assemble(config: RuntimeConfig, loader: Loader | None = None) -> Service:
         checks=checks,
         tracer=tracer,
     )
+
+
+def open_shared(cache: CacheConfig, metrics: Metrics) -> SharedStore | None:
+    """The server that replicas share, not connected yet; None where none is configured."""
+    if cache.url is None:
+        return None
+    identity = Identity(cache.identity, metrics) if cache.identity is not None else None
+    return SharedStore(cache.url, cache.timeout_seconds, metrics, identity=identity)
 
 
 class LazyEmbedder:

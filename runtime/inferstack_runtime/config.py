@@ -5,7 +5,7 @@ config = load_config(Path("runtime.json"))       # raises InvalidConfig with eve
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -61,6 +61,10 @@ class EngineConfig(Section):
     max_batch_tokens: Positive = 512
     max_queue: NonNegative = 256
     kv_cache_bytes: Positive = 512 * 1024 * 1024
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: a GPU where the engine can use one and the machine has one, else the CPU; `cuda`: a GPU, or the model does not load."""
+    cpu_fallback: Flag = False
+    """With `device` cuda: serve on the CPU where there is no GPU, rather than not at all."""
 
 
 class TierConfig(Section):
@@ -121,6 +125,8 @@ class CacheConfig(Section):
     url: str | None = Field(None, pattern=r"^(redis|rediss|unix)://")
     url_file: str | None = None
     """File whose content is `url`, where the address is a secret."""
+    identity: Literal["google", "azure"] | None = None
+    """The cloud whose token for this machine or pod is the password of a managed cache; the URL then holds none."""
     ttl_seconds: Positive = 300
     route_ttl_seconds: dict[str, Positive] = Field(default_factory=dict)
     """Life by route path."""
@@ -140,6 +146,12 @@ class CacheConfig(Section):
             return {**raw, "url": Path(raw["url_file"]).read_text(encoding="utf-8").strip()}
         except OSError as error:
             raise ValueError(f"url_file {raw['url_file']} cannot be read: {error.strerror}") from None
+
+    @model_validator(mode="after")
+    def _one_password(self) -> Self:
+        if self.identity is not None and (self.url is None or "@" in self.url):
+            raise ValueError("identity needs a url without user and password")
+        return self
 
 
 class DrainConfig(Section):

@@ -239,6 +239,13 @@ SHARED_ERRORS = Metric(
     "Calls of the shared cache server that failed or were too slow (`use`: limits, cache).",
     ("use",),
 )
+CACHE_TOKENS = Metric(
+    "inferstack_shared_store_tokens_total",
+    "counter",
+    "1",
+    "Tokens asked of the cloud to sign in at the shared cache server, by result (ok, failed).",
+    ("result",),
+)
 SHARED_UP = Metric(
     "inferstack_shared_store_up",
     "gauge",
@@ -283,6 +290,13 @@ MODEL_LOAD_SECONDS = Metric(
 MODEL_LOADS = Metric("inferstack_model_loads_total", "counter", "1", "Model loads, by result (ok, failed).", ("model", "result"))
 MODEL_UNLOADS = Metric(
     "inferstack_model_unloads_total", "counter", "1", "Model unloads, by reason (request, idle, budget).", ("model", "reason")
+)
+CPU_FALLBACK = Metric(
+    "inferstack_model_cpu_fallback",
+    "gauge",
+    "1",
+    "1 while a loaded model computes on the CPU although a GPU was asked for or would have been taken, else 0.",
+    ("model",),
 )
 WEIGHT_BYTES = Metric(
     "inferstack_model_weight_bytes", "gauge", "bytes", "Memory of a loaded model's weights.", ("model",), aliases=("model_size_mb",)

@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
+
+from inferstack_runtime.halfclose import CAN_TELL, PROBE, HalfClosed
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
 GATEWAY_SECONDS = 0.005
+_OF_UPGRADE = (b"upgrade", b"http2-settings", b"connection")
 _ONE_READ = 4096
 """Bytes that Go's client reads at once."""
 
@@ -32,6 +36,7 @@ class _OneWrite:
         "_parts",
         "_transport",
         "_waiting",
+        "abort",
         "get_extra_info",
         "pause_reading",
         "resume_reading",
@@ -47,6 +52,7 @@ class _OneWrite:
         self._closing = False
         self.spoken = loop.time()
         """When the other side last sent something, on the clock of the loop."""
+        self.abort = transport.abort
         self.get_extra_info = transport.get_extra_info
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
@@ -81,6 +87,27 @@ class _OneWrite:
                 self._transport.close()
 
 
+def _ended_by_closing(app: Any, cycle: RequestResponseCycle) -> Any:
+    """For HTTP/1.0, which has no chunks: an answer without a length is sent as it is, and ends with its connection."""
+
+    async def run(scope: Any, receive: Any, send: Any) -> None:
+        plain = False
+
+        async def send_plain(message: Any) -> None:
+            nonlocal plain
+            if message["type"] == "http.response.start":
+                plain = all(name != b"content-length" for name, _ in message["headers"])
+                if plain:
+                    cycle.chunked_encoding = False
+            elif plain:
+                cycle.expected_content_length = len(message["body"])
+            await send(message)
+
+        await app(scope, receive, send_plain)
+
+    return run
+
+
 def bounded_protocol(header_seconds: float, max_connections: int, identity: list[tuple[bytes, bytes]]) -> type[HttpToolsProtocol]:
     """A protocol class whose headers must arrive within `header_seconds` of their first byte, be at most 256 and 64 KiB, and of which
     at most `max_connections` are open. A request that breaks a bound gets 408, 431, 503 or 400 as a JSON error and the connection ends.
@@ -95,6 +122,7 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             self._header_bytes = 0
             self._refused = False
             self._in_body = False
+            self._half_closed: HalfClosed | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             self._writer = _OneWrite(transport, self.loop, lambda: self.cycle is None or self.cycle.response_complete)
@@ -107,7 +135,30 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
         def connection_lost(self, exc: Exception | None) -> None:
             self._headers_came()
             self._unset_keepalive_if_required()
+            if self._half_closed is not None:
+                self._half_closed.stop()
             super().connection_lost(exc)
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """Whether the connection stays open: while a whole request waits for its answer, or an answer for its way out."""
+            cycle = self.cycle
+            if cycle is None or cycle.response_complete:
+                self._writer.close()
+                return True
+            if not CAN_TELL or self._refused or cycle.more_body:
+                return False
+            if not cycle.response_started and cycle.scope["http_version"] == "1.1" and not self.pipeline:
+                self._writer.write(PROBE)
+            self._half_closed = HalfClosed(self._writer, self.loop)
+            return True
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._half_closed is not None and not self.pipeline and self.cycle.response_complete:
+                self.transport.close()
+
+        def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+            super()._start_asgi_task(cycle, app if cycle.scope["http_version"] == "1.1" else _ended_by_closing(app, cycle))
 
         def data_received(self, data: bytes) -> None:
             if self._refused or self.parser is None:
@@ -115,7 +166,28 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             self._writer.spoken = self.loop.time()
             if self._header_timer is None and (self.cycle is None or self.cycle.response_complete):
                 self._expect_headers()
-            super().data_received(data)
+            self._unset_keepalive_if_required()
+            self._feed(data)
+
+        def _feed(self, data: bytes) -> None:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_without_upgrade(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+
+        def _feed_without_upgrade(self, rest: bytes) -> None:
+            """Read a request that offers another protocol as if it did not, as RFC 9110 (7.8) allows: with its body, which the parser
+            takes for the other protocol's. Java's client and `curl --http2` offer HTTP/2 so."""
+            kept = [header for header in self.headers if header[0] not in _OF_UPGRADE]
+            if self._refused or len(kept) == len(self.headers):
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            head = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url), *(b"%s: %s\r\n" % header for header in kept), b"\r\n"]
+            self._header_bytes = 0
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"".join(head) + rest)
 
         def on_url(self, url: bytes) -> None:
             super().on_url(url)
@@ -128,6 +200,8 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             self._grow(len(name) + len(value))
 
         def on_headers_complete(self) -> None:
+            if self.parser.should_upgrade():
+                return
             self._headers_came()
             self._header_bytes = 0
             self._in_body = True
@@ -140,7 +214,7 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
 
         def on_message_complete(self) -> None:
             self._in_body = False
-            if not self._refused:
+            if not self._refused and not self.parser.should_upgrade():
                 super().on_message_complete()
                 if self.cycle.response_complete:  # answered before its body had come
                     self._headers_came()

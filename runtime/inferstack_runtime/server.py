@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferstack_runtime.config import Address, RuntimeConfig
@@ -221,8 +220,3 @@ class _MetricsApp:
         headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def keys_path(config: RuntimeConfig) -> Path | None:
-    """The configured key file."""
-    return Path(config.access.keys_file) if config.access.keys_file else None

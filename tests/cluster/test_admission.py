@@ -28,7 +28,11 @@ def test_every_object_of_an_environment_is_admitted(cluster: Machine, namespace:
     assert {one["kind"] for one in planned} - {one["kind"] for one in [*own, *moved]} <= ONLY_THERE
     holding_devices = [one for one in own if one["metadata"]["name"] in manifests.privileged(planned)]
     client.apply(cluster, holding_devices)  # what is in them is only admitted where they exist
-    assert _dry_run(cluster, [*own, *moved]) == []
+    try:
+        assert _dry_run(cluster, [*own, *moved]) == []
+    finally:
+        for one in holding_devices:
+            client.kubectl(cluster, "delete", "namespace", one["metadata"]["name"], "--timeout=60s")
 
 
 @pytest.mark.parametrize("environment", _environments())

@@ -5,9 +5,11 @@ import os
 import signal
 
 import pytest
+from harness import commands
 from harness.load import Load
 from harness.slots import NAMESPACE, Deployed
 from machine import client, processes
+from machine.layout import NODE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -55,24 +57,32 @@ def test_when_one_of_two_replicas_is_killed_the_other_serves_on(fresh: Deployed)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "said"),
     [
-        pytest.param({"image": "localhost/there-is-no-such-image:1"}, "ErrImage|ImagePull", id="an image that cannot be pulled"),
         pytest.param(
-            {"command": ["python3", "-c", "raise SystemExit('broken')"], "args": []}, "CrashLoopBackOff", id="a process that ends at once"
+            {"image": "localhost/there-is-no-such-image:1"}, ["localhost/there-is-no-such-image:1"], id="an image that cannot be pulled"
         ),
-        pytest.param({"resources": {"limits": {"nvidia.com/gpu": "1"}}}, "Insufficient nvidia.com/gpu", id="a GPU that no node has"),
-        pytest.param({"args": ["serve", "--config", "/nowhere.json"]}, "CrashLoopBackOff", id="a configuration that is not there"),
+        pytest.param(
+            {"command": ["python3", "-c", "raise SystemExit('no such weights')"], "args": []},
+            ["crashes again and again", "exit code 1", "no such weights"],
+            id="a process that ends at once",
+        ),
+        pytest.param({"resources": {"limits": {"nvidia.com/gpu": "1"}}}, ["cannot be placed", "Insufficient nvidia.com/gpu"], id="a GPU"),
+        pytest.param(
+            {"args": ["serve", "--config", "/nowhere.json"]},
+            ["crashes again and again", "exit code 2", "/nowhere.json"],
+            id="a configuration that is not there",
+        ),
     ],
 )
 def test_an_idle_slot_that_cannot_become_ready_says_why_and_takes_nothing_from_the_live_one(
-    fresh: Deployed, change: dict[str, object], reason: str
+    fresh: Deployed, change: dict[str, object], said: list[str]
 ) -> None:
     patch = {"spec": {"template": {"spec": {"containers": [{"name": "runtime", **change}]}}}}
     with Load(fresh.url) as load:
         load.wait_for(5)
         fresh.kubectl("patch", "deployment", "inferstack-green", "--type=strategic", f"--patch={json.dumps(patch)}")
-        client.wait(reason, 90, lambda: any(one in fresh.waiting_reason("green") for one in reason.split("|")))
+        client.wait(f"`inferstack status` to say {said}", 120, lambda: all(word in _reason(fresh, "green") for word in said), every=1)
         load.wait_for(5)
     assert load.lost == []
     assert set(load.by_slot) == {"blue"}
@@ -84,12 +94,63 @@ def test_a_pod_that_fills_its_disk_is_replaced_and_the_live_slot_serves_on(fresh
     with Load(fresh.url) as load:
         load.wait_for(5)
         fill = "import os; f = open('/tmp/fill', 'wb'); [f.write(bytes(1 << 20)) for _ in range(300)]; f.flush()"  # its limit is 256 MiB
-        fresh.kubectl("exec", pod, "--", "python3", "-c", fill)
+        fresh.kubectl("exec", pod, "--", "python3", "-c", fill, check=False)  # it may be ended with the pod
         client.wait("eviction", 120, lambda: "Evicted" in _events(fresh, pod))
-        fresh.wait_ready("green")
+        client.wait("another pod", 120, lambda: {one["metadata"]["name"] for one in fresh.pods("green")} - {pod} != set())
+        client.wait("its readiness", 120, lambda: len(fresh.ready_addresses("green")) == 1)
         load.wait_for(5)
     assert load.lost == []
-    assert pod not in {one["metadata"]["name"] for one in fresh.pods("green") if one["status"]["phase"] == "Running"}
+    assert pod not in {one["metadata"]["name"] for one in fresh.pods("green")}
+
+
+def test_a_drained_node_keeps_the_last_replica_of_the_live_slot(fresh: Deployed) -> None:
+    """With one node an evicted replica has nowhere to go, so the budget must hold the last one."""
+    fresh.fix_replicas("blue", 2)
+    budget = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/inferstack-blue"
+    client.wait("budget of one", 60, lambda: client.read(fresh.machine, budget)["status"]["disruptionsAllowed"] == 1)
+    drain = ["drain", NODE, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=40s", "--pod-selector=inferstack.dev/slot=blue"]
+    with Load(fresh.url) as load:
+        load.wait_for(5)
+        try:
+            drained = client.kubectl(fresh.machine, *drain, check=False)
+            load.wait_for(5)
+            said = _reason(fresh, "blue")
+        finally:
+            client.kubectl(fresh.machine, "uncordon", NODE)
+        fresh.wait_ready("blue", 2)
+    assert drained.returncode != 0
+    assert "disruption budget" in drained.stderr
+    assert "cannot be placed" in said
+    assert "unschedulable" in said
+    assert load.lost == []
+    assert set(load.by_slot) == {"blue"}
+
+
+def test_replicas_beyond_the_quota_are_refused_and_said_and_those_that_run_go_on(fresh: Deployed) -> None:
+    used = len(fresh.pods("blue")) + len(fresh.pods("green"))
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "full", "namespace": NAMESPACE},
+        "spec": {"hard": {"pods": str(used)}},
+    }
+    client.apply(fresh.machine, [quota])
+    path = f"/api/v1/namespaces/{NAMESPACE}/resourcequotas/full"
+    client.wait("its count", 60, lambda: int(client.read(fresh.machine, path).get("status", {}).get("used", {}).get("pods", 0)) >= used)
+    try:
+        with Load(fresh.url) as load:
+            load.wait_for(5)
+            fresh.kubectl("scale", "deployment/inferstack-green", "--replicas=2")
+            client.wait("`inferstack status` to say so", 60, lambda: "exceeded quota: full" in _reason(fresh, "green"), every=1)
+            load.wait_for(5)
+    finally:
+        fresh.kubectl("delete", "resourcequota", "full")
+    assert load.lost == []
+    assert len(fresh.ready_addresses("green")) == 1
+
+
+def _reason(deployed: Deployed, slot: str) -> str:
+    return str(commands.status(deployed.machine)["slots"][slot]["reason"])
 
 
 def _events(deployed: Deployed, pod: str) -> set[str]:

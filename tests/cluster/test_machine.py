@@ -1,6 +1,7 @@
 """A machine comes up, is found again, survives the loss of its programs, and leaves nothing behind however it ends."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -13,10 +14,7 @@ from machine import client, enclosure, lifecycle, processes
 from machine.layout import CONTEXT, Machine, Mode
 from machine.pins import kubernetes_version
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.skipif(not os.environ.get("INFERSTACK_LONG"), reason="starts and kills a dozen machines: INFERSTACK_LONG=1 does it"),
-]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 POD = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -64,10 +62,20 @@ def test_nothing_is_left_when_its_programs_were_killed_before(pods: Machine, fol
     assert _traces(folder) == before
 
 
-def test_nothing_is_left_when_up_was_killed_half_way(pods: Machine, folder: Path) -> None:
+@pytest.mark.parametrize("seed", range(8 if os.environ.get("INFERSTACK_LONG") else 4))
+def test_nothing_is_left_when_up_and_then_down_are_killed_anywhere(pods: Machine, folder: Path, seed: int) -> None:
+    chance = random.Random(seed)
     before = _traces(folder)
-    environment = os.environ | {"INFERSTACK_MACHINE": str(folder), "PYTHONPATH": str(Path(__file__).parent)}
-    starting = subprocess.Popen([sys.executable, "-m", "machine", "up", "--pods"], env=environment, stdout=subprocess.DEVNULL)
+    _killed_after(chance.uniform(0.2, 9), folder, "up", "--pods")
+    _killed_after(chance.uniform(0.05, 1), folder, "down")
+    assert subprocess.run(_command("down"), env=_environment(folder), check=False).returncode == 0
+    client.wait("end of what helped it", 10, lambda: _traces(folder)["processes"] == before["processes"])
+    assert _traces(folder) == before
+
+
+def test_nothing_is_left_when_up_was_killed_with_a_node_half_started(pods: Machine, folder: Path) -> None:
+    before = _traces(folder)
+    starting = subprocess.Popen(_command("up", "--pods"), env=_environment(folder), stdout=subprocess.DEVNULL)
     try:
         client.wait("half way", 60, lambda: (folder / "processes" / "kubelet.json").exists())
     finally:
@@ -119,6 +127,24 @@ def test_listeners_outside_of_the_namespaces_are_on_loopback(cluster: Machine) -
         addresses = re.findall(rf"\s(\S+):{port}\s", listening)
         assert addresses in ([], ["127.0.0.1"]), listening
     assert re.search(rf"127\.0\.0\.1:{cluster.ports.api}\s", listening)
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "machine", *words]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"INFERSTACK_MACHINE": str(folder), "PYTHONPATH": str(Path(__file__).parent)}
+
+
+def _killed_after(seconds: float, folder: Path, *words: str) -> None:
+    """Run a command of the machine and kill it without warning, unless it ends before."""
+    running = subprocess.Popen(_command(*words), env=_environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        running.wait(seconds)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()
 
 
 def _phase(m: Machine) -> str:

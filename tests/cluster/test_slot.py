@@ -84,7 +84,7 @@ def test_a_rolling_change_of_the_live_slot_loses_no_request(fresh: Deployed) -> 
         load.wait_for(5)
         fresh.kubectl("rollout", "restart", "deployment/inferstack-blue")
         fresh.wait_ready("blue")
-        client.wait("end of the old pod", 90, lambda: not old & {pod["metadata"]["name"] for pod in _all_pods(fresh, "blue")})
+        client.wait("end of the old pod", 90, lambda: not old & {pod["metadata"]["name"] for pod in fresh.all_pods("blue")})
         load.wait_for(5)
     assert load.lost == []
     assert not old & {pod["metadata"]["name"] for pod in fresh.pods("blue")}
@@ -120,7 +120,7 @@ def test_an_eviction_that_the_budget_does_not_allow_is_refused(fresh: Deployed) 
 
 
 def test_every_pod_is_under_a_policy_that_lets_in_its_port_only(environment: Deployed) -> None:
-    """The network here (ptp) does not enforce policies, so their meaning is checked on the live objects."""
+    """On the live objects, port by port; test_network.py shows with real connections that they are kept."""
     policies = client.read(environment.machine, f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies")["items"]
     for slot in SLOTS:
         labels = environment.pods(slot)[0]["metadata"]["labels"]
@@ -141,12 +141,6 @@ def test_every_pod_is_under_a_policy_that_lets_in_its_port_only(environment: Dep
 def _selects(selector: dict[str, dict[str, str]], labels: dict[str, str]) -> bool:
     assert set(selector) <= {"matchLabels"}, "this test reads matchLabels only"
     return all(labels.get(k) == v for k, v in selector.get("matchLabels", {}).items())
-
-
-def _all_pods(deployed: Deployed, slot: str) -> list[dict[str, dict[str, str]]]:
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=inferstack.dev/slot%3D{slot}"
-    pods: list[dict[str, dict[str, str]]] = client.read(deployed.machine, path)["items"]
-    return pods
 
 
 def _evict(deployed: Deployed, pod: str) -> str:

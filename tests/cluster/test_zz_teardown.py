@@ -13,10 +13,5 @@ def test_destroying_the_environment_leaves_nothing(environment: Deployed) -> Non
     assert any(processes.of_pod(uid) for uid in uids)
     slots.remove(environment.machine)
     assert client.get(environment.machine, f"/api/v1/namespaces/{NAMESPACE}")[0] == 404
-    kinds = client.kubectl(environment.machine, "api-resources", "--verbs=list", "--namespaced=false", "--output=name").stdout.split()
-    for kind in kinds:
-        listed = client.kubectl(
-            environment.machine, "get", kind, "--ignore-not-found", "--selector=app.kubernetes.io/name=inferstack", "--output=name"
-        )
-        assert listed.stdout == "", kind
+    assert slots.everything(environment.machine) == environment.before
     client.wait("end of every process", 60, lambda: not any(processes.of_pod(uid) for uid in uids))

@@ -153,6 +153,26 @@ def test_a_byte_order_mark_line_ends_of_another_system_and_merge_keys_are_read(t
 
 
 @pytest.mark.parametrize(
+    ("engine", "path"),
+    [
+        ({"kind": "native", "device": "cuda"}, "engine.device"),
+        ({"kind": "vllm", "device": "cpu"}, "engine.device"),
+        ({"kind": "transformers", "device": "gpu"}, "engine.device"),
+        ({"kind": "transformers", "cpu_fallback": True}, "engine.cpu_fallback"),
+    ],
+)
+def test_a_device_that_the_engine_cannot_have_is_refused(engine: dict[str, object], path: str) -> None:
+    assert path in problems({"platform": "local", "models": [MODEL], "cache": {"backend": "process"}, "engine": engine})
+
+
+def test_a_device_reaches_the_runtime_only_where_one_is_asked_for() -> None:
+    raw = {"platform": "local", "models": [MODEL], "cache": {"backend": "process"}}
+    assert parse_environment(raw).engine.placement == {}
+    wanted = {"kind": "transformers", "device": "cuda", "cpu_fallback": True}
+    assert parse_environment(raw | {"engine": wanted}).engine.placement == {"device": "cuda", "cpu_fallback": True}
+
+
+@pytest.mark.parametrize(
     ("written", "read"),
     [
         ("yes", "yes"),

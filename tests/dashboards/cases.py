@@ -203,8 +203,8 @@ CASES: tuple[Case, ...] = (
     Case("GpuTemperatureHigh", constant(f"DCGM_FI_DEV_GPU_TEMP{{{_GPU}}}", 86), constant(f"DCGM_FI_DEV_GPU_TEMP{{{_GPU}}}", 84), (80, 90)),
     Case(
         "GpuThrottled",
-        {f"DCGM_FI_DEV_THERMAL_VIOLATION{{{_GPU}}}": "0+660000x200"},
-        {f"DCGM_FI_DEV_THERMAL_VIOLATION{{{_GPU}}}": "0+540000x200"},
+        {f"DCGM_FI_DEV_THERMAL_VIOLATION{{{_GPU}}}": "0+660000000x200"},
+        {f"DCGM_FI_DEV_THERMAL_VIOLATION{{{_GPU}}}": "0+540000000x200"},
         (0.008, 0.0125),
     ),
     Case("GpuXidError", constant(f"DCGM_FI_DEV_XID_ERRORS{{{_GPU}}}", 79), constant(f"DCGM_FI_DEV_XID_ERRORS{{{_GPU}}}", 0), (-1, 100)),

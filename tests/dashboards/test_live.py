@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 PICTURES = Path(__file__).parents[2] / "docs" / "boards"
-NEEDS_OTHERS = {"dcgm": "there is no GPU", "kubernetes": "there is no cluster", "promotion": "the load moves itself, nothing is promoted"}
+NEEDS_OTHERS = {"dcgm": "there is no GPU", "kubernetes": "there is no cluster"}
 """Panels that may be empty here, by what they need, and why."""
 GPU_NAMES = {
     "gpu_utilization_percent",
@@ -60,9 +60,9 @@ def test_every_query_of_a_board_has_data(run: Stand, board) -> None:
     assert not empty, "\n".join(empty)
 
 
-def test_only_panels_of_gpus_clusters_and_promotions_may_be_empty() -> None:
+def test_only_panels_of_gpus_and_clusters_may_be_empty() -> None:
     left_out = {(board.title, panel.needs) for board in BOARDS for panel in board.panels if panel.needs in NEEDS_OTHERS}
-    assert left_out == {("GPU Utilization", "dcgm"), ("Auto-scaling", "kubernetes"), ("Releases", "promotion")}
+    assert left_out == {("GPU Utilization", "dcgm"), ("Auto-scaling", "kubernetes")}
 
 
 def test_every_recorded_name_has_data(run: Stand) -> None:

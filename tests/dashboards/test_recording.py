@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from inferstack_dashboards import Settings
+from inferstack_dashboards.boards import GPU as GPU_BOARD
 from inferstack_dashboards.output import recording_groups
 from inferstack_dashboards.recording import prices
 from tests.dashboards.cases import on
+from tests.dashboards.promql import plain
 
 pytestmark = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
 
-GPU = '{gpu="0",Hostname="n"}'
+GPU = '{gpu="0",UUID="GPU-1",pci_bus_id="00000000:00:04.0",device="nvidia0",modelName="NVIDIA L4",Hostname="n"}'
+"""Labels as dcgm-exporter writes them."""
 SAMPLES = {
     # two replicas of blue, 60 requests a minute each, one in sixty fails; 1,200 tokens a minute each
     on("blue", "inferstack_requests_total", instance="a", model="m", route="r", code="200"): "0+59x20",
@@ -58,6 +61,10 @@ SAMPLES = {
     f"DCGM_FI_DEV_GPU_UTIL{GPU}": "80x20",
     f"DCGM_FI_DEV_FB_USED{GPU}": "6000x20",
     f"DCGM_FI_DEV_FB_FREE{GPU}": "2000x20",
+    f"DCGM_FI_DEV_GPU_TEMP{GPU}": "61x20",
+    f"DCGM_FI_DEV_POWER_USAGE{GPU}": "70.5x20",
+    f"DCGM_FI_DEV_XID_ERRORS{GPU}": "31x20",
+    f"DCGM_FI_DEV_THERMAL_VIOLATION{GPU}": "0+3000000000x20",
 }
 MEANINGS = {
     'llm_active_models{slot="blue"}': 2,
@@ -99,19 +106,35 @@ MEANINGS = {
     "inferstack:slow_first_token:ratio_rate5m": 0.25,
 }
 
+GPU_PANELS = {"Duty": 80, "Memory": 0.75, "Temperature": 61, "Power": 70.5, "Time throttled": 0.05, "XID": 31}
+
+
+def promtool(folder: Path, settings: Settings, samples: dict[str, str], looks: dict[str, list[float]]) -> None:
+    """After ten minutes of `samples`, one a minute, each query of `looks` gives these values."""
+    (folder / "rules.json").write_text(json.dumps({"groups": recording_groups(settings)}))
+    tests = [
+        {"expr": expr, "eval_time": "10m", "exp_samples": [{"value": round(float(value), 4)} for value in values]}
+        for expr, values in looks.items()
+    ]
+    series = [{"series": name, "values": values} for name, values in samples.items()]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": tests}
+    (folder / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "evaluation_interval": "1m", "tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", "test.json"], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def single(expr: str) -> str:
+    return f"scalar(round({expr}, 0.0001))"
+
 
 def test_every_name_has_the_value_that_it_means(tmp_path: Path) -> None:
-    groups = recording_groups(Settings(prices=prices(1.5, 0.25, 10.0)))
-    (tmp_path / "rules.json").write_text(json.dumps({"groups": groups}))
-    looks = [
-        {"expr": f"scalar(round({expr}, 0.0001))", "eval_time": "10m", "exp_samples": [{"value": round(float(value), 4)}]}
-        for expr, value in MEANINGS.items()
-    ]
-    series = [{"series": name, "values": values} for name, values in SAMPLES.items()]
-    test = {"interval": "1m", "input_series": series, "promql_expr_test": looks}
-    (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "evaluation_interval": "1m", "tests": [test]}))
-    done = subprocess.run(["promtool", "test", "rules", "test.json"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool(tmp_path, Settings(prices=prices(1.5, 0.25, 10.0)), SAMPLES, {single(expr): [value] for expr, value in MEANINGS.items()})
+
+
+def test_every_panel_on_gpus_says_what_the_exporter_counts(tmp_path: Path) -> None:
+    queries = {panel.title: plain(query.expr) for panel in GPU_BOARD.panels if panel.needs == "dcgm" for query in panel.queries}
+    assert queries.keys() == GPU_PANELS.keys()
+    promtool(tmp_path, Settings(), SAMPLES, {single(queries[title]): [value] for title, value in GPU_PANELS.items()})
 
 
 def test_without_a_price_nothing_costs_nothing() -> None:
@@ -120,12 +143,5 @@ def test_without_a_price_nothing_costs_nothing() -> None:
 
 
 def test_without_a_request_the_share_of_failures_is_absent_not_zero(tmp_path: Path) -> None:
-    (tmp_path / "rules.json").write_text(json.dumps({"groups": recording_groups(Settings())}))
-    test = {
-        "interval": "1m",
-        "input_series": [{"series": on("blue", "inferstack_requests_total", code="200"), "values": "5x20"}],
-        "promql_expr_test": [{"expr": "inferstack:failed:ratio_rate5m", "eval_time": "10m", "exp_samples": []}],
-    }
-    (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "evaluation_interval": "1m", "tests": [test]}))
-    done = subprocess.run(["promtool", "test", "rules", "test.json"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
+    samples = {on("blue", "inferstack_requests_total", code="200"): "5x20"}
+    promtool(tmp_path, Settings(), samples, {"inferstack:failed:ratio_rate5m": []})

@@ -146,7 +146,14 @@ def process(folder: Path, *arguments: str, program=None, **config):
     file = folder / "runtime.json"
     file.write_text(json.dumps(raw))
     command = program or [sys.executable, str(Path(__file__).parent / "fake_engine.py")]
-    child = subprocess.Popen([*command, "--config", str(file), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with child_process([*command, "--config", str(file), *arguments]) as run:
+        yield run
+
+
+@contextmanager
+def child_process(command):
+    """Start `command`, and end it with the block."""
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run = Process(child)
     try:
         yield run

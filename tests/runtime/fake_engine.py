@@ -1,6 +1,6 @@
 """A small deterministic engine over bytes, for tests of the service. Also a program: a runtime process that serves it.
 
-    python fake_engine.py --config FILE.json [--step-seconds 0.01] [--length 20] [--load-seconds 0]
+    python fake_engine.py --config FILE.json [--step-seconds 0.01] [--length 20] [--load-seconds 0] [--lease-seconds 60]
 
 Every answer is made of words that a hash of prompt, seed and position chooses, so equal requests have equal answers and others do not.
 """
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--step-seconds", type=float, default=0.0)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--lease-seconds", type=int, help="how long an item of a batch stays a dead process's")
     options = parser.parse_args()
     from pathlib import Path
 
@@ -206,6 +207,10 @@ def main() -> None:
     from inferstack_runtime.config import load_config
 
     config = load_config(Path(options.config))
+    if options.lease_seconds is not None:
+        from inferstack_runtime.batches import store
+
+        store.LEASE_SECONDS = options.lease_seconds
 
     def load(model, report):
         report("reading", 0.5)

@@ -12,7 +12,6 @@ an exit code and a message, or a JSON object when `--json` was given.
 
 import ast
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
-from inferstack.cli.output import ExitCode, Failure, show_failure, to_failure
+from inferstack.cli.output import ExitCode, Failure, close_stdout, show_failure, to_failure
 
 
 def main() -> None:
@@ -35,9 +34,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = get_command(_application(arguments)).main(arguments, prog_name="inferstack", standalone_mode=False)
         sys.stdout.flush()
-        return result if isinstance(result, int) else int(ExitCode.DONE)
+        if result != ExitCode.INTERRUPTED:
+            return result if isinstance(result, int) else int(ExitCode.DONE)
+        failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it
     except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_stdout()
         return int(ExitCode.DONE)
     except (KeyboardInterrupt, typer.Abort):
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)

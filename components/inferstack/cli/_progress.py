@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferstack.cli._records import entry_json, state_json
-from inferstack.cli.output import console
+from inferstack.cli.output import close_stdout, console
 from inferstack.promotion.commands import Ended
 from inferstack.promotion.events import Event
 from inferstack.promotion.journal import Phase
@@ -58,6 +58,13 @@ class Progress:
             self._rates, self._left = event.data.get("slots", {}), event.data.get("seconds_left")
         if self._quiet:
             return
+        try:
+            self._tell(event)
+        except BrokenPipeError:  # a promotion is not given up because nobody reads on
+            self._quiet = True
+            close_stdout()
+
+    def _tell(self, event: Event) -> None:
         if self._json:
             sys.stdout.write(json.dumps(event.to_json() | {"time": event.time or time.time()}) + "\n")
             sys.stdout.flush()
@@ -70,6 +77,7 @@ class Progress:
         self._lines = [*self._lines[-_LINES:], line]
         target = self._live.console if self._live else self._out
         target.print(line, markup=False, soft_wrap=True)
+        self._out.file.flush()
 
     def finish(self, name: str, ended: Ended) -> None:
         """The last event: where the environment stands."""

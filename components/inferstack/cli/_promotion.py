@@ -36,15 +36,17 @@ class Opened:
         return Session(self.name, self.platform, self.platform, progress, holder_name(), person(), base)
 
 
-def open_environment(name: str, project: Path | None) -> Opened:
-    """The environment and its platform; raises Failure or InvalidEnvironment."""
+def open_environment(name: str, project: Path | None, *, running: bool = True) -> Opened:
+    """The environment and its platform; raises Failure or InvalidEnvironment. `running`: one of this machine must be up, not only have
+    been so."""
     root, environment = read_environment(name, project)
     with orderly(name):
         if environment.platform is Platform.LOCAL:
             from inferstack.local.machine import LocalMachine
             from inferstack.platforms.local import LocalPlatform
 
-            return Opened(root, name, environment, LocalPlatform(LocalMachine.open(root, name)))
+            machine = LocalMachine.open(root, name) if running else LocalMachine.at(root, name)
+            return Opened(root, name, environment, LocalPlatform(machine))
         from inferstack.platforms.kube_open import open_cluster
 
         return Opened(root, name, environment, open_cluster(root, name, environment))
@@ -52,13 +54,13 @@ def open_environment(name: str, project: Path | None) -> Opened:
 
 @contextmanager
 def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
-    """Faults as failures with exit code and next step; SIGINT and SIGTERM leave a state that can be resumed, and say how."""
+    """Faults as failures with exit code and next step; SIGINT, SIGTERM and SIGHUP leave a state that can be resumed, and say how."""
     from inferstack.local.errors import LocalError
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP) if _heeds(number)}
     try:
         yield
     except KeyboardInterrupt:
@@ -86,7 +88,13 @@ def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
             next_step=f"`inferstack recover {name}` goes on from the journal once that is mended",
         ) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _heeds(number: signal.Signals) -> bool:
+    """Whether the signal ends this process; under `nohup` SIGHUP does not, and then it shall not."""
+    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:

@@ -2,12 +2,12 @@
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Json, Project
+from inferstack.cli.output import EnvironmentName, ExitCode, Json, Project, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `abort`."""
-    app.command("abort")(abort)
+    app.command("abort", epilog=examples("inferstack abort local"))(abort)
 
 
 def abort(name: EnvironmentName, project: Project = None, as_json: Json = False) -> int:

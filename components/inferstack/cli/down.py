@@ -1,10 +1,12 @@
-"""Take a local environment down."""
+"""Take an environment down: on this machine, or on a Kubernetes that `up` brought it up on."""
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, project_root
+from inferstack.environment import InvalidEnvironment, Platform, load_environment
 
 
 def register(app: typer.Typer) -> None:
@@ -18,9 +20,19 @@ def down(
     drain_seconds: Annotated[
         float | None, typer.Option("--drain-seconds", min=0, help="Longest wait for running streams; by default drain.seconds.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="On a cluster: do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop everything that `up` started for this environment and nothing else. Keys, logs and weights stay."""
+    """Stop everything that `up` started for this environment and nothing else. On this machine keys, logs and weights stay."""
+    root = project_root(project, name)
+    with suppress(InvalidEnvironment):  # what runs on this machine can be taken down without its file
+        environment = load_environment(root / "stacks", name)
+        if environment.platform is Platform.KUBERNETES:
+            from inferstack.cli import _cluster
+
+            _cluster.down(root, name, environment, yes=yes, as_json=as_json)
+            return
+
     from inferstack.local.down import down as stop
     from inferstack.local.progress import Event
 
@@ -33,7 +45,7 @@ def down(
         elif not as_json and event.phase == "slots":
             out.print("waiting for running streams to end", style="dim")
 
-    stopped = stop(project_root(project, name), name, show, drain_seconds=drain_seconds)
+    stopped = stop(root, name, show, drain_seconds=drain_seconds)
     if as_json:
         print_json({"environment": name, "stopped": stopped})
     else:

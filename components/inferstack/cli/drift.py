@@ -2,12 +2,12 @@
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Json, Project, console, print_json
+from inferstack.cli.output import EnvironmentName, ExitCode, Json, Project, console, examples, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `drift`."""
-    app.command("drift")(drift)
+    app.command("drift", epilog=examples("inferstack drift staging-gke", "inferstack drift local --json"))(drift)
 
 
 def drift(name: EnvironmentName, project: Project = None, as_json: Json = False) -> int:

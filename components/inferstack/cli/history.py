@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json
+from inferstack.cli.output import EnvironmentName, Json, Project, console, examples, print_json
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `history`."""
-    app.command("history")(history)
+    app.command("history", epilog=examples("inferstack history local", "inferstack history local --json"))(history)
 
 
 def history(name: EnvironmentName, project: Project = None, as_json: Json = False) -> None:
@@ -17,7 +17,7 @@ def history(name: EnvironmentName, project: Project = None, as_json: Json = Fals
     from inferstack.cli._promotion import open_environment, orderly
     from inferstack.cli._records import entry_json
 
-    opened = open_environment(name, project)
+    opened = open_environment(name, project, running=False)
     with orderly(name):
         journal, _ = opened.platform.read_journal()
     entries = list(reversed(journal.history)) if journal else []

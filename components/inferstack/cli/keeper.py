@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Failure, Project
+from inferstack.cli.output import EnvironmentName, Failure, Project, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `keeper`."""
-    app.command("keeper")(keeper)
+    app.command("keeper", epilog=examples("inferstack keeper staging-gke --port 9095"))(keeper)
 
 
 def keeper(

@@ -1,6 +1,7 @@
 """What all commands share: exit codes, failures, the console, JSON, and the project they work on."""
 
 import json
+import os
 import sys
 from enum import IntEnum
 from pathlib import Path
@@ -97,6 +98,16 @@ def console(*, stderr: bool = False) -> Console:
     """A console that honours NO_COLOR and a missing terminal; without one, lines are as long as their text."""
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines to start from."""
+    return "\n\n".join(("Examples:", *lines))
+
+
+def close_stdout() -> None:
+    """Nobody reads any more (the reader of a pipe has gone, a terminal was closed): what is still written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(data: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json, read_environment
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json, project_root, read_environment
 from inferstack.environment import Layer
 
 if TYPE_CHECKING:
@@ -32,12 +32,14 @@ def plan(
     as_json: Json = False,
 ) -> int:
     """Run the program of ENV in this process and show resources, findings and cost. Exit code 3: a finding of severity error."""
-    root, _ = read_environment(name, project)  # a wrong file is reported even where Pulumi is not installed
-    from inferstack.program.plan import plan_environment
-    from inferstack.program.run import ProgramFailed
-
     try:
-        found = plan_environment(root, name, layer)
+        from inferstack.program.plan import plan_environment
+        from inferstack.program.run import ProgramFailed
+    except ModuleNotFoundError:
+        read_environment(name, project)  # a wrong file is reported even where Pulumi is not installed
+        raise
+    try:
+        found = plan_environment(project_root(project, name), name, layer)
     except ProgramFailed as error:
         raise Failure(str(error), path=name) from None
     if comment:

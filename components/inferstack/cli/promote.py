@@ -1,6 +1,5 @@
 """Promote a new version into the idle slot, move the traffic behind gates, keep the old one warm."""
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -9,8 +8,8 @@ import typer
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, print_json
-from inferstack.environment import Environment, InvalidEnvironment, Platform, Problem
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json
+from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
 from inferstack.promotion.journal import Policy, Strategy
 from inferstack.promotion.spec import SlotSpec, flatten, with_settings
 
@@ -19,14 +18,17 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="What changes, for instance `slot.quantization=int8`. Repeatable.", show_default=False),
 ]
 
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
-"""A header's name as RFC 9110 §5.1 has it, and as long as a Gateway's rule takes it."""
-_OWN_HEADERS = frozenset(("x-tier", "host", "authorization", "content-length", "content-type"))
-
 
 def register(app: typer.Typer) -> None:
     """Add the command `promote`."""
-    app.command("promote")(promote)
+    app.command(
+        "promote",
+        epilog=examples(
+            "inferstack promote local --set slot.quantization=int8",
+            "inferstack promote staging-gke --file new.yaml --strategy canary --steps 10,50,100 --yes",
+            "inferstack promote local --set slot.context=4096 --header X-Cohort=beta --dry-run",
+        ),
+    )(promote)
 
 
 def promote(
@@ -44,7 +46,9 @@ def promote(
     header: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME=VALUE", help="First only requests with this header go to the new slot, then `--steps`.", show_default=False
+            metavar="NAME=VALUE",
+            help="First only requests with this header go to the new slot, then `--steps`; by default the environment's.",
+            show_default=False,
         ),
     ] = None,
     evaluation: Annotated[
@@ -169,12 +173,16 @@ def read_policy(environment: Environment, strategy: str | None, steps: str | Non
         changes["steps"] = shares
     if header is not None:
         header_name, _, value = header.partition("=")
-        if not _HEADER.fullmatch(header_name) or not value or header_name.lower() in _OWN_HEADERS:
+        try:
+            wanted = Header(name=header_name, value=value)
+            changes["header"] = (wanted.name.lower(), wanted.value)
+        except ValidationError:
+            wanted = None
+        if wanted is None or wanted.name.lower() in ROUTING_HEADERS:
             expected = "NAME=VALUE of a request header that routes nothing yet, for instance X-Cohort=beta"
             problems.append(Problem("--header", header, expected))
         elif changes.get("strategy", environment.promotion.strategy) == "rolling":
             problems.append(Problem("--header", header, "strategy blue_green or canary: rolling moves replica by replica"))
-        changes["header"] = (header_name.lower(), value)
     if problems:
         raise InvalidEnvironment("promote", problems)
     return policy_of(environment, **changes)

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project
+from inferstack.cli.output import EnvironmentName, Json, Project, examples
 
 
 def register(app: typer.Typer) -> None:
     """Add the command `rollback`."""
-    app.command("rollback")(rollback)
+    app.command("rollback", epilog=examples("inferstack rollback local", "inferstack rollback prod-gke --json"))(rollback)
 
 
 def rollback(

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, read_environment
+from inferstack.cli.output import EnvironmentName, Json, Project, console, examples, print_json, read_environment
 from inferstack.environment import Environment, Platform
 
 WATCH_SECONDS = 1.0
@@ -19,7 +19,9 @@ WATCH_SECONDS = 1.0
 
 def register(app: typer.Typer) -> None:
     """Add the command `status`."""
-    app.command("status")(status)
+    app.command("status", epilog=examples("inferstack status local", "inferstack status local --watch", "inferstack status local --json"))(
+        status
+    )
 
 
 def status(
@@ -102,4 +104,5 @@ def _view(name: str, data: dict[str, Any]) -> Group:
         if not item["alive"]
     ]
     drift = [Text(f"drift: {difference}") for difference in data.get("drift", ())]
-    return Group(*(Text(line) for line in lines), table, *ended, *drift)
+    problems = [Text(problem, "red") for problem in data.get("problems", ())]
+    return Group(*(Text(line) for line in lines), table, *ended, *drift, *problems)

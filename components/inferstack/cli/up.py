@@ -1,4 +1,4 @@
-"""Bring a local environment up and show a first answer."""
+"""Bring an environment up: on this machine, with a first answer shown, or on a Kubernetes that is there already."""
 
 import contextlib
 import json
@@ -16,6 +16,7 @@ import typer
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from inferstack.cli.output import EnvironmentName, Project, console, project_root
+from inferstack.environment import Platform, load_environment
 
 if TYPE_CHECKING:
     from inferstack.local.machine import LocalMachine
@@ -37,12 +38,23 @@ def up(
     project: Project = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached; Ctrl-C takes the environment down.")] = False,
     since: Annotated[float | None, typer.Option("--since", help="Unix time to count from; by default this command's start.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="On a cluster: do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line and event instead of text.")] = False,
 ) -> None:
-    """Start the environment on this machine, or mend one that runs: gateway, cache, both slots. Leaves it running."""
+    """Start the environment, or mend one that runs: gateway, cache, both slots. Leaves it running.
+
+    On this machine (`platform: local`), or on the cluster of the kubeconfig (`platform: kubernetes`); a cloud's own comes with `pulumi up`.
+    """
+    root = project_root(project)
+    environment = load_environment(root / "stacks", name)
+    if environment.platform is Platform.KUBERNETES:
+        from inferstack.cli import _cluster
+
+        _cluster.up(root, name, environment, yes=yes, as_json=as_json)
+        return
+
     from inferstack.local import up as local
 
-    root = project_root(project)
     started = since if since is not None else _process_start()
     show = _Show(started, as_json)
     machine = local.up(root, name, show.event, answer=show.answer)

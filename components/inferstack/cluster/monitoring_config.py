@@ -14,7 +14,7 @@ def server_name(server: str) -> str:
 
 
 def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
-    """What Prometheus scrapes: the ports `metrics` of the slots' pods, with the labels that rules and boards read."""
+    """What Prometheus scrapes: the ports `metrics` of the slots' pods, with the labels that rules, boards and scalers read."""
     slot = "__meta_kubernetes_pod_label_" + "".join(c if c.isalnum() else "_" for c in SLOT_LABEL)
     relabel = [
         {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "regex": "inferstack", "action": "keep"},
@@ -22,6 +22,9 @@ def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
         {"source_labels": [slot], "regex": "blue|green", "action": "keep"},
         {"source_labels": [slot], "target_label": "slot"},
         {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "instance"},
+        # By these two the scalers find a pod's series, as an operator's scraping would name them.
+        {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+        {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
         {"target_label": "environment", "replacement": name},
     ]
     discovery = [{"role": "pod", "namespaces": {"names": [environment.namespace]}}]

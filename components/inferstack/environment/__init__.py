@@ -34,7 +34,7 @@ from inferstack.environment.kinds import (
 from inferstack.environment.parse import parse_environment
 from inferstack.environment.problems import InvalidEnvironment, Problem
 from inferstack.environment.schema import Budget, Cloud, Environment, Monitoring, Network, SecretStore, Waiver
-from inferstack.environment.traffic import Access, Cache, Drain, Gates, Gateway, Promotion, SemanticCache, Tier
+from inferstack.environment.traffic import ROUTING_HEADERS, Access, Cache, Drain, Gates, Gateway, Header, Promotion, SemanticCache, Tier
 from inferstack.environment.workload import Engine, GpuPool, Model, QualityTier, Replicas, Resources, Scaling, Slots
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "ENGINE_IMAGES",
     "FINDINGS_KEY",
     "METRICS_PORT",
+    "ROUTING_HEADERS",
     "SLOT_KEY",
     "Access",
     "Budget",
@@ -57,6 +58,7 @@ __all__ = [
     "Gates",
     "Gateway",
     "GpuPool",
+    "Header",
     "InvalidEnvironment",
     "Layer",
     "Model",

@@ -7,6 +7,7 @@ from inferstack.environment.kinds import ALB_CLASS, ENGINE_IMAGES, METRICS_PORT,
 from inferstack.environment.problems import MISSING, Problem
 from inferstack.environment.quantity import quantity
 from inferstack.environment.schema import Environment
+from inferstack.environment.traffic import ROUTING_HEADERS
 
 
 def check_combinations(environment: Environment) -> list[Problem]:
@@ -70,6 +71,8 @@ def _cache(e: Environment) -> Iterator[Problem]:
         yield Problem("cache.authentication", "identity", expected)
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
+    if e.cache.backend != "external" and e.cache.identity:
+        yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (external only)")
     if e.cache.backend != "external" and e.cache.url_secret:
         yield Problem("cache.url_secret", e.cache.url_secret, f"nothing, because cache.backend is {e.cache.backend}")
     if e.cache.backend == "none" and e.cache.semantic.enabled:
@@ -108,6 +111,14 @@ def _engine(e: Environment) -> Iterator[Problem]:
         for key in ("tensor_parallel", "pipeline_parallel"):
             if getattr(e.engine, key) > 1:
                 yield Problem(f"engine.{key}", getattr(e.engine, key), f"1, because engine.kind is {e.engine.kind} (vllm splits a model)")
+    if e.engine.device != "auto" and e.engine.kind not in ("native", "transformers"):
+        yield Problem("engine.device", e.engine.device, f"auto, because engine.kind is {e.engine.kind}: its image decides")
+    if e.engine.cpu_fallback and e.engine.device != "cuda":
+        yield Problem("engine.cpu_fallback", True, f"false, because engine.device is {e.engine.device}; only cuda needs a fallback")
+    if e.engine.device == "cuda" and e.engine.kind == "native" and not e.engine.cpu_fallback:
+        yield Problem(
+            "engine.device", "cuda", "auto or cpu, because engine.kind is native, which computes on the CPU; or engine.cpu_fallback"
+        )
     names = [model.name for model in e.models]
     for index, model in enumerate(e.models):
         if model.name in names[:index]:
@@ -157,6 +168,10 @@ def _promotion(e: Environment) -> Iterator[Problem]:
         yield Problem("promotion.steps", list(e.promotion.steps), "weights that rise")
     if not e.promotion.steps:
         yield Problem("promotion.steps", [], "at least [100]")
+    if e.promotion.header and e.promotion.header.name.lower() in ROUTING_HEADERS:
+        yield Problem("promotion.header.name", e.promotion.header.name, "a header that routes nothing yet, for instance X-Cohort")
+    if e.promotion.header and e.promotion.strategy == "rolling":
+        yield Problem("promotion.header", e.promotion.header.name, "nothing, because promotion.strategy rolling moves replica by replica")
 
 
 def _gateway(e: Environment) -> Iterator[Problem]:

@@ -58,6 +58,10 @@ class Cache(Section):
         "`identity`: by their own cloud identity, and the service takes no key.",
     )
     url_secret: Name | None = Field(None, description="Secret whose key `url` holds the address (`backend: external`).")
+    identity: Literal["google", "azure"] | None = Field(
+        None,
+        description="Cloud whose token opens the cache (`backend: external`): Memorystore with IAM, Managed Redis with Entra.",
+    )
     ttl_seconds: Positive = Field(300, description="Life of a cached answer where no route says otherwise.")
     semantic: SemanticCache = Field(default_factory=SemanticCache, description="The semantic tier.")
 
@@ -95,7 +99,11 @@ class Gates(Section):
     answers: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Lowest top-1 agreement with the live slot's answers to fixed texts, where both serve the same models."
     )
-    usd_per_million_tokens: Usd | None = Field(None, gt=0, description="Highest price of a million tokens; unset: not checked.")
+    usd_per_million_tokens: Usd | None = Field(
+        None,
+        gt=0,
+        description="Highest price of a million tokens, where the price of a replica is known (`gke`, `aks`); unset: not checked.",
+    )
     memory_growth: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Most that a replica's resident memory may grow in a window, as a share."
     )
@@ -108,6 +116,19 @@ class Gates(Section):
     window_seconds: Annotated[float, Field(gt=0)] = Field(30, description="Length of a comparison window.")
 
 
+class Header(Section):
+    """Requests that carry this header, with just this value."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)] = Field(
+        description="Name of a request header that routes nothing yet; its case does not matter."
+    )
+    value: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)] = Field(description="Its whole value, case and all.")
+
+
+ROUTING_HEADERS = frozenset(("x-tier", "host", "authorization", "content-length", "content-type"))
+"""Headers that mean something already, in small letters."""
+
+
 class Promotion(Section):
     """How a new version gets the traffic."""
 
@@ -116,6 +137,11 @@ class Promotion(Section):
     )
     steps: tuple[Annotated[int, Field(gt=0, le=100, strict=True)], ...] = Field(
         (100,), description="Weights of the new slot, in percent, ending with 100."
+    )
+    header: Header | None = Field(
+        None,
+        description="First only requests with this header go to the new slot and are compared with the others, then `steps` follow; "
+        "not with `rolling`.",
     )
     step_seconds: Seconds = Field(0, description="Time at each weight before its check.")
     ready_seconds: Seconds = Field(600, gt=0, description="Time that the idle slot gets to become ready.")

@@ -100,11 +100,22 @@ class Engine(Section):
     max_sequences: Positive = Field(32, description="Most sequences decoded together.")
     max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")
     max_queue: NonNegative = Field(256, description="Requests that may wait; past that the answer is 429 with Retry-After.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where this kit's engines compute: `auto` takes a GPU where engine and machine have one; `cuda` demands one.",
+    )
+    cpu_fallback: Flag = Field(False, description="With `device: cuda`: serve on the CPU where there is no GPU, rather than not at all.")
     kv_cache: Memory = Field("512Mi", description="Upper bound of the KV cache of one replica.")
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
     arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
+
+    @property
+    def placement(self) -> dict[str, str | bool]:
+        """The runtime's keys for where it computes, where they are not what they are anyway."""
+        keys: dict[str, str | bool] = {"device": self.device, "cpu_fallback": self.cpu_fallback}
+        return {} if self.device == "auto" else keys
 
 
 class GpuPool(Section):

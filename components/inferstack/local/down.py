@@ -1,6 +1,7 @@
 """Take a local environment down: everything that was started for it and nothing else."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from pathlib import Path
 
 from inferstack.environment import SlotName
@@ -23,23 +24,22 @@ def down(root: Path, name: str, report: Report, *, drain_seconds: float | None =
     if not layout.directory.is_dir():
         return []
     with locked(layout):
+        records = read_parts(layout)
+        running = {key for key, part in records.items() if part.alive}  # before a part can read that the environment is down
         state = read_json(layout.state)
         if state is not None and state["desired"] != "down":
             write_json(layout.state, {**state, "desired": "down"})
-        records = read_parts(layout)
         slots = [part for slot in SlotName if (part := part_name(slot)) in records]
-        stopped = []
         if slots:
             with phase("slots", report) as current, ThreadPoolExecutor(len(slots)) as pool:
                 grace = {part: _drain(layout, part) if drain_seconds is None else drain_seconds for part in slots}
-                ran = list(pool.map(lambda part: stop_part(layout, part, grace[part]), slots))
-                stopped += [part for part, was_running in zip(slots, ran, strict=True) if was_running]
+                running |= set(compress(slots, pool.map(lambda part: stop_part(layout, part, grace[part]), slots)))
                 current.detail = ", ".join(slots)
         for part in (part for part in records if part not in slots):
             with phase(part, report):
                 if stop_part(layout, part, STOP_SECONDS):
-                    stopped.append(part)
-        return stopped
+                    running.add(part)
+        return [part for part in records if part in running]
 
 
 def _drain(layout: Layout, part: str) -> float:

@@ -7,10 +7,13 @@ from inferstack.environment import SlotName
 from inferstack.local.layout import Layout, read_json
 from inferstack.local.machine import LocalMachine
 from inferstack.local.parts import read_parts
+from inferstack.promotion.filestore import FileStore
+from inferstack.promotion.journal import Journal, JournalUnreadable
+from inferstack.promotion.platform import PlatformError
 
 
 def status(root: Path, name: str) -> dict[str, Any]:
-    """The contract's keys, plus `running`, `url` and `parts`; for an environment that is down too. Raises InvalidEnvironment."""
+    """The contract's keys, `running`, `url`, `parts` and `problems`; for an environment that is down too. Raises InvalidEnvironment."""
     layout = Layout(root, name)
     state = read_json(layout.state)
     if state is None or not layout.routes.is_file():
@@ -18,7 +21,7 @@ def status(root: Path, name: str) -> dict[str, Any]:
     machine = LocalMachine.at(root, name)
     weights = machine.weights()
     active = max(SlotName, key=lambda slot: weights[slot])
-    journal = read_json(layout.journal) or {}
+    journal, problems = _journal(layout)
     slots = {str(slot): _slot(machine, slot) for slot in SlotName}
     parts = {part.name: {"pid": part.pid, "alive": part.alive, "log": str(layout.log(part.name))} for part in read_parts(layout).values()}
     running = state["desired"] == "up" and bool(parts) and all(part["alive"] for part in parts.values())
@@ -27,13 +30,22 @@ def status(root: Path, name: str) -> dict[str, Any]:
         "running": running,
         "url": machine.gateway_url,
         "active_slot": str(active),
-        "previous_slot": journal.get("previous_slot"),
-        "phase": journal.get("phase") or ("idle" if state["desired"] == "up" else "down"),
+        "previous_slot": journal.previous if journal is not None else None,
+        "phase": "unknown" if problems else journal.phase if journal is not None else "idle" if state["desired"] == "up" else "down",
         "generation": machine.slot_config(active)["identity"]["generation"],
         "weights": weights,
         "slots": slots,
         "parts": parts,
+        "problems": problems,
     }
+
+
+def _journal(layout: Layout) -> tuple[Journal | None, list[str]]:
+    """The promotion journal, and why it cannot be read: what runs is told all the same."""
+    try:
+        return FileStore(layout.directory).read_journal()[0], []
+    except (JournalUnreadable, PlatformError) as error:
+        return None, [str(error)]
 
 
 def _slot(machine: LocalMachine, slot: SlotName) -> dict[str, Any]:
@@ -66,4 +78,5 @@ def _never_up(name: str) -> dict[str, Any]:
         "weights": {str(slot): 0 for slot in SlotName},
         "slots": {str(slot): dict(empty) for slot in SlotName},
         "parts": {},
+        "problems": [],
     }

@@ -99,6 +99,37 @@ def _up(layout: Layout, report: Report, answer: Callable[[LocalMachine], None] |
     return machine
 
 
+def revive(root: Path, name: str, report: Report) -> None:
+    """Start again what carries requests and has ended, as it was last rendered: slots that have weight, the gateway, the cache, the keeper.
+
+    A slot without weight is left alone: that is a promotion's to decide. Raises NotRunning when the environment was taken down.
+    """
+    layout = Layout(root, name)
+    with locked(layout):
+        machine = LocalMachine.open(root, name)
+        if machine.ports.cache is not None and not _alive(layout, CACHE):
+            with phase(CACHE, report):
+                _start_cache(machine, programs.valkey(), machine.ports.cache)
+        weights, cohort = machine.weights(), machine.cohort()
+        dead = [
+            slot
+            for slot in SlotName
+            if (weights[slot] or (cohort is not None and cohort.slot is slot)) and not _alive(layout, part_name(slot))
+        ]
+        for slot in dead:
+            machine.start_slot_unlocked(slot)
+        if not _alive(layout, GATEWAY):
+            with phase(GATEWAY, report):
+                _start_gateway(machine, programs.envoy())
+        for slot in dead:
+            with phase(f"slot {slot}", report) as current:
+                current.detail = _describe(machine, slot)
+                machine.wait_healthy(slot, READY_SECONDS)
+        if not _alive(layout, monitoring.KEEPER):
+            with phase(monitoring.KEEPER, report):
+                _start_keeper(machine)
+
+
 def load_local(root: Path, name: str) -> Environment:
     """The environment, when it is one of this machine; raises InvalidEnvironment."""
     environment = load_environment(root / "stacks", name)

@@ -63,6 +63,11 @@ class KubeApi:
 
         return cls(httpx.Client(base_url=settings.host, verify=verify, trust_env=False), token)
 
+    @property
+    def server(self) -> str:
+        """Where it is, for instance `https://10.0.0.1:6443`."""
+        return str(self._client.base_url).rstrip("/")
+
     def get(self, path: str, **query: str) -> Object | None:
         """The object; None when the server says that there is none. Never None for any other fault."""
         try:
@@ -87,14 +92,22 @@ class KubeApi:
         """With `metadata.resourceVersion` in `body`: raises Conflict when the object was changed since."""
         return self._call("PUT", path, body, query={"fieldManager": MANAGER})
 
-    def apply(self, path: str, body: Object, *, force: bool = True) -> Object:
-        """Server-side apply under this manager; with `metadata.resourceVersion` it is a compare-and-swap."""
-        query = {"fieldManager": MANAGER, "force": "true" if force else "false"}
+    def apply(self, path: str, body: Object, *, force: bool = True, manager: str = MANAGER) -> Object:
+        """Server-side apply; with `metadata.resourceVersion` it is a compare-and-swap."""
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
         return self._call("PATCH", path, body, "application/apply-patch+yaml", query)
 
     def merge(self, path: str, body: Object) -> Object:
         """JSON merge patch."""
         return self._call("PATCH", path, body, "application/merge-patch+json", {"fieldManager": MANAGER})
+
+    def delete(self, path: str) -> bool:
+        """Begin to delete; False when there was nothing. What it owns goes with it."""
+        try:
+            self._call("DELETE", path, {"propagationPolicy": "Background"})
+        except _NotFound:
+            return False
+        return True
 
     def _call(
         self, method: str, path: str, body: Object | None = None, kind: str = "application/json", query: Mapping[str, str] | None = None
@@ -124,7 +137,7 @@ class KubeApi:
                 method, url, content=None if body is None else json.dumps(body).encode(), headers=headers, timeout=SECONDS
             )
         except httpx.HTTPError as error:
-            raise Unavailable(f"{method} {path}: {type(error).__name__}: {error}") from None
+            raise Unavailable(f"{method} {self.server}{path}: {type(error).__name__}: {error}") from None
         if answer.status_code >= 400:
             raise _fault(method, path, answer)
         return answer
@@ -142,6 +155,8 @@ def _fault(method: str, path: str, answer: httpx.Response) -> PlatformError:
     text, status = f"{method} {path}: {answer.status_code} {message[:500]}", answer.status_code
     if status == 404:
         return _NotFound(text)
+    if status == 401:
+        return PlatformError(f"{text}: the server does not accept the kubeconfig's credentials; they may have run out, log in again")
     if status == 409:
         return Conflict(text)
     if status == 429 or status >= 500:

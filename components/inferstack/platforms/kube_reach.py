@@ -12,6 +12,9 @@ from typing import Any, Protocol
 import httpcore
 import httpx
 
+CONNECTIONS = 100
+"""To one pod at a time: a comparison of slots keeps many requests running, and none may wait for another's connection."""
+
 
 class Reach(Protocol):
     """A way to a pod's port."""
@@ -42,7 +45,7 @@ class ForwardReach:
     def client(self, pod: dict[str, Any], port: int) -> Iterator[httpx.Client]:
         transport = httpx.HTTPTransport()
         transport._pool.close()
-        transport._pool = httpcore.ConnectionPool(network_backend=_Forwarded(self._settings, pod["metadata"]))
+        transport._pool = httpcore.ConnectionPool(max_connections=CONNECTIONS, network_backend=_Forwarded(self._settings, pod["metadata"]))
         with httpx.Client(base_url=f"http://{pod['metadata']['name']}:{port}", transport=transport, trust_env=False) as client:
             yield client
 

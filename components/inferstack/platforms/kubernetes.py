@@ -21,6 +21,7 @@ from inferstack.platforms.kube_render import Renderer, manifests, with_spec
 from inferstack.platforms.kube_route import read_weights, within
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
 from inferstack.platforms.kube_state import KubeState
+from inferstack.platforms.pairs import compare
 from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
@@ -237,6 +238,10 @@ class KubernetesPlatform(Kept):
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         with self._clients(slot) as clients:
             return exercise(clients, n, repeated=repeated)
+
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        with self._clients(slot) as mine, self._clients(against) as theirs:
+            return compare(mine, theirs, n)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._clients(slot) as mine, self._clients(against) as theirs:

@@ -19,6 +19,7 @@ from inferstack.local.machine import LocalMachine, SlotState, part_name
 from inferstack.local.parts import last_lines, read_part
 from inferstack.local.slots import runtime_config
 from inferstack.platforms.kept import Kept
+from inferstack.platforms.pairs import compare
 from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.measure import Snapshot
@@ -183,6 +184,10 @@ class LocalPlatform(Kept):
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         with self._client(slot) as client:
             return exercise([client], n, repeated=repeated)
+
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        with self._client(slot) as one, self._client(against) as other:
+            return compare([one], [other], n)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._client(slot) as one, self._client(against) as other:

@@ -3,8 +3,10 @@
 The synthetic prompts carry a number that was never used before, so that no response cache answers in the engine's place.
 """
 
+import contextlib
 import itertools
 import json
+import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -26,6 +28,9 @@ WIDTH = 4
 """Synthetic requests at a time."""
 TOKENS = 8
 """Of a synthetic answer."""
+OCCUPY_TOKENS = 64
+"""Of an answer that only keeps a slot busy."""
+OCCUPY_PAUSE_SECONDS = 0.2
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome. Rivers run from the mountains to the sea.",
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return a * b\n",
@@ -77,10 +82,14 @@ class SlotClient:
                 return Health(False, f"{model}: {timing.error}")
         return Health(True)
 
-    def generate(self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False) -> Timing:
-        """One streamed completion on a prompt of its own; `repeated`: always the same prompt, told apart by its seed alone."""
-        body: dict[str, Any] = {"model": model, "prompt": TEXTS[0], "max_tokens": tokens, "temperature": 0, "stream": True}
-        body |= {"seed": uuid.uuid4().int % 2**31} if repeated else {"prompt": f"{uuid.uuid4().hex[:8]} {TEXTS[0]}"}
+    def generate(
+        self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False, label: str = ""
+    ) -> Timing:
+        """One streamed completion on a prompt of its own (begun by `label` where one is given); `repeated`: always the same prompt, told
+        apart by its seed alone."""
+        body = _completion(model, tokens, f"{label or uuid.uuid4().hex[:8]} {TEXTS[0]}")
+        if repeated:
+            body |= {"prompt": TEXTS[0], "seed": uuid.uuid4().int % 2**31}
         started, times, finished = time.perf_counter(), [], False
         try:
             with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=seconds) as answer:
@@ -110,6 +119,25 @@ class SlotClient:
             return Timing(ttft=time.perf_counter() - started)
         return Timing(ttft=times[0] - started, gaps=tuple(later - earlier for earlier, later in itertools.pairwise(times)))
 
+    def occupy(self, model: str, stop: threading.Event, begun: threading.Event) -> None:
+        """Keep one request running until `stop`; `begun` is set once the first gives its first answer, be it a refusal."""
+        while not stop.is_set():
+            with contextlib.suppress(httpx.HTTPError):
+                if self._occupy_once(model, stop, begun) == 200:
+                    continue
+            begun.set()
+            stop.wait(OCCUPY_PAUSE_SECONDS)  # refused or cut off: no reason to knock all the time
+
+    def _occupy_once(self, model: str, stop: threading.Event, begun: threading.Event) -> int:
+        """The status of one such request; it is left as soon as `stop` is set, and the replica ends it then."""
+        body = _completion(model, OCCUPY_TOKENS, f"{uuid.uuid4().hex[:8]} {TEXTS[0]}")
+        with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=VERIFY_SECONDS) as answer:
+            for _ in answer.iter_raw():
+                begun.set()
+                if stop.is_set():
+                    break
+            return answer.status_code
+
     def top_tokens(self, model: str, text: str) -> list[str] | None:
         """The most likely next token after each position of `text`; None where the engine gives no log-probabilities."""
         body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
@@ -133,6 +161,10 @@ class SlotClient:
         return counters(answer.text)
 
 
+def _completion(model: str, tokens: int, prompt: str) -> dict[str, Any]:
+    return {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
+
+
 def exercise(clients: Sequence[SlotClient], n: int, *, repeated: bool = False) -> Exercise:
     """`n` synthetic requests over the replicas and their models in turn, WIDTH at a time; `repeated`: one prompt, one token."""
     if not clients or n <= 0:
@@ -141,12 +173,17 @@ def exercise(clients: Sequence[SlotClient], n: int, *, repeated: bool = False) -
     started = time.perf_counter()
     with ThreadPoolExecutor(WIDTH) as pool:
         timings = list(pool.map(lambda target: target[0].generate(target[1], 1 if repeated else TOKENS, repeated=repeated), targets))
+    return told(timings, time.perf_counter() - started)
+
+
+def told(timings: Sequence[Timing], seconds: float) -> Exercise:
+    """What the senders of synthetic requests, `seconds` long, met together."""
     failures = [timing.error for timing in timings if timing.error]
     return Exercise(
-        sent=n,
+        sent=len(timings),
         failures=len(failures),
         first_failure=failures[0] if failures else "",
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         ttft=Histogram.of(timing.ttft for timing in timings if timing.ttft is not None),
         inter_token=Histogram.of(gap for timing in timings for gap in timing.gaps),
     )

@@ -1,22 +1,27 @@
 """Measures what the gates judge: windows of the slots' own metrics, synthetic load, compared answers."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from inferstack.environment import SlotName
 from inferstack.promotion import gates
+from inferstack.promotion.baseline import as_of_now, from_baseline, to_baseline
 from inferstack.promotion.events import Emit, Event
-from inferstack.promotion.gates import Evidence
+from inferstack.promotion.gates import Evidence, Rounds
 from inferstack.promotion.journal import Journal, Operation, Verdict
-from inferstack.promotion.measure import Snapshot, WindowStats, leak, over, p95s
+from inferstack.promotion.measure import Snapshot, WindowStats, leak, over
 from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
+from inferstack.promotion.shares import shares
 from inferstack.promotion.steps import Check, Result
 
 LOOK_SECONDS = 2.0
 """Longest time between two looks inside a window."""
 LEAK_PORTIONS = 4
 """A start's own growth is over after the first of these portions of requests."""
+ROUND_REQUESTS = 4
+"""Synthetic requests to each slot at the same moments."""
 
 Call = Callable[[Callable[[], Any]], Any]
 Look = tuple[float, Snapshot | None]
@@ -38,28 +43,23 @@ class Checks:
         return self._before(step, journal, operation) if step.stage == "pre-check" else self._after(step, journal, operation)
 
     def _before(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """Synthetic load on the new slot alone (the live slot's window meanwhile is the baseline), then on both in turns."""
+        """A window of the live slot alone, then synthetic load on the new slot and on both at once."""
         wanted = op.policy.gates.min_requests
-        new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
-        first = self._baseline_window(step, op, live_looks)
-        baseline = over(live_looks, gates.PARTS)
-        new, old = self._alternate(step.slot, step.live, wanted) if step.live is not None else ([first], [])
-        mine, theirs = _together(new), _together(old)
+        new_looks = [self._look(step.slot)]
+        baseline = self._alone(step.live, op) if step.live is not None else None
+        rounds, mine = self._load(step.slot, step.live, op)
+        self._say(f"memory of {step.slot} over {2 * wanted} requests", op)
         grown = self._leak(step.slot, 2 * wanted)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:
-            stats = replace(
-                stats.with_failures(first.failures + (mine.failures if step.live else 0)), resident_growth=grown, **_seen_by_sender(new)
-            )
-        live = None
-        if step.live is not None:
-            live = WindowStats(theirs.sent, theirs.failures, seconds=theirs.seconds, **_seen_by_sender(old))
+            stats = replace(stats.with_failures(mine.failures), resident_growth=grown, ttft=mine.ttft, inter_token=mine.inter_token)
         comparable = step.live is not None and _same_models(journal, op, step.live)
         agreement = self._agreement(step.slot, step.live) if comparable and step.live else None
         evidence = Evidence(
             new=stats,
-            live=live,
+            live=_told(rounds),
+            rounds=() if op.policy.allow_unhealthy_live and not _answered(rounds) else rounds,
             agreement=agreement,
             comparable=comparable,
             hourly_usd=op.policy.hourly_usd,
@@ -69,61 +69,77 @@ class Checks:
             confirmed=_suspected_before(op),
         )
         verdict = self._judge(step, evidence, op)
-        first_failure = first.first_failure or mine.first_failure
-        if verdict.result != "pass" and first_failure:
-            verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {first_failure}"))
+        if verdict.result != "pass" and mine.first_failure:
+            verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {mine.first_failure}"))
         keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
-        return Result(verdict=verdict, baseline=gates.to_baseline(baseline) if keep and baseline is not None else None)
+        return Result(verdict=verdict, baseline=to_baseline(baseline, rounds) if keep and baseline is not None else None)
 
-    def _baseline_window(self, step: Check, op: Operation, live_looks: list[Look]) -> Exercise:
-        """As long as the window after the switch, so that both can be compared; the synthetic load is spread over its parts."""
-        wanted, part_seconds = op.policy.gates.min_requests, op.policy.gates.window_seconds / gates.PARTS
-        sent = []
-        for size in _portions(wanted, gates.PARTS):
-            until = self._now() + part_seconds
-            sent.append(self._exercise(step.slot, size))
-            if step.live is not None:
-                self._sleep(max(0.0, until - self._now()))
-            live_looks.append(self._look(step.live))
-        return _together(sent)
+    def _alone(self, live: SlotName, op: Operation) -> WindowStats | None:
+        """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""
+        self._say(f"{live} alone for {op.policy.gates.window_seconds:.0f} s, to compare with after the switch", op)
+        looks = [self._look(live)]
+        for _ in range(gates.PARTS):
+            self._sleep(op.policy.gates.window_seconds / gates.PARTS)
+            looks.append(self._look(live))
+        return over(looks, gates.PARTS)
+
+    def _load(self, new: SlotName, live: SlotName | None, op: Operation) -> tuple[Rounds, Exercise]:
+        """At least `min_requests` synthetic requests to the new slot: the rounds in which the live slot got the same, and what the new
+        slot's met.
+
+        The first round only warms the new slot up for as many requests at a time; of it failures count and times do not.
+        """
+        n = op.policy.gates.min_requests
+        if live is None:
+            return (), _together([self._exercise(new, size) for size in _portions(n, gates.PARTS)])
+        count = max(gates.ROUNDS, math.ceil(n / ROUND_REQUESTS))
+        self._say(f"{new} and {live} at the same moments: {count + 1} rounds of {ROUND_REQUESTS} synthetic requests to each", op)
+        first, *rounds = (self._round(new, live) for _ in range(count + 1))
+        mine = _together([one for one, _ in rounds])
+        first_failure = first[0].first_failure or mine.first_failure
+        sent, failures = mine.sent + first[0].sent, mine.failures + first[0].failures
+        return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first_failure)
 
     def _after(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """Both slots' own metrics over a window of live traffic; ended early when it is lost already."""
-        began, lost = self._now(), False
+        """Both slots' own metrics over a window of live traffic, and rounds where those do not tell alone."""
+        watched = self._watch(step, op)
+        if watched is None:
+            return Result()
+        seen, new_looks, live_looks = watched
+        new = over(new_looks, gates.PARTS)
+        baseline = op.baseline if step.live is None else None
+        live = over(live_looks, gates.PARTS) if step.live else from_baseline(baseline)
+        other = step.slot.other if seen.slots[step.slot.other].ready else None
+        rounds: Rounds = ()
+        unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
+        if new is not None and not unmarked and not gates.failed_early(new, op.policy.gates):
+            # what was measured before the switch may have been another machine: is the live slot itself still as fast?
+            doubtful = baseline is not None and live is not None and gates.is_slower(new, live, op.policy.gates)
+            if (doubtful and other is not None) or not _tells(new, live, op, alone=other is None):
+                rounds, mine = self._load(step.slot, other, op)
+                new_looks.append(self._look(step.slot))
+                live = _comparable(new, as_of_now(live, baseline, rounds)) if live is not None else _told(rounds)
+                new = _filled(new, over(new_looks, 1), mine)
+        evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
+        return Result(verdict=self._judge(step, evidence, op))
+
+    def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
+        """Looks at both slots over the step's time, and the last observation; ended early when all is lost already. None when the slots
+        changed meanwhile."""
+        began = self._now()
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
-        while not lost and ((left := step.seconds - (self._now() - began)) > 0 or len(new_looks) <= gates.PARTS):
+        while True:
+            left = step.seconds - (self._now() - began)
             self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
-                return Result()
+                return None
             new_looks.append(self._look(step.slot))
             live_looks.append(self._look(step.live))
-            so_far = over(new_looks, 1)
-            self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, step.seconds - (self._now() - began)))
-            lost = gates.failed_early(so_far, op.policy.gates)
-        new = over(new_looks, gates.PARTS)
-        live = over(live_looks, gates.PARTS) if step.live else gates.from_baseline(op.baseline)
-        thin = new is not None and min(len(side.ttft_parts) for side in (new, live) if side is not None) < gates.LEAST_PARTS
-        if new is not None and not lost and (new.requests < op.policy.gates.min_requests or thin):
-            mine, theirs = self._alternate(step.slot, step.live, op.policy.gates.min_requests)
-            new_looks.append(self._look(step.slot))
-            filled = over(new_looks, 1)
-            if filled is not None:
-                times = _seen_by_sender(mine) if thin else _times(new)
-                new = replace(filled.with_failures(sum(part.failures for part in mine)), **times)
-            if thin:  # too few live requests to compare times: the same synthetic ones on both slots do, and nothing where one is alone
-                live = replace(live, **_seen_by_sender(theirs)) if step.live is not None and live is not None else None
-        evidence = Evidence(new=new, live=live, hourly_usd=op.policy.hourly_usd, confirmed=_suspected_before(op))
-        return Result(verdict=self._judge(step, evidence, op))
-
-    def _alternate(self, new: SlotName, live: SlotName | None, n: int) -> tuple[list[Exercise], list[Exercise]]:
-        """`n` synthetic requests to each slot in turns, so that both meet the same minutes; the exercises of `new` and of `live`."""
-        mine, theirs = [], []
-        for size in _portions(n, gates.PARTS):
-            if live is not None:
-                theirs.append(self._exercise(live, size))
-            mine.append(self._exercise(new, size))
-        return mine, theirs
+            so_far, left = over(new_looks, 1), step.seconds - (self._now() - began)
+            self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, left))
+            if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > gates.PARTS):
+                return seen, new_looks, live_looks
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
         verdict = gates.decide(step.stage, evidence, op.policy.gates, self._now())
@@ -133,6 +149,9 @@ class Checks:
         )
         return verdict
 
+    def _say(self, text: str, op: Operation) -> None:
+        self._emit(Event("step", text, self._now(), op.phase))
+
     def _look(self, slot: SlotName | None) -> Look:
         snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))
         return self._now(), snapshot
@@ -140,6 +159,10 @@ class Checks:
     def _exercise(self, slot: SlotName, n: int) -> Exercise:
         exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n))
         return exercise
+
+    def _round(self, new: SlotName, live: SlotName) -> tuple[Exercise, Exercise]:
+        both: tuple[Exercise, Exercise] = self._call(lambda: self._platform.compare(new, live, ROUND_REQUESTS))
+        return both
 
     def _leak(self, slot: SlotName, n: int) -> float | None:
         """What memory does over requests that fill no cache."""
@@ -178,20 +201,49 @@ def _suspected_before(op: Operation) -> bool:
     return op.attempts > 0 and bool(op.verdicts) and op.verdicts[-1].suspected
 
 
-def _times(stats: WindowStats) -> dict[str, Any]:
-    """The times of a window, as WindowStats holds them."""
-    return {name: getattr(stats, name) for name in ("ttft", "inter_token", "ttft_parts", "inter_token_parts")}
+def _unmarked(step: Check, op: Operation) -> str:
+    """What to say where only requests with a header go to the new slot and none came; synthetic ones would say nothing of them."""
+    if op.policy.header is None or shares(op)[op.step] > 0:
+        return ""
+    return (
+        f"no request with the header {': '.join(op.policy.header)} came in {step.seconds:.0f} s: send some through the gateway meanwhile, "
+        "give them longer by promotion.step_seconds, or promote without the header"
+    )
 
 
-def _seen_by_sender(parts: list[Exercise]) -> dict[str, Any]:
-    """The times that the senders of the synthetic load saw, round by round, as WindowStats holds them."""
-    whole = _together(parts)
-    return {
-        "ttft": whole.ttft,
-        "inter_token": whole.inter_token,
-        "ttft_parts": p95s(part.ttft for part in parts),
-        "inter_token_parts": p95s(part.inter_token for part in parts),
-    }
+def _tells(new: WindowStats, live: WindowStats | None, op: Operation, *, alone: bool) -> bool:
+    """Whether live traffic alone says how the new slot is: enough of it, and what it is compared with had as much to do."""
+    if new.requests < op.policy.gates.min_requests:
+        return False
+    if live is None:
+        return alone
+    parts = (side for stats in (new, live) for side in (stats.ttft_parts, stats.inter_token_parts))
+    return not gates.carries_more(new, live) and min(len(side) for side in parts) >= gates.LEAST_PARTS
+
+
+def _filled(window: WindowStats, whole: WindowStats | None, sent: Exercise) -> WindowStats | None:
+    """The new slot's window and the synthetic load after it (`whole`): their times are those of live traffic where that gives enough."""
+    if whole is None:
+        return None
+    enough = min(len(window.ttft_parts), len(window.inter_token_parts)) >= gates.LEAST_PARTS
+    times = window if enough else WindowStats(ttft=sent.ttft, inter_token=sent.inter_token)
+    own = {name: getattr(times, name) for name in ("ttft", "inter_token", "ttft_parts", "inter_token_parts")}
+    return replace(whole.with_failures(sent.failures), **own)
+
+
+def _comparable(new: WindowStats, live: WindowStats) -> WindowStats:
+    """The live slot's window, without what its times are compared by where it had less traffic than the new one's."""
+    return replace(live, ttft_parts=(), inter_token_parts=()) if gates.carries_more(new, live) else live
+
+
+def _told(rounds: Rounds) -> WindowStats | None:
+    """What the live slot did in the rounds; None without any."""
+    whole = _together([live for _, live in rounds])
+    return WindowStats(whole.sent, whole.failures, 0, whole.ttft, whole.inter_token, seconds=whole.seconds) if rounds else None
+
+
+def _answered(rounds: Rounds) -> bool:
+    return any(live.ttft.total for _, live in rounds)
 
 
 def _together(parts: list[Exercise]) -> Exercise:

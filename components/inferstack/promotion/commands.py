@@ -20,6 +20,8 @@ from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
 from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
 
+NO_PRICE = "what a replica costs is not known here: the price tables hold machines of gke and aks"
+
 
 @dataclass(frozen=True)
 class Session:
@@ -66,8 +68,10 @@ def policy_of(environment: Environment, **changes: object) -> Policy:
         idle_replicas=slots.idle_replicas,
         gates=wanted.gates,
         hourly_usd=replica_hourly_usd(environment),
+        header=(wanted.header.name.lower(), wanted.header.value) if wanted.header else None,
     )
-    return replace(policy, **changes)  # type: ignore[arg-type]
+    policy = replace(policy, **changes)  # type: ignore[arg-type]
+    return replace(policy, header=None) if policy.strategy == "rolling" else policy  # it moves replica by replica
 
 
 def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Policy) -> Ended:
@@ -84,14 +88,18 @@ def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
             session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
             return take_up(journal, seen.time)
-        _require_accuracy(base, spec, policy)
+        _require_measurable(base, spec, policy)
         return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
 
     return _run(session, begin)
 
 
-def _require_accuracy(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
-    """Raises NotNow when the gate on accuracy could never be judged."""
+def _require_measurable(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
+    """Raises NotNow when a gate that is set could never be judged."""
+    if policy.gates.usd_per_million_tokens is not None and policy.hourly_usd is None:
+        raise NotNow(
+            f"gates.usd_per_million_tokens is set, and {NO_PRICE}; leave that gate out, or set gates.inter_token_p95_seconds instead"
+        )
     if policy.gates.accuracy is not None and policy.accuracy is None and not spec.unquantized and not live.unquantized:
         raise NotNow(
             "gates.accuracy is set, and neither the live slot serves the unquantized model nor was the new version measured against it: "
@@ -182,7 +190,7 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
     live = seen.slots[journal.active]
     base = journal.specs.get(journal.active, session.base)
     spec = change(replace(base, replicas=session.base.replicas))
-    _require_accuracy(base, spec, policy)
+    _require_measurable(base, spec, policy)
     replicas = max(live.replicas, policy.floor)
     return {
         "environment": session.environment,
@@ -209,5 +217,5 @@ def overlap(policy: Policy, replicas: int) -> str:
     hours = (checks + policy.drain_seconds + (0 if policy.strategy == "rolling" else policy.rollback_window_seconds)) / 3600
     how = f"{extra} more replicas for about {hours * 60:.0f} min once they are ready"
     if policy.hourly_usd is None:
-        return f"{how}; the price of a replica is not known here"
+        return f"{how}; {NO_PRICE}"
     return f"{how}: {extra * policy.hourly_usd * hours:.2f} $ ({extra * policy.hourly_usd:.2f} $/h)"

@@ -7,15 +7,23 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from pydantic import TypeAdapter, ValidationError
 
 from inferstack.promotion import lease as leases
-from inferstack.promotion.journal import Journal, JournalUnreadable, from_document, to_document
+from inferstack.promotion.journal import ADVICE, Journal, JournalUnreadable, first_fault, from_document, to_document
 from inferstack.promotion.lease import Lease, LeaseLost
-from inferstack.promotion.platform import Conflict, Unavailable
+from inferstack.promotion.platform import Conflict, PlatformError, Unavailable
+
+LOCK_SECONDS = 10.0
+"""Longest wait for whoever writes; ending a slot's streams takes longer, and whoever calls asks again."""
+LOCK_POLL_SECONDS = 0.02
+_LEASE = TypeAdapter(Lease)
 
 
 class FileStore:
@@ -28,10 +36,30 @@ class FileStore:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes either file meanwhile; freed by the kernel when the process dies."""
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Nobody else writes either file meanwhile; freed by the kernel when the process dies.
+
+        Raises Unavailable after LOCK_SECONDS: a process that was stopped with the lock in its hands would be waited for without end.
+        """
+        try:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            lock = self._lock.open("a+", encoding="ascii", errors="replace")
+        except OSError as error:
+            raise PlatformError(f"{self._lock} cannot be opened: {error.strerror or error}") from None
+        with lock:
+            deadline = time.monotonic() + LOCK_SECONDS
+            while not _locked(lock):
+                if time.monotonic() >= deadline:
+                    lock.seek(0)
+                    holder = lock.read().strip() or "unknown"
+                    raise Unavailable(
+                        f"process {holder} is changing this environment and holds {self._lock}; where it was stopped, "
+                        f"`kill -CONT {holder}` lets it go on and `kill -KILL {holder}` ends it"
+                    )
+                time.sleep(LOCK_POLL_SECONDS)
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without the name of who has it
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
             yield
 
     def read_journal(self) -> tuple[Journal | None, str]:
@@ -39,18 +67,14 @@ class FileStore:
         document = self._read(self.journal)
         if document is None:
             return None, ""
-        if "version" not in document:
-            raise JournalUnreadable(
-                f"{self.journal} has no version; restore it from a backup, or delete it to begin anew from the live weights"
-            )
-        return from_document(document.get("journal"), str(self.journal)), str(document["version"])
+        return from_document(document.get("journal"), str(self.journal)), _version(self.journal, document)
 
     def write_journal(self, journal: Journal, expected_version: str, held: Lease | None) -> str:
         """Raises Conflict, or LeaseLost when `held` is no longer the current lease."""
         with self.locked():
             leases.check(self.read_lease(), held) if held else None
             document = self._read(self.journal)
-            version = str(document["version"]) if document else ""
+            version = _version(self.journal, document) if document is not None else ""
             if version != expected_version:
                 raise Conflict(f"{self.journal} has version {version or 'none'}, expected {expected_version or 'none'}")
             after = str(int(version or 0) + 1)
@@ -60,7 +84,14 @@ class FileStore:
 
     def read_lease(self) -> Lease | None:
         document = self._read(self.lease)
-        return None if document is None else Lease(**document)
+        if document is None:
+            return None
+        try:
+            return _LEASE.validate_python(document)
+        except ValidationError as error:
+            raise JournalUnreadable(
+                f"{self.lease}: {first_fault(error)}; once no other `inferstack` works on this environment it can be deleted"
+            ) from None
 
     def acquire_lease(self, holder: str, now: float, *, holder_gone: bool) -> Lease:
         """Raises LeaseHeld."""
@@ -92,15 +123,15 @@ class FileStore:
     @staticmethod
     def _read(path: Path) -> dict[str, Any] | None:
         try:
-            text = path.read_text(encoding="utf-8")
+            document = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise JournalUnreadable(f"{path} is not JSON ({error}); restore it from a backup") from None
+        except OSError as error:
+            raise PlatformError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:  # of the text or of its encoding
+            raise JournalUnreadable(f"{path} is not JSON ({error}); {ADVICE}") from None
         if not isinstance(document, dict):
-            raise JournalUnreadable(f"{path} is not a JSON object; restore it from a backup")
+            raise JournalUnreadable(f"{path} is not a JSON object; {ADVICE}")
         return document
 
     @staticmethod
@@ -117,3 +148,18 @@ class FileStore:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise Unavailable(f"{path} cannot be written: {error.strerror or error}; the former one is whole") from None
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _version(path: Path, document: dict[str, Any]) -> str:
+    version = str(document.get("version", ""))
+    if not (version.isascii() and version.isdigit()):
+        raise JournalUnreadable(f"{path}: version is {version!r}, expected a whole number; {ADVICE}")
+    return version

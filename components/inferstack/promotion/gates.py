@@ -1,18 +1,18 @@
 """What a new version must keep to be promoted: pure decisions on measured windows.
 
-Each gate is judged alone, because a mean over gates hides the one that fails. The new slot is compared with the live one in the same
-window where both carry traffic; once all traffic has moved, with the live slot's window just before. What was not measured never passes.
+Each gate is judged alone, because a mean over gates hides the one that fails. Like is compared with like: the two slots' times by requests
+that went to both at the same moments while both had as much to do (rounds), and by their live traffic only where the new slot carried
+no more of it. What was not measured never passes.
 """
 
+import functools
 from dataclasses import dataclass, field
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from inferstack.environment import Gates
+from inferstack.promotion.chance import at_least, paired, unpaired
 from inferstack.promotion.journal import Verdict
-from inferstack.promotion.measure import Histogram, WindowStats, at_least, chance
-from inferstack.promotion.platform import Agreement
+from inferstack.promotion.measure import Histogram, WindowStats
+from inferstack.promotion.platform import Agreement, Exercise
 
 TRIES = 4
 """Tries of a check whose data are missing, RETRY_SECONDS apart, before it is inconclusive (Argo Rollouts' consecutiveErrorLimit)."""
@@ -22,11 +22,21 @@ PARTS = 6
 consecutive parts of a window nearly are (the method of batch means: Law, Simulation Modeling and Analysis, chapter 9)."""
 LEAST_PARTS = 4
 """Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
+ROUNDS = 10
+"""Rounds of requests to both slots at once; a round or two that come out the other way still leave p below CHANCE."""
+LEAST_ROUNDS = 6
+"""Fewer cannot be told from chance at all: 5 of 5 have p = 0.03."""
 CHANCE = 0.025
-"""Highest p of the exact rank test at which "slower" is suspected. It must show in two windows: 6 in 10,000 by chance alone."""
+"""Highest p of the exact rank tests at which "slower" is suspected. It must show in two windows: 6 in 10,000 by chance alone."""
+MORE_TRAFFIC = 1.25
+"""Requests per second and replica, as a multiple of the other's, from which a slot may be slower for its traffic alone."""
 FAULT_CHANCE = 0.01
 """Highest binomial p at which errors above the gate decide at once; above it, up to SUSPICIOUS, a second window decides."""
 SUSPICIOUS = 0.2
+
+
+Rounds = tuple[tuple[Exercise, Exercise], ...]
+"""What the senders of one round's requests to the new slot and to the live slot met."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Evidence:
 
     new: WindowStats | None
     live: WindowStats | None = None
+    rounds: Rounds = ()
+    """Requests that went to the new and the live slot at the same moments, round by round."""
     agreement: Agreement | None = None
     comparable: bool = True
     """The two slots serve the same models, so that their answers can be compared."""
@@ -42,6 +54,8 @@ class Evidence:
     """Restarts of the new slot since it was ready."""
     hourly_usd: float | None = None
     """Price of one replica."""
+    unmarked: str = ""
+    """Why nothing can be said of the requests that the step is about: none came."""
     sent: bool = False
     """The agreement was asked for at this stage."""
     accuracy: float | None = None
@@ -52,30 +66,8 @@ class Evidence:
     """A former window of this stage was slower than the live slot's too; a first one is measured again before it decides."""
 
 
-_STATS = TypeAdapter(WindowStats)
-
-
-def to_baseline(stats: WindowStats) -> dict[str, Any]:
-    """The live slot's window, for the journal. Infinite bounds become null."""
-    data: dict[str, Any] = _STATS.dump_python(stats)
-    for name in ("ttft", "inter_token"):
-        data[name] = {
-            "bounds": [None if bound == float("inf") else bound for bound in data[name]["bounds"]],
-            "counts": list(data[name]["counts"]),
-        }
-    return data
-
-
-def from_baseline(data: dict[str, Any] | None) -> WindowStats | None:
-    """The inverse of to_baseline."""
-    if data is None:
-        return None
-    histograms = {
-        name: Histogram(tuple(float("inf") if bound is None else bound for bound in data[name]["bounds"]), tuple(data[name]["counts"]))
-        for name in ("ttft", "inter_token")
-    }
-    parts = {name: tuple(data.get(name, ())) for name in ("ttft_parts", "inter_token_parts")}
-    return WindowStats(**{**data, **histograms, **parts})
+FIGURES = ("ttft", "inter_token")
+"""What is timed, by the names that WindowStats and Exercise have for it."""
 
 
 @dataclass
@@ -93,15 +85,21 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
     if evidence.restarts > 0 or (new is not None and new.restarts > 0):
         count = max(evidence.restarts, new.restarts if new else 0)
         found.failed.append(f"{count} process of the new slot ended and was restarted" if count == 1 else f"{count} processes restarted")
-    if new is None:
+    if evidence.unmarked:
+        found.missing.append(evidence.unmarked)
+    elif new is None:
         found.missing.append("no metrics from the new slot")
     else:
         if new.requests < gates.min_requests:
             found.missing.append(f"{new.requests:.0f} requests in the window, at least {gates.min_requests} are needed")
         _errors(new, live, gates, found)
         if new.requests >= gates.min_requests:
-            _latency("time to first token p95", _ttft(new), _ttft(live), gates.ttft_p95_seconds, gates, found)
-            _latency("time between tokens p95", _inter_token(new), _inter_token(live), gates.inter_token_p95_seconds, gates, found)
+            for name, figure, bound in (
+                ("time to first token p95", "ttft", gates.ttft_p95_seconds),
+                ("time between tokens p95", "inter_token", gates.inter_token_p95_seconds),
+            ):
+                _bounded(name, figure, bound, evidence, gates, found)
+                _compared(name, figure, evidence, gates, found)
             _memory(new, gates, found)
             _price(new, evidence.hourly_usd, gates, found)
             _cache(new, gates, found)
@@ -136,37 +134,63 @@ def _errors(new: WindowStats, live: WindowStats | None, gates: Gates, found: _Fi
         found.suspected.append(text)
 
 
-@dataclass(frozen=True)
-class _Times:
-    """One figure's observations in a window."""
-
-    all: Histogram
-    parts: tuple[float, ...]
-
-
-def _ttft(stats: WindowStats | None) -> _Times | None:
-    return None if stats is None else _Times(stats.ttft, stats.ttft_parts)
+def is_slower(new: WindowStats, live: WindowStats, gates: Gates) -> bool:
+    """Whether the window would be suspected to be slower."""
+    found = _Findings()
+    for name in FIGURES:
+        _compared(name, name, Evidence(new, live), gates, found)
+    return bool(found.suspected)
 
 
-def _inter_token(stats: WindowStats | None) -> _Times | None:
-    return None if stats is None else _Times(stats.inter_token, stats.inter_token_parts)
+def carries_more(new: WindowStats, live: WindowStats) -> bool:
+    """Whether a replica of the new slot had more traffic than one of the live slot, so that their times say nothing about the version."""
+    return new.rate * max(1, live.replicas) > MORE_TRAFFIC * live.rate * max(1, new.replicas)
 
 
-def _latency(name: str, new: _Times | None, live: _Times | None, bound: float, gates: Gates, found: _Findings) -> None:
-    """Above the absolute bound, or above the live slot's by more than the factor and by more than chance."""
-    value = new.all.quantile(0.95) if new is not None else None
-    if new is None or value is None:
+def _p95(stats: WindowStats | None, figure: str, least: float) -> float | None:
+    times: Histogram | None = getattr(stats, figure) if stats is not None else None
+    return times.quantile(0.95) if times is not None and times.total >= least else None
+
+
+def _bounded(name: str, figure: str, bound: float, evidence: Evidence, gates: Gates, found: _Findings) -> None:
+    """Above the absolute bound, and above what the live slot has at the same time."""
+    value = _p95(evidence.new, figure, 1)
+    before = _p95(evidence.live, figure, gates.min_requests)
+    if value is None:
         found.missing.append(f"{name} was not measured")
-        return
-    before = live.all.quantile(0.95) if live is not None and live.all.total >= gates.min_requests else None
-    if value > bound and (before is None or value > before):
+    elif value > bound and (before is None or value > before):
         found.failed.append(f"{name} {value:.3f} s, at most {bound:g} s")
-    elif live is not None and before is not None and value > gates.slower_than_live * before:
-        text = f"{name} {value:.3f} s, the live slot {before:.3f} s (at most {gates.slower_than_live:g} times)"
-        if min(len(new.parts), len(live.parts)) < LEAST_PARTS:
-            found.missing.append(f"{text}, in too few parts of the window to tell it from chance")
-        elif chance(new.parts, [gates.slower_than_live * part for part in live.parts]) <= CHANCE:
+
+
+def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _Findings) -> None:
+    """Above the live slot's by more than the factor and by more than chance: in rounds, and in the windows of their own traffic."""
+    most, new, live = gates.slower_than_live, evidence.new, evidence.live
+    if evidence.rounds:
+        value, before, mine, theirs = by_rounds(evidence.rounds, figure)
+        if value is None or before is None:
+            found.missing.append(f"{name} of the two slots could not be compared: no round was answered by both")
+        elif value > most * before:
+            text = f"{name} {value:.3f} s, the live slot {before:.3f} s at the same moments (at most {most:g} times)"
+            if len(mine) < LEAST_ROUNDS:
+                found.missing.append(f"{text}, in too few rounds to tell it from chance")
+            elif paired(mine, [most * each for each in theirs]) <= CHANCE:
+                found.suspected.append(text)
+    value, before = _p95(new, figure, 1), _p95(live, figure, gates.min_requests)
+    if value is not None and before is not None and value > most * before:
+        mine, theirs = (getattr(side, f"{figure}_parts") for side in (new, live))
+        text = f"{name} {value:.3f} s, the live slot {before:.3f} s (at most {most:g} times)"
+        if min(len(mine), len(theirs)) < LEAST_PARTS:
+            found.missing.extend([] if evidence.rounds else [f"{text}, in too few parts of the window to tell it from chance"])
+        elif unpaired(mine, [most * each for each in theirs]) <= CHANCE:
             found.suspected.append(text)
+
+
+def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:
+    """p95 over all rounds of the new and of the live slot, then of each round in which both were seen."""
+    sides = [[getattr(exercise, figure) for exercise in side] for side in zip(*rounds, strict=True)]
+    mine, theirs = (functools.reduce(Histogram.plus, side).quantile(0.95) for side in sides)
+    both = [(a.quantile(0.95), b.quantile(0.95)) for a, b in zip(*sides, strict=True) if a.total and b.total]
+    return mine, theirs, tuple(a for a, _ in both), tuple(b for _, b in both)
 
 
 def _memory(new: WindowStats, gates: Gates, found: _Findings) -> None:

@@ -96,6 +96,10 @@ class Policy:
     header: tuple[str, str] | None = None
     """Name and value: a first step gives the new slot the requests with this header and no others; they stay with it until the end."""
 
+    def __post_init__(self) -> None:
+        if not self.steps or self.steps[0] <= 0 or self.steps[-1] != 100 or list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps {self.steps}: expected rising percents that end with 100")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -139,12 +143,23 @@ class Operation:
     restarts: int | None = None
     """Process restarts of the target when it first became ready."""
     baseline: dict[str, Any] | None = None
-    """What the live slot did in the window before the switch (see gates.Baseline)."""
+    """What the live slot did in the window before the switch (see baseline)."""
     verdicts: tuple[Verdict, ...] = ()
     reason: str = ""
     """Why it is being reverted."""
     decided: float = 0
     """When reverting was decided."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step < self.count:
+            raise ValueError(f"step {self.step} of {self.count}, counted from 0")
+
+    @property
+    def count(self) -> int:
+        """Steps that it has (see shares.shares)."""
+        if self.kind == "rollback":
+            return 1
+        return self.needed if self.policy.strategy == "rolling" else len(self.policy.steps) + (self.policy.header is not None)
 
 
 @dataclass(frozen=True)
@@ -197,6 +212,7 @@ class JournalUnreadable(Exception):
     """The stored journal is from a newer version, or damaged; nothing may be changed on its ground."""
 
 
+ADVICE = "restore it from a backup, or delete it to begin anew from the live weights"
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """How to bring a document of a schema to the next one."""
 
@@ -215,10 +231,8 @@ def load(text: str, source: str = "the promotion journal") -> Journal:
     """Read a journal of this or an older schema; raises JournalUnreadable with what to do."""
     try:
         document = json.loads(text)
-    except ValueError as error:
-        raise JournalUnreadable(
-            f"{source} is not JSON ({error}); restore it from a backup, or delete it to begin anew from the live weights"
-        ) from None
+    except (ValueError, RecursionError) as error:
+        raise JournalUnreadable(f"{source} is not JSON ({error}); {ADVICE}") from None
     return from_document(document, source)
 
 
@@ -226,7 +240,7 @@ def from_document(document: Any, source: str = "the promotion journal") -> Journ
     """`load` for a parsed document."""
     schema = document.get("schema") if isinstance(document, Mapping) else None
     if isinstance(schema, bool) or not isinstance(schema, int):
-        raise JournalUnreadable(f"{source} names no schema; expected a whole number up to {SCHEMA}")
+        raise JournalUnreadable(f"{source} names no schema; expected a whole number up to {SCHEMA}; {ADVICE}")
     if schema > SCHEMA:
         raise JournalUnreadable(f"{source} has schema {schema}, this version reads up to {SCHEMA}: use the newer inferstack that wrote it")
     data = {key: value for key, value in document.items() if key != "schema"}
@@ -237,8 +251,11 @@ def from_document(document: Any, source: str = "the promotion journal") -> Journ
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise JournalUnreadable(
-            f"{source}: {where}: {first['msg']} (and {error.error_count() - 1} more); restore it from a backup"
-        ) from None
+        raise JournalUnreadable(f"{source}: {first_fault(error)}; {ADVICE}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Where the first fault is, what it is, and how many more there are."""
+    first, more = error.errors()[0], error.error_count() - 1
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")

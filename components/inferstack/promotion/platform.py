@@ -151,6 +151,10 @@ class Platform(Protocol):
         """`n` synthetic requests directly to the slot, each its own; `repeated`: one prompt and one token, so that no cache fills up."""
         ...
 
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        """`n` synthetic requests to each of the two at the same moments, the same prompts, while both have as many requests running."""
+        ...
+
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         """None when the two cannot be compared (other models, an engine without log-probabilities)."""
         ...

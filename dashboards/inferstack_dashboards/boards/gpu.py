@@ -44,9 +44,9 @@ GPU = Board(
                 Panel("Power", "Power draw of each GPU.", "watt", (Query(external(e.GPU_POWER), _GPU),), needs="dcgm"),
                 Panel(
                     "Time throttled",
-                    "Share of time in which a GPU ran slower because of heat.",
+                    "Share of time in which a GPU ran slower because of heat; a counter that the exporter's default list leaves out.",
                     "percentunit",
-                    (Query(f"rate({external(e.GPU_THROTTLED)}[$__rate_interval]) / 1e6", _GPU),),
+                    (Query(f"rate({external(e.GPU_THROTTLED)}[$__rate_interval]) / 1e9", _GPU),),
                     needs="dcgm",
                     runbooks=("GpuThrottled",),
                 ),

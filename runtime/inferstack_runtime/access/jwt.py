@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from inferstack_runtime.access.keys import Caller
+from inferstack_runtime.access.keys import Caller, is_name
 from inferstack_runtime.config import JwtConfig
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class JwtVerifier:
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         tenant = claims.get(self._config.tenant_claim)
-        if not isinstance(tenant, str) or not tenant:
+        if not is_name(tenant):
             raise InvalidJwt
         tier = claims.get(self._config.tier_claim, "default")
         if not isinstance(tier, str) or tier not in self._tiers:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 _log = logging.getLogger(__name__)
 SCOPES = frozenset({"inference", "admin"})
@@ -69,6 +70,11 @@ def parse_keys(text: bytes, tiers: Collection[str], source: str = "keys") -> Key
     return KeySet(secret, callers)
 
 
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether a value can name a tenant: text that every store can hold (no NUL, no half of a surrogate pair)."""
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
 def _caller(entry: object, tiers: Collection[str], where: str) -> tuple[str, Caller]:
     if not isinstance(entry, dict):
         raise InvalidKeys(f"{where}: expected an object")
@@ -76,8 +82,8 @@ def _caller(entry: object, tiers: Collection[str], where: str) -> tuple[str, Cal
     if not isinstance(digest, str) or len(digest) != 64 or any(letter not in "0123456789abcdef" for letter in digest):
         raise InvalidKeys(f"{where}.hash: expected 64 lower-case hex digits")
     for name in ("id", "tenant"):
-        if not isinstance(entry.get(name), str) or not entry[name]:
-            raise InvalidKeys(f"{where}.{name}: expected non-empty text")
+        if not is_name(entry.get(name)):
+            raise InvalidKeys(f"{where}.{name}: expected non-empty printable text")
     tier = entry.get("tier", "default")
     if tier not in tiers:
         raise InvalidKeys(f"{where}.tier: expected one of {', '.join(sorted(tiers))}")

@@ -138,6 +138,7 @@ def _status(served: Served) -> dict[str, Any]:
         "context": served.model.context if served.model else served.config.context,
         "digest": served.model.digest if served.model else served.config.digest,
         "weight_bytes": served.model.weight_bytes if served.model else None,
+        **served.placed,
         "load_seconds": served.load_seconds,
         "requests_in_flight": served.users,
     }

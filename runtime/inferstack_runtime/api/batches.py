@@ -187,6 +187,8 @@ def _read_item(line: bytes, number: int, endpoint: str, seen: set[str]) -> tuple
     custom_id = value.get("custom_id")
     if not isinstance(custom_id, str) or not 1 <= len(custom_id) <= 512:
         raise wrong("`custom_id` must be text of 1 to 512 characters")
+    if "\0" in custom_id:
+        raise wrong("`custom_id` has a NUL character")
     if custom_id in seen:
         raise wrong(f"`custom_id` {custom_id[:60]!r} stands twice")
     seen.add(custom_id)
@@ -236,7 +238,7 @@ async def _read_form(service: Service, request: Request) -> tuple[str, str, Any]
     if problem is not None or not isinstance(upload_part, UploadFile):
         await form.close()
         raise problem or AssertionError
-    return (upload_part.filename or "upload")[:255], str(purpose), upload_part.file
+    return (upload_part.filename or "upload").replace("\0", "")[:255], str(purpose), upload_part.file
 
 
 def _chunks(data: Any) -> Any:

@@ -79,6 +79,7 @@ def _summary(served: Served) -> dict[str, Any]:
         "quantization": served.config.quantization,
         "digest": served.model.digest if served.model else served.config.digest,
         "context": served.config.context,
+        **served.placed,
         "load_seconds": None if served.load_seconds is None else round(served.load_seconds, 3),
         "error": served.error,
     }

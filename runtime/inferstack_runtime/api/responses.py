@@ -147,6 +147,8 @@ SCHEMAS: dict[str, Any] = {
             "context": _INTEGER,
             "digest": _or_null(_STRING),
             "weight_bytes": _or_null(_INTEGER),
+            "device": _or_null(_STRING),
+            "cpu_fallback": _or_null(_STRING),
             "load_seconds": _or_null(_NUMBER),
             "requests_in_flight": _INTEGER,
         }

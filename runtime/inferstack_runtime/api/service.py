@@ -110,7 +110,7 @@ class Service:
                 store = await self.batch_store()
             except Exception as error:
                 log.error("batches cannot run", extra={"fields": {"error": str(error)}})
-                await asyncio.sleep(30)
+                await asyncio.sleep(5)
                 continue
             self._batch_worker = BatchWorker(
                 store, partial(answer_item, self), self.config.batches.concurrency, self.metrics, lambda: not self.state.ready
@@ -304,7 +304,7 @@ class Service:
         """Work that goes on beside requests."""
         work = [self._watch_keys(), self._work_on_batches()]
         if self.store is not None:
-            work.append(self.store.open())
+            work += [self.store.open(), self.store.keep_signed_in()]
         if self.store is not None and self.cache.semantic is not None:
             work.append(self.cache.semantic.listen())
         if self.config.lifecycle.idle_seconds:

@@ -16,6 +16,7 @@ from inferstack_runtime.api.parameters import Generate, room
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel, Sampling
+from inferstack_runtime.engines.device import find_gpu
 from inferstack_runtime.lifecycle.models import Served
 
 MAX_PROMPTS = 1000
@@ -109,7 +110,7 @@ async def performance(service: Service, request: Request) -> Response:
             "memory_usage_mb": round(resident_bytes() / 2**20, 1),
             "cache_hit_rate": round(hits / asked, 4) if asked else 0.0,
             "model_loaded": any(served.state == "ready" for served in service.models.served.values()),
-            "gpu_available": Path("/dev/nvidiactl").exists(),
+            "gpu_available": find_gpu().missing is None,
         }
     )
 

@@ -1,6 +1,6 @@
-"""The two databases that batch jobs live in, behind one small interface: SQLite in a file, PostgreSQL by URL.
+"""What batch jobs ask of their database, and SQLite in a file as one; PostgreSQL by URL is in postgres.py.
 
-SQL is written once, with `?` for parameters; what differs is here. All calls block: call them in a thread.
+SQL is written once, with `?` for parameters. All calls block: call them in a thread.
 """
 
 import fcntl
@@ -50,9 +50,11 @@ class Cursor(Protocol):
 
 
 class Database(Protocol):
-    """Transactions one after the other. `locking` is the clause that lets several processes claim different rows."""
+    """Transactions one after the other. `locking` is the clause that lets several processes claim different rows; `ahead` are the seconds
+    that the database's clock is ahead of this machine's, so that processes on machines whose clocks differ agree when a lease ends."""
 
     locking: str
+    ahead: float
 
     def transaction(self) -> AbstractContextManager[Cursor]:
         """A context manager that yields a Cursor, commits at its end and rolls back on an exception."""
@@ -64,6 +66,8 @@ def open_database(url: str) -> Database:
     """Open `sqlite:///PATH` or `postgresql://…` and make its tables; raises DatabaseDown."""
     if url.startswith("sqlite:///"):
         return SqliteDatabase(Path(url.removeprefix("sqlite:///")))
+    from inferstack_runtime.batches.postgres import PostgresDatabase
+
     return PostgresDatabase(url)
 
 
@@ -71,6 +75,7 @@ class SqliteDatabase:
     """One process owns the file; a second one is refused."""
 
     locking = ""
+    ahead = 0.0
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
@@ -125,61 +130,3 @@ class _SqliteCursor:
 
     def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, parameters).fetchall()
-
-
-class PostgresDatabase:
-    """Shared by replicas; a lost connection is made anew by the next transaction."""
-
-    locking = " FOR UPDATE SKIP LOCKED"
-
-    def __init__(self, url: str) -> None:
-        try:
-            import psycopg
-        except ImportError:
-            raise DatabaseDown("PostgreSQL needs the extra `postgres`: pip install 'inferstack-runtime[postgres]'") from None
-        self._psycopg: Any = psycopg
-        self._url = url
-        self._lock = threading.Lock()
-        self._connection: Any = None
-        with self.transaction() as cursor:
-            cursor.run("SELECT pg_advisory_xact_lock(7243110985)")  # two replicas that start at once make the tables one after the other
-            for statement in SCHEMA:
-                cursor.run(statement.replace(" BLOB ", " BYTEA "))
-
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        errors = self._psycopg
-        with self._lock:
-            try:
-                if self._connection is None or self._connection.closed:
-                    self._connection = errors.connect(self._url, connect_timeout=5)
-                with self._connection.transaction(), self._connection.cursor() as cursor:
-                    yield _PostgresCursor(cursor)
-            except errors.errors.DiskFull as error:
-                raise DatabaseFull(str(error)) from None
-            except errors.OperationalError as error:
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
-                raise DatabaseDown(str(error).splitlines()[0]) from None
-
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-
-
-class _PostgresCursor:
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        self._cursor.execute(sql.replace("?", "%s"), parameters)
-        return int(self._cursor.rowcount)
-
-    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._cursor.executemany(sql.replace("?", "%s"), rows)
-
-    def all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        self._cursor.execute(sql.replace("?", "%s"), parameters)
-        return [tuple(bytes(value) if isinstance(value, memoryview) else value for value in row) for row in self._cursor.fetchall()]

@@ -97,6 +97,8 @@ class BatchStore:
         return file
 
     def file(self, tenant: str, file_id: str) -> File | None:
+        if "\0" in file_id:  # PostgreSQL has no such text
+            return None
         with self._database.transaction() as cursor:
             rows = cursor.all(f"SELECT {_FILE} FROM files WHERE id = ? AND tenant = ?", (file_id, tenant))
         return File(*rows[0]) if rows else None
@@ -119,9 +121,9 @@ class BatchStore:
 
     def delete_file(self, tenant: str, file_id: str) -> str:
         """`deleted`, `missing`, or `used` by a batch that has not ended."""
+        if self.file(tenant, file_id) is None:
+            return "missing"
         with self._database.transaction() as cursor:
-            if not cursor.all("SELECT 1 FROM files WHERE id = ? AND tenant = ?", (file_id, tenant)):
-                return "missing"
             marks = ", ".join("?" for _ in _ENDED)
             if cursor.all(f"SELECT 1 FROM batches WHERE input_file_id = ? AND status NOT IN ({marks})", (file_id, *_ENDED)):
                 return "used"
@@ -168,6 +170,8 @@ class BatchStore:
         return found
 
     def batch(self, tenant: str, batch_id: str) -> Batch | None:
+        if "\0" in batch_id:
+            return None
         with self._database.transaction() as cursor:
             rows = cursor.all(f"SELECT {_BATCH} FROM batches WHERE id = ? AND tenant = ?", (batch_id, tenant))
             return _batch(cursor, rows[0]) if rows else None
@@ -317,7 +321,7 @@ class BatchStore:
         return f"{self._database.locking.replace('UPDATE', f'UPDATE OF {table}')}" if self._database.locking else ""
 
     def _now(self) -> int:
-        return int(self._clock())
+        return int(self._clock() + self._database.ahead)
 
 
 def _result_line(item_id: str, custom_id: str, status: str, status_code: int | None, result: str | None) -> bytes:

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 from inferstack_runtime import metrics as catalogue
+from inferstack_runtime.caching.identity import Identity, Token
 from inferstack_runtime.metrics import Metrics
 
 T = TypeVar("T")
 Use = Literal["limits", "cache"]
 _REST_SECONDS = 1.0
+_REFUSED = ("AuthenticationError", "NoPermissionError", "AuthenticationWrongNumberOfArgsError")
 _log = logging.getLogger(__name__)
 
 
@@ -25,11 +27,20 @@ class StoreDown(Exception):
 class SharedStore:
     """Calls of one server with a time limit and rest after failures. Belongs to the event loop."""
 
-    def __init__(self, url: str, timeout_seconds: float, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        identity: Identity | None = None,
+    ) -> None:
+        """`identity`: whose token is the password, instead of one in `url`."""
         self._url = url
         self._timeout = timeout_seconds
         self._metrics = metrics
         self._clock = clock
+        self._identity = identity
         self._client: Any = None
         self._rest_until = 0.0
         self._up: bool | None = None
@@ -48,14 +59,30 @@ class SharedStore:
             await asyncio.shield(self._opening)
 
     async def _open(self) -> None:
-        client = await asyncio.to_thread(_make_client, self._url)
+        client = await asyncio.to_thread(_make_client, self._url, self._identity)
         self._client = client
         try:
+            if self._identity is not None:
+                await self._identity.renew()
             async with asyncio.timeout(2):
                 await client.ping()
             self._note(True)
         except Exception as error:
             self._note(False, error)
+
+    async def keep_signed_in(self) -> None:
+        """For ever, where the password is a token: renew it in time and sign in again on the connections that are open."""
+        if self._identity is not None:
+            await self.open()
+            await self._identity.keep(self._sign_in)
+
+    async def _sign_in(self, token: Token) -> None:
+        pool = self._client.connection_pool
+        try:
+            async with asyncio.timeout(2):
+                await pool.re_auth_callback(token)
+        except Exception:  # a connection that is dead or was refused: the next call makes new ones with the new token
+            await pool.disconnect(inuse_connections=False)
 
     async def call(self, use: Use, work: Callable[[Any], Awaitable[T]]) -> T:
         """The result of `work(client)`; raises StoreDown when it fails, takes too long, or the server rests."""
@@ -67,6 +94,8 @@ class SharedStore:
         except Exception as error:
             self._metrics[catalogue.SHARED_ERRORS].labels(use).inc()
             self._note(False, error)
+            if self._identity is not None and type(error).__name__ in _REFUSED:
+                self._identity.doubt()
             self._rest_until = self._clock() + _REST_SECONDS
             raise StoreDown from error
         if not self._up:
@@ -104,10 +133,11 @@ class SharedStore:
             self._client = None
 
 
-def _make_client(url: str) -> Any:
+def _make_client(url: str, identity: Identity | None) -> Any:
     import redis.asyncio as redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
     # The limit on time stands around each call; retries would only hide a dead server from it.
-    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1.0, max_connections=64)
+    given: dict[str, Any] = {} if identity is None else {"credential_provider": identity}
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=1.0, max_connections=64, **given)

@@ -147,6 +147,15 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model computes. `fallback`: on the CPU although a GPU was asked for or would have been taken; `reason` says why."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    fallback: bool = False
+    reason: str = "engine.device is cpu"
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model that is ready to serve."""
 
@@ -163,3 +172,4 @@ class LoadedModel:
     eos_token_ids: frozenset[int]
     architecture: str
     weight_bytes: int
+    placement: Placement = Placement()

@@ -44,7 +44,10 @@ def open_folder(path: Path, cache: Path | None) -> ModelSource:
         raise ModelLoadError(f"{path}: no *.safetensors file")
     stored: dict[str, Stored] = {}
     for file in files:
-        stored |= read_safetensors(file)
+        part = read_safetensors(file)
+        if twice := sorted(stored.keys() & part.keys()):
+            raise ModelLoadError(f"{file}: {twice[0]}: stands in another file of the model, too")
+        stored |= part
     shape = shape_from_config(config, path / "config.json", len(stored))
     names = {name: stored[full] for name, full in _GLOBAL.items() if full in stored}
     for layer in range(shape.layers):
@@ -90,16 +93,16 @@ def shape_from_config(config: Mapping[str, Any], path: Path, tensors: int) -> De
         return _number(config, key, path, default)
 
     def whole(key: str, default: int | None = None) -> int:
-        value = number(key, default)
-        if value != int(value) or value > MAX_SIZE:
-            raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a whole number up to {MAX_SIZE}")
-        return int(value)
+        return _whole(config, key, path, default)
 
     hidden, heads = whole("hidden_size"), whole("num_attention_heads")
     head_dim = whole("head_dim", hidden // heads)
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise ModelLoadError(f"{path}: rope_scaling: is {rope!r}, expected an object")
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if share not in (None, 1, 1.0):
+        raise UnsupportedArchitecture(f"{path}: partial_rotary_factor: is {share!r}, the native engine rotates whole heads")
     theta = _number(rope, "rope_theta", path) if rope.get("rope_theta") else number("rope_theta", 10000.0)
     layers = whole("num_hidden_layers")
     return DecoderShape(
@@ -127,6 +130,13 @@ def _number(config: Mapping[str, Any], key: str, path: Path, default: float | No
     return value
 
 
+def _whole(config: Mapping[str, Any], key: str, path: Path, default: int | None = None) -> int:
+    value = _number(config, key, path, default)
+    if value != int(value) or value > MAX_SIZE:
+        raise ModelLoadError(f"{path}: {key}: is {value!r}, expected a whole number up to {MAX_SIZE}")
+    return int(value)
+
+
 def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
     """The sliding window, where all layers have it; Qwen files name one that they do not use."""
     named = config.get("layer_types") or []
@@ -137,7 +147,7 @@ def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
         return 0
     if len(kinds) > 1 or (config.get("use_sliding_window") and config.get("max_window_layers", 0) not in (0, None)):
         raise UnsupportedArchitecture(f"{path}: layer_types: layers with and without a sliding window, the native engine needs all alike")
-    return 0 if kinds == {"full_attention"} or not config.get("sliding_window") else int(_number(config, "sliding_window", path))
+    return 0 if kinds == {"full_attention"} or not config.get("sliding_window") else _whole(config, "sliding_window", path)
 
 
 def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Path) -> NDArray[np.float64]:
@@ -165,11 +175,17 @@ def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Pat
 def _template(path: Path, about: Mapping[str, Any]) -> str | None:
     own = path / "chat_template.jinja"
     if own.exists():
-        return own.read_text(encoding="utf-8")
+        try:
+            return own.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"{own}: not readable as text ({error})") from None
     template = about.get("chat_template")
     if isinstance(template, list):
-        template = next((item.get("template") for item in template if item.get("name") == "default"), None)
-    return template if isinstance(template, str) else None
+        named = [item for item in template if isinstance(item, dict)]
+        template = next((item.get("template") for item in named if item.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ModelLoadError(f"{path / 'tokenizer_config.json'}: chat_template: is {template!r}, expected a text")
+    return template
 
 
 def _token_text(value: Any) -> str | None:
@@ -179,11 +195,12 @@ def _token_text(value: Any) -> str | None:
 
 
 def _end_tokens(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: int, path: Path) -> frozenset[int]:
+    file = path / ("generation_config.json" if "eos_token_id" in generation else "config.json")
     named = generation.get("eos_token_id", config.get("eos_token_id"))
     ends = [] if named is None else named if isinstance(named, list) else [named]
     wrong = [token for token in ends if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocabulary]
     if wrong:
-        raise ModelLoadError(f"{path}: eos_token_id: is {wrong[0]!r}, expected the number of one of {vocabulary} tokens")
+        raise ModelLoadError(f"{file}: eos_token_id: is {wrong[0]!r}, expected the number of one of {vocabulary} tokens")
     return frozenset(ends)
 
 
@@ -200,7 +217,7 @@ def _json(path: Path, *, optional: bool = False) -> dict[str, Any]:
         if optional:
             return {}
         raise ModelLoadError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(value, dict):
         raise ModelLoadError(f"{path}: is not a JSON object")

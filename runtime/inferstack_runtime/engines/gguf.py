@@ -9,7 +9,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,15 @@ class InvalidModelFile(ModelLoadError):
     def __init__(self, path: Path, field: str, offset: int, problem: str) -> None:
         super().__init__(f"{path}: {field} at byte {offset}: {problem}")
         self.path, self.field, self.offset, self.problem = path, field, offset, problem
+
+
+def check_apart(path: Path, spans: Iterable[tuple[int, int, str]]) -> None:
+    """Raise `InvalidModelFile` where two tensors share bytes; a span is the first byte, the byte after the last, and the name."""
+    end, before = 0, ""
+    for first, last, name in sorted(span for span in spans if span[0] < span[1]):
+        if first < end:
+            raise InvalidModelFile(path, f"data of {name}", first, f"overlaps that of {before}, which ends at {end}")
+        end, before = last, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,10 @@ class GgufFile:
             if count * 12 > len(self._map):
                 raise self._error(name, 8, f"is {count}, more than fit into {len(self._map)} bytes")
         for i in range(pairs):
+            at = self._at
             key = self._string(f"key {i} of the metadata")
+            if key in self.metadata:
+                raise self._error(key, at, "stands twice")
             self.metadata[key] = self._value(self._number("<I", f"type of {key}"), key)
         self.metadata_end = self._at
         """Byte after the metadata, where the tensors' descriptions begin."""
@@ -107,6 +119,8 @@ class GgufFile:
         start = -(-self._at // alignment) * alignment
         for name, kind, shape, offset, at in infos:
             self._map_tensor(name, kind, shape, start + offset, at, offset % alignment == 0)
+        spans = [(start + offset, start + offset + self.tensors[name].data.nbytes, name) for name, _, _, offset, _ in infos]
+        check_apart(self.path, spans)
 
     def _tensor_info(self, index: int) -> tuple[str, int, tuple[int, ...], int, int]:
         at = self._at

@@ -55,13 +55,15 @@ def open_gguf(path: Path, cache: Path | None) -> ModelSource:
     if unknown:
         raise ModelLoadError(f"{path}: {unknown[0]}: a tensor that a {shape.architecture} model does not have ({len(unknown)} such)")
     template = file.metadata.get("tokenizer.chat_template")
+    if template is not None and not isinstance(template, str):
+        raise ModelLoadError(f"{path}: tokenizer.chat_template: is {template!r:.80}, expected a text")
     source = ModelSource(
         path=path,
         digest=digest_of(path, cache),
         shape=shape,
         tensors={name: _stored(tensor) for name, tensor in tensors.items()},
         tokenizer=tokenizers.from_gguf(file.metadata, path),
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=template,
         special_tokens=tokenizers.special_tokens(file.metadata, path),
         end_tokens=tokenizers.end_tokens(file.metadata, path),
         tied="head" not in tensors,

@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from inferstack_runtime.engines.base import LoadedModel, ModelLoadError
+from inferstack_runtime.engines.base import LoadedModel, ModelLoadError, Placement
+from inferstack_runtime.engines.device import find_gpu, place
 from inferstack_runtime.engines.shape import UnsupportedArchitecture
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,6 @@ def load_model(model: ModelSettings, engine: EngineSettings, weight_cache: str |
     """
     if engine.kind not in ("native", "transformers"):
         raise ModelLoadError(f"engine.kind: is {engine.kind!r}, this runtime has native and transformers")
-    device = getattr(engine, "device", "auto")
-    if device == "cuda":
-        raise ModelLoadError("engine.device: is 'cuda', the engines of this runtime compute on the CPU; a GPU is served by vllm")
     path, cache = find_model(model.source), cache_folder(weight_cache)
     try:
         if engine.kind == "transformers":
@@ -86,6 +84,10 @@ def cache_folder(weight_cache: str | Path | None) -> Path:
 
 def _threads(engine: EngineSettings) -> int:
     return engine.threads or len(os.sched_getaffinity(0))
+
+
+def _place(engine: EngineSettings, kind: str) -> Placement:
+    return place(getattr(engine, "device", "auto"), getattr(engine, "cpu_fallback", False), kind, find_gpu())
 
 
 def _cache_type(engine: EngineSettings, quantization: str) -> str:
@@ -123,6 +125,7 @@ def _in_package(distribution: str) -> Path:
 
 
 def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
+    placement = _place(engine, "native")
     from inferstack_runtime.engines.decoder import Decoder
     from inferstack_runtime.engines.native import BatchingEngine
     from inferstack_runtime.engines.opening import open_model
@@ -160,10 +163,12 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
         eos_token_ids=source.end_tokens,
         architecture=source.shape.architecture,
         weight_bytes=decoder.weight_bytes,
+        placement=placement,
     )
 
 
 def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
+    placement = _place(engine, "transformers")
     from inferstack_runtime.engines.folder import digest_of_files
     from inferstack_runtime.engines.native import BatchingEngine
     from inferstack_runtime.engines.transformers_decoder import TransformersDecoder
@@ -175,7 +180,7 @@ def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path,
     digest = digest_of_files(files, cache)
     if model.digest is not None and model.digest != digest:
         raise ModelLoadError(f"{path}: digest is {digest}, the configuration expects {model.digest}")
-    decoder = TransformersDecoder(path, model.quantization, context=model.context, threads=_threads(engine))
+    decoder = TransformersDecoder(path, model.quantization, context=model.context, threads=_threads(engine), device=placement.device)
     context = min(model.context, int(getattr(decoder.config, "max_position_embeddings", model.context)))
     ends = decoder.model.generation_config.eos_token_id
     end_tokens = frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if token is not None)
@@ -192,4 +197,5 @@ def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path,
         eos_token_ids=end_tokens,
         architecture=str(decoder.config.model_type),
         weight_bytes=decoder.weight_bytes,
+        placement=placement,
     )

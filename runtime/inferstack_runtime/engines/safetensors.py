@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from inferstack_runtime.engines.gguf import InvalidModelFile
+from inferstack_runtime.engines.gguf import InvalidModelFile, check_apart
 from inferstack_runtime.engines.source import Stored
 
 TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (30, 2)}
@@ -17,7 +17,7 @@ _MAX_HEADER = 100 << 20
 
 
 def read_safetensors(path: Path) -> dict[str, Stored]:
-    """The tensors of one file; raises `InvalidModelFile`. Tensors of other types are an error only when they are asked for by name."""
+    """The tensors of one file; raises `InvalidModelFile`, also for a tensor of another type."""
     try:
         with path.open("rb") as handle:
             data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -31,19 +31,35 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
     if size > _MAX_HEADER or 8 + size > len(data):
         raise InvalidModelFile(path, "header length", 0, f"is {size}, the file has {len(data)} bytes")
     try:
-        header = json.loads(data[8 : 8 + size])
-    except ValueError as error:
-        raise InvalidModelFile(path, "header", 8, f"is not JSON ({error})") from None
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise InvalidModelFile(path, "header", 8, f"is not JSON of tensors ({error})") from None
     if not isinstance(header, dict):
         raise InvalidModelFile(path, "header", 8, "is not an object")
-    start = 8 + size
-    return {name: _tensor(path, data, start, name, entry) for name, entry in header.items() if name != "__metadata__"}
+    tensors, spans = {}, []
+    for name, entry in header.items():
+        if name != "__metadata__":
+            tensors[name], span = _tensor(path, data, 8 + size, name, entry)
+            spans.append((*span, name))
+    check_apart(path, spans)
+    return tensors
 
 
-def _tensor(path: Path, data: mmap.mmap, start: int, name: str, entry: Any) -> Stored:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; the same name twice would leave one of two tensors unread."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands twice")
+        found[name] = value
+    return found
+
+
+def _tensor(path: Path, data: mmap.mmap, start: int, name: str, entry: Any) -> tuple[Stored, tuple[int, int]]:
+    """A tensor, and where its bytes begin and end in the file."""
     try:
         kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sizes = all(isinstance(number, int) and number >= 0 for number in (*shape, first, last))
+        sizes = isinstance(kind, str) and all(type(number) is int and number >= 0 for number in (*shape, first, last))
     except (TypeError, KeyError, ValueError):
         sizes = False
     if not sizes:
@@ -57,5 +73,5 @@ def _tensor(path: Path, data: mmap.mmap, start: int, name: str, entry: Any) -> S
     if last - first != count * width or start + last > len(data):
         raise InvalidModelFile(path, name, start + first, f"needs {count * width} bytes up to {start + last}, the file has {len(data)}")
     if count == 0:
-        return Stored(number, shape, np.empty(0, np.uint8))
-    return Stored(number, shape, np.frombuffer(data, np.uint8, count * width, start + first))
+        return Stored(number, shape, np.empty(0, np.uint8)), (start, start)
+    return Stored(number, shape, np.frombuffer(data, np.uint8, count * width, start + first)), (start + first, start + last)

@@ -115,6 +115,8 @@ def shape_from_gguf(
     if factors is not None:
         if factors.shape != frequencies.shape:
             raise ModelLoadError(f"{path}: rope_freqs.weight: has {factors.shape} values, expected {frequencies.shape}")
+        if not (np.isfinite(factors) & (factors > 0)).all():
+            raise ModelLoadError(f"{path}: rope_freqs.weight: holds a value that is no number above 0")
         frequencies = frequencies / factors
     embedding = tensors.get("token_embd.weight")
     if embedding is None:

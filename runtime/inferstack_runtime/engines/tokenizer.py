@@ -127,9 +127,9 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> ModelTokenizer:
         raise ModelLoadError(f"{path}: tokenizer.ggml.tokens: holds a token twice")
     start, end = [], []
     first, last = (_token_number(metadata, name, len(tokens), path) for name in ("bos", "eos"))
-    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and first is not None:
+    if _flag(metadata, "tokenizer.ggml.add_bos_token", kind == "llama", path) and first is not None:
         start = [first]
-    if metadata.get("tokenizer.ggml.add_eos_token", False) and last is not None:
+    if _flag(metadata, "tokenizer.ggml.add_eos_token", False, path) and last is not None:
         end = [last]
     return ModelTokenizer(backend, start=start, end=end, byte_level=kind == "gpt2")
 
@@ -159,7 +159,7 @@ def special_tokens(metadata: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 def end_tokens(metadata: Mapping[str, Any], path: Path) -> frozenset[int]:
     """Tokens that end an answer: those the file names, and control tokens that mean nothing else."""
-    tokens, types = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type", [])
+    tokens, types = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type") or []
     ends = {_token_number(metadata, name, len(tokens), path) for name in ("eos", "eot", "eom")}
     ends |= {number for number, (token, mark) in enumerate(zip(tokens, types, strict=False)) if mark == CONTROL and token in _END_NAMES}
     return frozenset(number for number in ends if number is not None)
@@ -174,6 +174,13 @@ def _token_number(metadata: Mapping[str, Any], name: str, count: int, path: Path
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < count:
         raise ModelLoadError(f"{path}: {key}: is {number!r}, expected the number of one of {count} tokens")
     return number
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool, path: Path) -> bool:
+    value = metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise ModelLoadError(f"{path}: {key}: is {value!r}, expected true or false")
+    return value
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> Backend:
@@ -213,7 +220,7 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[i
     merges = [(left, right) for *_, left, right in sorted(ranked)]
     unknown = next((token for token, mark in zip(tokens, types, strict=True) if mark == UNKNOWN), None)
     backend = Backend(BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefix = [normalizers.Prepend("▁")] if metadata.get("tokenizer.ggml.add_space_prefix", True) else []
+    prefix = [normalizers.Prepend("▁")] if _flag(metadata, "tokenizer.ggml.add_space_prefix", True, path) else []
     backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip])

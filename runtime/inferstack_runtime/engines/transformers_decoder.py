@@ -6,7 +6,7 @@ same as with the native engine. Needs the extra `transformers`.
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,9 @@ class TransformersDecoder:
 
     reuses_prefixes = False
 
-    def __init__(self, path: Path, quantization: str, *, context: int, threads: int) -> None:
-        """Raises `ModelLoadError`: the extra is missing, the format is not one of `DTYPES`, or transformers cannot load the model."""
+    def __init__(self, path: Path, quantization: str, *, context: int, threads: int, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        """Raises `ModelLoadError`: the extra is missing, torch has no CUDA where `device` is cuda,
+        the format is not one of `DTYPES`, or transformers cannot load the model."""
         if quantization not in DTYPES:
             raise ModelLoadError(f"quantization {quantization!r}: the transformers engine has {', '.join(DTYPES)}")
         try:
@@ -40,6 +41,9 @@ class TransformersDecoder:
             ) from None
         self._torch, self._transformers = torch, transformers
         torch.set_num_threads(threads)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ModelLoadError(f"torch {torch.__version__} cannot use the CUDA device of this machine; install a build for its driver")
+        self._device = device
         where: dict[str, Any] = {"pretrained_model_name_or_path": str(path), "local_files_only": True}
         if path.is_file():
             where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
@@ -51,7 +55,9 @@ class TransformersDecoder:
             self.special_tokens: dict[str, str] = {
                 name: value for name, value in loaded.special_tokens_map.items() if isinstance(value, str)
             }
-            self.model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, DTYPES[quantization])).eval()
+            self.model = (
+                transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=getattr(torch, DTYPES[quantization])).eval().to(device)
+            )
         except Exception as error:  # whatever a model's own code raises is a model that does not load
             raise ModelLoadError(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
@@ -106,10 +112,10 @@ class TransformersDecoder:
         if cache.get_seq_length() != position:
             raise StepFailed(f"sequence {sequence} is at position {cache.get_seq_length()}, expected {position}")
         with torch.inference_mode():
-            ids = torch.from_numpy(tokens.astype(np.int64))[None]
-            at = torch.arange(position, position + len(tokens))[None]
+            ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self._device)
+            at = torch.arange(position, position + len(tokens), device=self._device)[None]
             hidden = self.model(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True).logits[0]
-            rows = hidden[torch.from_numpy(wanted.astype(np.int64))].float().numpy()
+            rows = hidden[torch.from_numpy(wanted.astype(np.int64)).to(self._device)].float().cpu().numpy()
         padded = np.full((len(rows), -(-self.vocabulary // 16) * 16), -np.inf, np.float32)
         padded[:, : self.vocabulary] = rows[:, : self.vocabulary]
         return padded

@@ -1,4 +1,5 @@
 // The C interface of the kernels. Built once per instruction set; `kernels/__init__.py` loads the best one that this CPU runs.
+#include "limits.h"
 #include "step.h"
 
 #if defined(_WIN32)

@@ -64,13 +64,12 @@ struct Buffer {
 };
 
 struct ActivationBuffers {
-  Buffer<float> values, scales, weighted;
+  Buffer<float> values, scales, sums;
   Buffer<int8_t> quants;
-  Buffer<int32_t> offsets;
   Activations at_least(size_t rows, int k, bool floats) {
     const size_t groups = rows * (size_t)(k / GROUP);
     return {floats ? values.at_least(rows * (size_t)k) : nullptr, quants.at_least(rows * (size_t)k), scales.at_least(groups),
-            weighted.at_least(groups), offsets.at_least(groups), k, (int32_t)rows};
+            sums.at_least(groups), k, (int32_t)rows};
   }
 };
 
@@ -396,8 +395,7 @@ class Model {
       for (int quad = 0; quad < GROUP / 4; quad++)
         store(in.quants + b.quants + quad * 4 * b.height, load<int32_t>(normed_.quants + a.quants + quad * 4 * a.height));
       in.scales[b.group] = normed_.scales[a.group];
-      in.weighted[b.group] = normed_.weighted[a.group];
-      in.offsets[b.group] = normed_.offsets[a.group];
+      in.sums[b.group] = normed_.sums[a.group];
     }
     head_rms_.data[to] = inverse_rms(row);
   }

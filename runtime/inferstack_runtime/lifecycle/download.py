@@ -44,7 +44,7 @@ def fetch(remote: Remote, folder: Path, report: Report, sleep: Callable[[float],
 
     Raises ModelLoadError when it does not succeed after five tries, or the disk is full.
     """
-    files = _retry(remote.files, sleep, "list the files")
+    files = _retry(remote.files, sleep, "look up the files")
     total = sum(file.size or 0 for file in files) or 1
     done = 0
     paths = []
@@ -100,7 +100,7 @@ def _retry(work: Callable[[], object], sleep: Callable[[float], None], what: str
             return work()  # type: ignore[return-value]
         except (ConnectionError, TimeoutError, RemoteTrouble) as error:
             if turn == _TRIES - 1:
-                raise ModelLoadError(f"cannot {what}: {error}") from None
+                raise ModelLoadError(f"cannot {what}, tried {_TRIES} times: {error}") from None
             sleep(min(0.5 * 2**turn, 8.0))
     raise AssertionError("unreachable")
 

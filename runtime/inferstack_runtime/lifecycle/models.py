@@ -1,6 +1,7 @@
 """Models of one process: which are loaded, who uses them, and how one comes in and goes out."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from inferstack_runtime.metrics import Metrics
 if TYPE_CHECKING:
     from inferstack_runtime.api.templates import ChatTemplate
 
+_log = logging.getLogger(__name__)
 State = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 Progress = Callable[[str, float], None]
 Loader = Callable[[ModelConfig, Progress], LoadedModel]
@@ -55,6 +57,15 @@ class Served:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def placed(self) -> dict[str, str | None]:
+        """Where it computes, as the status says it; `cpu_fallback` is the reason why it is not on a GPU."""
+        placement = self.model.placement if self.model else None
+        return {
+            "device": placement.device if placement else None,
+            "cpu_fallback": placement.reason if placement and placement.fallback else None,
+        }
 
     @property
     def loaded(self) -> LoadedModel:
@@ -172,6 +183,12 @@ class Models:
         self._metrics[catalogue.MODEL_LOADS].labels(served.name, "ok").inc()
         self._metrics[catalogue.MODEL_LOAD_SECONDS].labels(served.name).observe(served.load_seconds)
         self._metrics[catalogue.WEIGHT_BYTES].labels(served.name).set(model.weight_bytes)
+        self._metrics[catalogue.CPU_FALLBACK].labels(served.name).set(model.placement.fallback)
+        if model.placement.fallback:
+            _log.warning(
+                "a model is served by the CPU instead of a GPU",
+                extra={"fields": {"model": served.name, "reason": model.placement.reason}},
+            )
         self._count_loaded()
 
     async def _make_room(self, served: Served) -> None:
@@ -215,6 +232,7 @@ class Models:
             catalogue.KV_SIZE,
             catalogue.KV_RATIO,
             catalogue.WEIGHT_BYTES,
+            catalogue.CPU_FALLBACK,
         ):
             self._metrics[metric].labels(name).set(0)
         self._count_loaded()

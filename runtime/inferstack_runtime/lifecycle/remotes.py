@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,15 +15,41 @@ from inferstack_runtime.lifecycle.download import Remote, RemoteFile, RemoteTrou
 
 _CHUNK = 1024 * 1024
 _SECONDS = 30
+_HUB_HINTS = {
+    401: "; set HF_TOKEN for a model that is not public",
+    403: "; set HF_TOKEN to a token that may read this model",
+    404: "; check the names of repository, revision and file",
+}
+_CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine or pod a role that may read it",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine or pod a service account that may read it",
+    "abfss": "set AZURE_STORAGE_ACCOUNT_KEY, or give the machine or pod an identity that may read it",
+}
 _WANTED = (".safetensors", ".json", ".model", ".jinja", ".txt")
 
 
 def remote_of(source: str) -> Remote:
-    """The remote of an `hf://`, `gs://`, `s3://` or `abfss://` source; raises ModelLoadError for a form that is not understood."""
+    """The remote of an `hf://`, `gs://`, `s3://` or `abfss://` source; raises ModelLoadError for a form that is not understood.
+
+    Errors do not repeat the source: who asked for it says it.
+    """
     scheme, _, rest = source.partition("://")
     if scheme == "hf":
         return HuggingFace(rest)
     return ObjectStore(source)
+
+
+class _SameMethod(urllib.request.HTTPRedirectHandler):
+    """Follows the hub's redirects with the method that was asked: Python would make a GET of a HEAD, and with it begin a download."""
+
+    def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:
+        followed = super().redirect_request(req, *answer)
+        if followed is not None:
+            followed.method = req.get_method()
+        return followed
+
+
+_OPENER = urllib.request.build_opener(_SameMethod)
 
 
 class HuggingFace:
@@ -31,7 +58,7 @@ class HuggingFace:
     def __init__(self, rest: str) -> None:
         parts = rest.strip("/").split("/")
         if len(parts) < 2 or not all(parts):
-            raise ModelLoadError(f"hf://{rest}: expected hf://ORG/REPO, hf://ORG/REPO@REVISION or hf://ORG/REPO/FILE")
+            raise ModelLoadError("expected hf://ORG/REPO, hf://ORG/REPO@REVISION or hf://ORG/REPO/FILE")
         repository, _, revision = parts[1].partition("@")
         self._repository = f"{parts[0]}/{repository}"
         self._revision = revision or "main"
@@ -50,7 +77,7 @@ class HuggingFace:
         if not any(name.endswith(".safetensors") for name in wanted):
             if len(gguf) != 1:
                 raise ModelLoadError(
-                    f"hf://{self._repository}: expected .safetensors files or one .gguf file; name one: {', '.join(gguf) or 'none'}"
+                    f"expected .safetensors files or one .gguf file; the repository has {', '.join(gguf) or 'none'}: name one"
                 )
             wanted = gguf
         return [self._describe(name) for name in wanted]
@@ -87,14 +114,14 @@ class HuggingFace:
         if token:
             request.add_unredirected_header("authorization", f"Bearer {token}")
         try:
-            return urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
+            return _OPENER.open(request, timeout=_SECONDS)
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 412:
                     raise StaleTag from None
                 if error.code in (429, 500, 502, 503, 504):
                     raise RemoteTrouble(f"{url}: HTTP {error.code}") from None
-                hint = "; set HF_TOKEN for a model that is not public" if error.code in (401, 403) else ""
+                hint = _HUB_HINTS.get(error.code, "")
                 raise ModelLoadError(f"{url}: HTTP {error.code}{hint}") from None
         except (urllib.error.URLError, HTTPException) as error:
             raise RemoteTrouble(f"{url}: {error}") from None
@@ -112,20 +139,20 @@ class ObjectStore:
         try:
             from obstore.store import from_url
         except ImportError:
-            raise ModelLoadError(f"{source}: needs the extra `stores`: pip install 'inferstack-runtime[stores]'") from None
-        self._source = source
+            raise ModelLoadError("needs the extra `stores`: pip install 'inferstack-runtime[stores]'") from None
         parsed = urllib.parse.urlsplit(source)
-        self._path = parsed.path.lstrip("/")
-        if not parsed.netloc or not self._path:
-            raise ModelLoadError(f"{source}: expected a bucket and a path in it")
-        base = f"{parsed.scheme}://{parsed.netloc}"
-        options: dict[str, Any] = {"client_options": {"allow_http": True, "timeout": f"{_SECONDS}s"}, "retry_config": {"max_retries": 2}}
+        self._scheme, self._bucket, self._path = parsed.scheme, parsed.netloc, parsed.path.lstrip("/")
+        if not self._bucket or not self._path:
+            raise ModelLoadError(f"expected {self._scheme}://BUCKET/PATH/FILE, or a folder's path that ends with /")
+        base = f"{self._scheme}://{self._bucket}"
+        client = {"allow_http": True, "connect_timeout": "5s", "timeout": f"{_SECONDS}s"}
+        options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 2}}
         try:
-            if parsed.scheme == "s3" and os.environ.get("AWS_ENDPOINT_URL"):
+            if self._scheme == "s3" and os.environ.get("AWS_ENDPOINT_URL"):
                 options["endpoint"] = os.environ["AWS_ENDPOINT_URL"]
             self._store: Any = from_url(base, **options)
         except Exception as error:
-            raise ModelLoadError(f"{source}: {error}") from None
+            raise ModelLoadError(str(error)) from None
 
     def files(self) -> Sequence[RemoteFile]:
         import obstore
@@ -137,7 +164,7 @@ class ObjectStore:
         except Exception as error:
             raise self._explain(error) from None
         if not listed:
-            raise ModelLoadError(f"{self._source}: no files there")
+            raise ModelLoadError(f"there are no files below {self._path!r} in {self._bucket!r}; check the bucket's and the folder's name")
         return [self._file(meta, self._path.rstrip("/")) for meta in listed]
 
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
@@ -154,8 +181,6 @@ class ObjectStore:
             for chunk in obstore.get(self._store, path, options=options).stream(_CHUNK):
                 yield bytes(chunk)
         except Exception as error:
-            if type(error).__name__ == "PreconditionError":
-                raise StaleTag from None
             raise self._explain(error) from None
 
     @staticmethod
@@ -164,10 +189,20 @@ class ObjectStore:
         return RemoteFile(name[len(folder) :].lstrip("/") if folder else name, meta["size"], meta["e_tag"])
 
     def _explain(self, error: Exception) -> Exception:
-        if isinstance(error, FileNotFoundError) or type(error).__name__ in (
-            "NotFoundError",
-            "PermissionDeniedError",
-            "UnauthenticatedError",
-        ):
-            return ModelLoadError(f"{self._source}: {type(error).__name__}: {str(error).splitlines()[0][:300]}")
-        return RemoteTrouble(f"{self._source}: {str(error).splitlines()[0][:300]}")
+        """The library's error as one that says whether it may pass, and what to do."""
+        text = str(error).splitlines()[0][:300]
+        if (
+            "169.254.169.254" in text or "token request" in text
+        ):  # it asked the machine for credentials, as a starting node may not have yet
+            return RemoteTrouble(f"no credentials: {text}; {_CREDENTIALS[self._scheme]}")
+        found = re.search(r"status code: (\d{3})", text)
+        status = int(found[1]) if found else 0
+        if status == 412:
+            return StaleTag()
+        if isinstance(error, FileNotFoundError) or status == 404:
+            return ModelLoadError(f"there is no {self._path!r} in {self._bucket!r}; check the bucket's and the file's name")
+        if status in (401, 403):
+            return ModelLoadError(f"HTTP {status}, these credentials may not read it; {_CREDENTIALS[self._scheme]}")
+        if 400 <= status < 500 and status not in (408, 429):
+            return ModelLoadError(text)
+        return RemoteTrouble(text)

@@ -28,13 +28,20 @@ def local_source(source: str, digest: str | None, cache: Path, report: Report) -
     scheme = source.partition("://")[0]
     if scheme not in REMOTE:
         return source
+    try:
+        return _downloaded(source, digest, cache, report)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{source}: {error}") from None
+
+
+def _downloaded(source: str, digest: str | None, cache: Path, report: Report) -> str:
     from inferstack_runtime.lifecycle.remotes import remote_of
 
     folder = cache / "downloads" / hashlib.sha256(source.encode()).hexdigest()[:32]
     paths = fetch(remote_of(source), folder, report)
     weights = [path for path in paths if path.suffix in (".gguf", ".safetensors")]
     if not weights:
-        raise ModelLoadError(f"{source}: no .gguf or .safetensors file among {len(paths)} files")
+        raise ModelLoadError(f"no .gguf or .safetensors file among {len(paths)} files")
     if digest is not None and len(weights) == 1:
         report("verifying", 1.0)
         verify(weights[0], digest)

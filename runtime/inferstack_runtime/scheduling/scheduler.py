@@ -1,8 +1,11 @@
 """Which sequences the next step computes, and how much of each.
 
 Every running sequence decodes first; what is left of the step's token budget goes to prompts in chunks. While others decode, a chunk is
-sized by the measured cost of a prompt token so that a step stays within the inter-token target. When the KV cache runs out, the newest
-sequence of the least urgent priority gives its blocks up and is computed again later.
+sized by the measured cost of a prompt token so that a step stays within the inter-token target. Prompts follow one another: a step
+takes a further one only while the rows are too few to be computed at full speed, so that those in front do not wait for those behind.
+Between two prompts, unless more of them wait, the others decode a step: streams that began together then come apart, and their next
+prompts find the engine free. When the KV cache runs out, the newest sequence of the least urgent priority gives its blocks up and is
+computed again later.
 """
 
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from inferstack_runtime.scheduling.sequence import Sequence, Share, rows_of
 
 MIN_CHUNK = 32
 """Prompt tokens that a step takes at least, however slow the machine, so that prompts always make progress."""
+FULL_SPEED_ROWS = 64
+"""Prompt rows from which on a product gains nothing by more of them."""
 MAX_GUESSING = 2
 """Sequences that decode with guesses: more of them make good use of a step's weights without."""
 _SMOOTHING = 0.2
@@ -44,6 +49,8 @@ class Scheduler:
         self._slots = list(range(limits.max_sequences - 1, -1, -1))
         self._seconds_per_prompt_token = 0.0
         self._decode_seconds = 0.0
+        self._prompt_ended = False
+        """The last step came to the end of a prompt."""
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.push(sequence)
@@ -56,14 +63,10 @@ class Scheduler:
             if sequence.pending == 1 and sequence.slot >= 0 and budget > 0 and self._make_room(sequence, 1):
                 shares.append(Share(sequence, 1))
                 budget -= 1
-        budget = min(budget, self._chunk_budget(decoding=bool(shares)))
-        for sequence in sorted(self.running, key=_urgency):
-            if sequence.slot >= 0 and sequence.pending > 1 and budget > 0:
-                budget -= self._prefill(sequence, budget, shares)
-        while budget > 0 and self._slots and (head := self.waiting.peek()) is not None:
-            if not self._admit(head):
-                break
-            budget -= self._prefill(head, budget, shares)
+        decoding = len(shares)
+        if not (decoding and self._prompt_ended and len(self.waiting) <= 1):
+            self._take_prompts(min(budget, self._chunk_budget(decoding=bool(decoding))), shares)
+        self._prompt_ended = any(share.completes for share in shares[decoding:])
         return [share for share in shares if share.sequence.slot >= 0]
 
     def with_guesses(self, shares: list[Share]) -> list[Share]:
@@ -122,6 +125,17 @@ class Scheduler:
         while len(sequence.blocks) * BLOCK_POSITIONS < length + len(guess) and (block := self.pool.take()) is not None:
             sequence.blocks.append(block)
         return guess[: len(sequence.blocks) * BLOCK_POSITIONS - length]
+
+    def _take_prompts(self, budget: int, shares: list[Share]) -> None:
+        """Add shares of prompts, those that are begun before those that wait."""
+        least = budget - FULL_SPEED_ROWS
+        for sequence in sorted(self.running, key=_urgency):
+            if sequence.slot >= 0 and sequence.pending > 1 and budget > max(0, least):
+                budget -= self._prefill(sequence, budget, shares)
+        while budget > max(0, least) and self._slots and (head := self.waiting.peek()) is not None:
+            if not self._admit(head):
+                break
+            budget -= self._prefill(head, budget, shares)
 
     def _prefill(self, sequence: Sequence, budget: int, shares: list[Share]) -> int:
         rows = min(budget, sequence.pending)

@@ -5,6 +5,7 @@ import collections
 import json
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
@@ -33,7 +34,7 @@ class Load:
     url: str
     clients: int = 3
     tokens: int = 12
-    host: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,14 +75,14 @@ class Load:
         while not self._stop.is_set():
             count += 1
             self.answers.append(
-                await stream(client, self.url, f"Client {number}, question {count}: say something.", self.tokens, self.host)
+                await stream(client, self.url, f"Client {number}, question {count}: say something.", self.tokens, self.headers)
             )
 
 
-async def stream(client: httpx.AsyncClient, url: str, prompt: str, tokens: int, host: str | None = None) -> Answer:
+async def stream(client: httpx.AsyncClient, url: str, prompt: str, tokens: int, more: Mapping[str, str]) -> Answer:
     """One streamed chat completion, checked for its end: a finish reason and `[DONE]`."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "stream": True, "temperature": 0}
-    headers = {"authorization": f"Bearer {KEY}"} | ({"host": host} if host else {})
+    headers = {"authorization": f"Bearer {KEY}"} | dict(more)
     sent = time.time()
     slot = generation = failure = ""
     pieces = 0

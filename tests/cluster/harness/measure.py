@@ -1,9 +1,7 @@
 """Measurements on the environment `cluster`: starts, weight changes, promotions. Each returns its raw figures."""
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -11,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from machine import build, client, lifecycle
-from machine.layout import project_root
+from machine import build, client
 
+from harness import commands
 from harness.load import Load
-from harness.slots import ENVIRONMENT, Deployed, command_environment
+from harness.slots import Deployed
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,15 @@ class Moved:
 
 
 def cold_build_seconds() -> dict[str, float]:
-    """Build every program for real pods with empty caches of Go, modules downloaded anew; seconds of each."""
+    """Build every program for real pods with empty caches of Go, modules downloaded anew; seconds of each, and of the custom resources."""
     with tempfile.TemporaryDirectory(prefix="inferstack-cold-") as folder:
         before = {name: os.environ.get(name) for name in ("GOCACHE", "GOMODCACHE")}
         os.environ |= {"GOCACHE": f"{folder}/build", "GOMODCACHE": f"{folder}/modules"}
         try:
-            return build.build_seconds(build.build("pods", Path(folder) / "programs", print))
+            seconds = dict(build.build_seconds(build.build("pods", Path(folder) / "programs", print)))
+            started = time.monotonic()
+            build.custom_resources()
+            return seconds | {"custom resources": time.monotonic() - started}
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -85,33 +86,18 @@ def weight_changes(deployed: Deployed, times: int = 10) -> list[Change]:
     return changes
 
 
-def moved(deployed: Deployed, old: str, *command: str) -> Moved:
+def moved(deployed: Deployed, old: str, *words: str) -> Moved:
     """Run one promotion command of `inferstack` under streaming load and see when the last answer of ``old`` was sent for."""
-    program = [*lifecycle.enter(deployed.machine), str(Path(sys.executable).parent / "inferstack"), command[0], ENVIRONMENT, *command[1:]]
-    environment = command_environment(deployed.machine)
     with Load(deployed.url) as load:
         load.wait_for(10)
         started = time.time()
-        done = subprocess.run(program, env=environment, cwd=project_root(), capture_output=True, text=True, check=False)
+        done = commands.run(deployed.machine, *words)
         ended = time.time()
         if done.returncode:
-            raise RuntimeError(f"inferstack {' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+            raise RuntimeError(f"inferstack {' '.join(words)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
         load.wait_for(10)
     last = max((one.sent for one in load.answers if one.slot == old), default=started)
     return Moved(ended - started, last - started, len(load.answers), len(load.lost))
-
-
-def commands_work(deployed: Deployed) -> str | None:
-    """None when `inferstack status` knows this environment; otherwise what it says."""
-    program = [*lifecycle.enter(deployed.machine), str(Path(sys.executable).parent / "inferstack"), "status", ENVIRONMENT, "--json"]
-    environment = command_environment(deployed.machine)
-    done = subprocess.run(program, env=environment, cwd=project_root(), capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return None
-    try:
-        return str(json.loads(done.stderr)["error"]["message"])
-    except (ValueError, KeyError):
-        return done.stderr.strip()[-200:]
 
 
 def _ask_until(url: str, stop: threading.Event, seen: list[tuple[float, str]]) -> None:

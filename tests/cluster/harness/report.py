@@ -35,6 +35,7 @@ def write(target: Path, *, cold: bool) -> None:
         deployed = slots.deploy(machine)
         lines += _start(built, up, archive, deployed.seconds)
         lines += _table("Pods and weights", _pods_and_weights(deployed))
+        lines += [f"Load average before the promotions: {os.getloadavg()[0]:.1f}.", ""]
         lines += _table("Promotion under streaming load", _promotion(deployed))
         lines += _table("Memory with both slots ready", _memory(machine))
     finally:
@@ -62,11 +63,15 @@ def _start(built: dict[str, float] | None, up: float, archive: Path, deploy: flo
     rows = []
     if built:
         rows.append(
-            ("Programs built with empty caches, modules downloaded", f"{sum(built.values()) / 60:.1f} min", "≤ 15 min with the start")
+            (
+                "Cold: programs built with empty caches of Go, then `up`, to a ready node",
+                f"{(sum(built.values()) + up) / 60:.1f} min",
+                "≤ 15 min",
+            )
         )
         rows += [(f"— {name}", f"{seconds:.0f} s", "") for name, seconds in built.items()]
     else:
-        rows.append(("Programs built with empty caches", "not measured in this run (`--cold`)", "≤ 15 min with the start"))
+        rows.append(("Cold: programs built with empty caches of Go, then `up`", "not measured in this run (`--cold`)", "≤ 15 min"))
     rows += [
         ("`scripts/cluster up`, programs built, to a ready node", f"{up:.1f} s", "≤ 90 s"),
         ("Environment applied, to two ready slots", f"{deploy:.1f} s", ""),
@@ -88,9 +93,6 @@ def _pods_and_weights(deployed: slots.Deployed) -> list[tuple[str, str, str]]:
 
 def _promotion(deployed: slots.Deployed) -> list[tuple[str, str, str]]:
     deployed.reset()
-    refused = measure.commands_work(deployed)
-    if refused:
-        return [("`inferstack promote cluster`", f"not measured: {refused}", "")]
     there = measure.moved(deployed, "blue", "promote", "--set", "slot.context=768", "--yes")
     back = measure.moved(deployed, "green", "rollback")
     return [

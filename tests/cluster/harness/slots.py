@@ -1,7 +1,7 @@
 """The environment `cluster` on a running machine: deploy it, look at its slots, move its weights, take it away."""
 
 import json
-import os
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,18 @@ from harness.load import MODEL
 NAMESPACE = "inferstack"
 ENVIRONMENT = "cluster"
 SLOTS = ("blue", "green")
+_PASSING = ("events", "leases")
 _ROUTE = f"/apis/gateway.networking.k8s.io/v1/namespaces/{NAMESPACE}/httproutes/inferstack"
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The environment as it was applied. ``seconds`` is the time from its first object to two ready slots."""
+    """The environment as it was applied. ``seconds``: from its first object to two ready slots; ``before``: what was there before it."""
 
     machine: Machine
     manifests: list[manifests.Manifest]
     seconds: float
+    before: frozenset[str] = frozenset()
 
     @property
     def url(self) -> str:
@@ -35,6 +37,8 @@ class Deployed:
         """What a test may have changed as it was deployed: one ready replica in each slot, all weight on blue."""
         changing = [one for one in self.manifests if one["kind"] in ("Deployment", "HorizontalPodAutoscaler", "HTTPRoute")]
         self.kubectl("replace", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": changing}))
+        for ended in ("Failed", "Succeeded"):
+            self.kubectl("delete", "pods", f"--field-selector=status.phase={ended}", "--ignore-not-found")
         for slot in SLOTS:
             self.wait_ready(slot)
         self.wait_answers("blue")
@@ -44,21 +48,19 @@ class Deployed:
         return done.stdout + ("" if check else done.stderr)
 
     def pods(self, slot: str) -> list[Any]:
-        """The slot's pods that are not on their way out, oldest first."""
-        listed = client.read(self.machine, f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=inferstack.dev/slot%3D{slot}")["items"]
-        staying = [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        """The slot's pods that neither ended nor are on their way out, oldest first."""
+        staying = [
+            pod
+            for pod in self.all_pods(slot)
+            if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("phase") not in ("Succeeded", "Failed")
+        ]
         return sorted(staying, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
-    def waiting_reason(self, slot: str) -> str:
-        """Why a pod of the slot is not running: its container's reason, or the scheduler's message; empty when all run."""
-        for pod in self.pods(slot):
-            for one in pod["status"].get("containerStatuses", []):
-                if "waiting" in one["state"]:
-                    return str(one["state"]["waiting"].get("reason", ""))
-            for one in pod["status"].get("conditions", []):
-                if one["type"] == "PodScheduled" and one["status"] == "False":
-                    return str(one["message"])
-        return ""
+    def all_pods(self, slot: str) -> list[Any]:
+        """The slot's pods with those that are ending or have ended."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=inferstack.dev/slot%3D{slot}"
+        pods: list[Any] = client.read(self.machine, path)["items"]
+        return pods
 
     def ready_addresses(self, slot: str) -> set[str]:
         """Pod addresses that the EndpointSlices of the slot's Service say are ready."""
@@ -124,6 +126,7 @@ def deploy(machine: Machine) -> Deployed:
     objects = manifests.rendered(project_root(), ENVIRONMENT)
     own = [one for one in objects if one["kind"] == "Namespace"]
     rest = [keys.secret("inferstack-keys", NAMESPACE), *(one for one in objects if one["kind"] != "Namespace")]
+    before = frozenset(everything(machine))
     started = time.monotonic()
     client.apply(machine, own)
     client.apply(machine, rest)
@@ -132,12 +135,17 @@ def deploy(machine: Machine) -> Deployed:
         deployed.wait_ready(slot)
     seconds = time.monotonic() - started
     deployed.wait_answers("blue")
-    return Deployed(machine, rest, seconds)
+    return Deployed(machine, rest, seconds, before)
 
 
-def command_environment(machine: Machine) -> dict[str, str]:
-    """What a command of `inferstack` needs to reach this machine and to be let in by its slots."""
-    return os.environ | {"KUBECONFIG": str(machine.kubeconfig), "INFERSTACK_KEY": keys.KEY}
+def everything(machine: Machine) -> set[str]:
+    """Every object that the server lists, but for kinds that it writes and forgets by itself and for the namespaces of single tests."""
+    kinds = client.kubectl(machine, "api-resources", "--verbs=list,delete", "--output=name").stdout.split()
+    wanted = [kind for kind in kinds if kind.partition(".")[0] not in _PASSING]
+    columns = "--output=custom-columns=:kind,:metadata.namespace,:metadata.name"
+    listed = client.kubectl(machine, "get", ",".join(wanted), "--all-namespaces", "--ignore-not-found", columns)
+    found = {" ".join(line.split()) for line in listed.stdout.splitlines() if line.strip()}
+    return {one for one in found if not re.search(r" t-[0-9a-f]{8}\b", one)}
 
 
 def remove(machine: Machine) -> None:

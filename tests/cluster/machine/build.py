@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from machine.pins import CUSTOM_RESOURCES, PROGRAMS, CustomResources, kubernetes_version
+from machine import processes
+from machine.pins import ADAPTER, CUSTOM_RESOURCES, PROGRAMS, CustomResources, kubernetes_version
 
 PROGRAMS_OF = {
     "api": ("etcd", "kube"),
@@ -34,6 +35,21 @@ def build(mode: str, cache: Path, say: Callable[[str], None]) -> Path:
             _build(name, folder)
             _note_seconds(folder, name, time.monotonic() - started)
     return folder
+
+
+def adapter(cache: Path, say: Callable[[str], None]) -> Path:
+    """The Prometheus adapter (custom.metrics.k8s.io), which only the tests of scaling by it need; minutes the first time."""
+    digest = hashlib.sha256(b"".join((ADAPTER / name).read_bytes() for name in ("go.mod", "go.sum"))).hexdigest()[:12]
+    target = cache / f"prometheus-adapter-{digest}"
+    if not target.exists():
+        say("building the Prometheus adapter")
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as unfinished:
+            built = Path(unfinished) / target.name
+            package = "sigs.k8s.io/prometheus-adapter/cmd/adapter"
+            _go("build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w", "-o", str(built), package, folder=ADAPTER)
+            built.rename(target)
+    return target
 
 
 def custom_resources(wanted: Iterable[CustomResources] = CUSTOM_RESOURCES) -> list[Path]:
@@ -92,7 +108,9 @@ def _go(*arguments: str, folder: Path) -> str:
     if not shutil.which("go"):
         raise CannotBuild("`go` is not on PATH: install Go (https://go.dev/dl) to build the cluster's programs")
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
-    done = subprocess.run(["go", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        processes.with_this_one(["go", *arguments]), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise CannotBuild(f"go {' '.join(arguments[:2])} failed in {folder}:\n{done.stderr[-2000:] or done.stdout[-2000:]}")
     return done.stdout

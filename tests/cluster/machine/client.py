@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from machine import processes
 from machine.layout import CONTEXT, Machine
 
 
@@ -29,7 +30,7 @@ def tool(name: str) -> str:
 def kubectl(m: Machine, *arguments: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run kubectl against this machine and no other: its kubeconfig and context are always named."""
     command = [tool("kubectl"), f"--kubeconfig={m.kubeconfig}", f"--context={CONTEXT}", *arguments]
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(processes.with_this_one(command), input=given, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
     return done

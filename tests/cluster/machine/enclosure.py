@@ -7,7 +7,6 @@ go the mounts, the interfaces and the iptables rules. Nothing has to be undone o
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -63,8 +62,8 @@ def open_(folder: Path, pause: Path) -> None:
     """Make the enclosure and wait until it stands. Raises RuntimeError with its output when it does not."""
     mount_point = Path("/var/lib/cni")
     if not mount_point.exists():
-        mount_point.mkdir(parents=True)
         (folder / "made-cni-folder").touch()
+        mount_point.mkdir(parents=True)
     switches = "\n".join(
         f"echo {value} > /run/switch-{number}; mount --bind /run/switch-{number} /proc/sys/{path}"
         for number, (path, value) in enumerate(_SWITCHES.items())
@@ -87,8 +86,8 @@ def prefix(folder: Path, *, network_only: bool = False) -> list[str]:
 
 def close(folder: Path, pause: Path, cgroup: str) -> None:
     """End the enclosure of ``folder`` and take away what the kernel does not: control groups and one mount point."""
-    for pid in processes.of_command(pause, str(folder)):
-        os.kill(pid, signal.SIGKILL)
+    for pid in [*processes.beginning(folder), *processes.of_command(pause, str(folder))]:
+        processes.kill(pid)
     for running in processes.remembered(folder):
         processes.end(running)
     _remove_cgroups(cgroup)

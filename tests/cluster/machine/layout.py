@@ -75,7 +75,9 @@ class Machine:
 
     def save(self) -> None:
         state = asdict(self) | {"folder": str(self.folder), "programs": str(self.programs)}
-        (self.folder / "machine.json").write_text(json.dumps(state, indent=1))
+        unfinished = self.folder / "machine.json.part"  # a kill leaves the whole file or none
+        unfinished.write_text(json.dumps(state, indent=1))
+        unfinished.rename(self.folder / "machine.json")
 
 
 def default_folder() -> Path:

@@ -84,7 +84,7 @@ def down(folder: Path | None = None, *, keep_logs: bool = False) -> bool:
     if m:
         for name in ("kube", "etcd", "kwok", "relay"):
             for pid in processes.of_command(m.programs / name, f"{folder}/"):
-                os.kill(pid, 9)
+                processes.kill(pid)
     if keep_logs and (folder / "log").exists():
         kept = folder.with_name(folder.name + "-log")
         shutil.rmtree(kept, ignore_errors=True)
@@ -101,7 +101,7 @@ def enter(m: Machine) -> list[str]:
 def import_image(m: Machine, archive: Path) -> None:
     """Load an OCI archive into the node's containerd."""
     command = ["ctr", f"--address={m.containerd_socket}", "--namespace=k8s.io", "images", "import", "--all-platforms", str(archive)]
-    done = subprocess.run([*enclosure.prefix(m.folder), *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(processes.with_this_one([*enclosure.prefix(m.folder), *command]), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{archive} was not taken by containerd: {done.stderr.strip()}")
 
@@ -129,7 +129,7 @@ def _start(m: Machine, note: Say) -> None:
         node.configure(m)
         run(programs.containerd(m))
         _import_pause(m)
-        run(programs.kubelet(m), programs.kube_proxy(m), programs.dns(m), programs.metrics_server(m))
+        run(programs.kubelet(m), programs.kube_proxy(m), programs.policies(m), programs.dns(m), programs.metrics_server(m))
         note("node started")
     client.apply_files(m, build.custom_resources())
     client.wait("custom resources", 60, lambda: client.get(m, "/apis/gateway.networking.k8s.io/v1/gatewayclasses")[0] == 200)

@@ -42,30 +42,35 @@ _WITH_STATUS = ("gatewayclasses", "gateways", "httproutes", "grpcroutes", "tcpro
 
 def metrics_service(m: Machine) -> list[dict[str, Any]]:
     """metrics-server, which runs on the node, as an aggregated API."""
-    port = {"name": "https", "port": 443, "protocol": "TCP"}
-    name, namespace = "metrics-server", "kube-system"
+    return aggregated("metrics-server", "metrics.k8s.io", "v1beta1", m.ports.metrics)
+
+
+def aggregated(name: str, group: str, version: str, port: int) -> list[dict[str, Any]]:
+    """The API `group/version` served by a program on the node, at ``port``."""
+    namespace = "kube-system"
+    of_service = {"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}
     return [
         {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"ports": [port | {"targetPort": m.ports.metrics}]},
+            "spec": {"ports": [of_service]},
         },
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": f"{name}-node", "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
             "addressType": "IPv4",
-            "ports": [{"name": "https", "port": m.ports.metrics, "protocol": "TCP"}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
             "endpoints": [{"addresses": [NODE_ADDRESS], "conditions": {"ready": True}}],
         },
         {
             "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
-            "metadata": {"name": "v1beta1.metrics.k8s.io"},
+            "metadata": {"name": f"{version}.{group}"},
             "spec": {
-                "group": "metrics.k8s.io",
-                "version": "v1beta1",
+                "group": group,
+                "version": version,
                 "groupPriorityMinimum": 100,
                 "versionPriority": 100,
                 "insecureSkipTLSVerify": True,

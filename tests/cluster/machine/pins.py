@@ -1,6 +1,7 @@
 """Every version that the machine is made of.
 
-Programs: programs/go.mod. kubectl and Traefik: locks/development.txt. Custom resources and Debian packages: here.
+Programs: programs/go.mod; the Prometheus adapter: adapter/go.mod. kubectl and Traefik: locks/development.txt.
+Custom resources and Debian packages: here.
 """
 
 import re
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
+ADAPTER = Path(__file__).parent / "adapter"
 
 # What a node with real pods takes from Debian and its children; `command` is what must be there afterwards.
 PACKAGES = {

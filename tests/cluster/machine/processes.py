@@ -5,6 +5,7 @@ A pid alone may have been given to somebody else since; together with its start 
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,14 +88,19 @@ def end(running: Running, seconds: float = 5) -> None:
     if running.alive and not running.inside:
         family.append(running.pid)  # otherwise it ends by itself, after it has taken leave of its child
     for pid in family:
-        _kill(pid)
+        kill(pid)
     until = time.monotonic() + seconds
     while running.alive and time.monotonic() < until:
         _reap(running.pid)
         time.sleep(0.02)
     if running.alive:
-        _kill(running.pid)
+        kill(running.pid)
     _reap(running.pid)
+
+
+def with_this_one(command: Sequence[str]) -> list[str]:
+    """``command`` so that it is killed when this process is: a helper that outlives a killed `up` would be left behind."""
+    return ["setpriv", "--pdeathsig", "SIGKILL", *command] if shutil.which("setpriv") else list(command)
 
 
 def again(folder: Path, name: str) -> Running:
@@ -133,6 +139,12 @@ def of_command(program: Path, mentioning: str) -> list[int]:
         if running == program and any(mentioning in argument for argument in arguments[1:]):
             found.append(pid)
     return found
+
+
+def beginning(folder: Path) -> list[int]:
+    """Pids of the shells that make the namespaces of ``folder``: `up` may be killed before it remembers them."""
+    lines = {pid: command_line(pid) for pid in _pids()}
+    return [pid for pid, line in lines.items() if line.startswith((b"unshare\0", b"sh\0")) and f"{folder}/enclosed".encode() in line]
 
 
 def of_pod(uid: str) -> list[int]:
@@ -194,7 +206,8 @@ def _resident(pid: int) -> int:
         return 0
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """SIGKILL to a process that may have ended."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -3,6 +3,7 @@
 The controllers and the scheduler end at once where the API server does not know their rights yet; the others wait for each other.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,12 @@ def kubelet(m: Machine) -> Program:
 
 def kube_proxy(m: Machine) -> Program:
     return _kube(m, "kube-proxy", f"--config={m.folder}/proxy.yaml")
+
+
+def policies(m: Machine) -> Program:
+    """This package's own, see `machine.policies`."""
+    here = str(Path(__file__).parents[1])
+    return Program("policies", (sys.executable, "-m", "machine.policies", str(m.folder)), {"PYTHONPATH": here})
 
 
 def dns(m: Machine) -> Program:

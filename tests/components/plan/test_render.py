@@ -48,7 +48,7 @@ def test_the_namespace_comes_first() -> None:
 
 def test_secrets_are_named_and_never_written() -> None:
     rendered = render_environment(ROOT, "prod-gke")
-    assert set(rendered.secrets) >= {"inferstack/inferstack-cache", "inferstack/llm-certificate"}
+    assert set(rendered.secrets) >= {"inferstack/inferstack-keys", "inferstack/llm-certificate"}
     assert not any(name.startswith("secret-") for name in rendered.files)
     assert "[secret]" not in "".join(rendered.files.values())
 

@@ -1,10 +1,12 @@
 """The package for platform teams: light to import, typed, its schema kept, its examples running."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pytest
@@ -38,7 +40,7 @@ def test_a_name_that_is_no_component_is_refused() -> None:
 
 def test_the_schema_for_other_languages_is_as_committed() -> None:
     components = [getattr(inferstack, name) for name in inferstack.COMPONENTS]
-    schema = json.loads(ComponentProvider(components, "inferstack", None, "0.0.0").schema)
+    schema = json.loads(ComponentProvider(components, "inferstack", None, "0.0.0").schema, object_hook=_unindented)
     text = json.dumps(schema, indent=1, sort_keys=True) + "\n"
     if os.environ.get("INFERSTACK_UPDATE_GOLDEN"):
         GOLDEN.write_text(text, encoding="utf-8")
@@ -47,6 +49,12 @@ def test_the_schema_for_other_languages_is_as_committed() -> None:
     for name, resource in schema["resources"].items():
         undocumented = [key for key, value in resource["inputProperties"].items() if not value.get("description")]
         assert undocumented == [], f"{name} has inputs without a description"
+
+
+def _unindented(part: dict[str, Any]) -> dict[str, Any]:
+    """Descriptions without the indentation of their docstrings, which Python keeps up to 3.12."""
+    text = part.get("description")
+    return {**part, "description": inspect.cleandoc(text)} if isinstance(text, str) else part
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -1,11 +1,14 @@
 """The commands: exit codes, plain lines, JSON events, what an interruption says."""
 
+import io
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from inferstack.cli import _promotion, run
+from inferstack.cli import _progress, _promotion, run
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Process, World, converged, version
@@ -30,7 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     made.behaviours[version("int8").version] = Behaviour()
     made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(load_environment(tmp_path / "stacks", "local"))
 
-    def opened(name: str, project: Path | None) -> _promotion.Opened:
+    def opened(name: str, project: Path | None, *, running: bool = True) -> _promotion.Opened:
         environment = load_environment(tmp_path / "stacks", "local")
         return _promotion.Opened(tmp_path, name, environment, Process(made, "me@host:1"))
 
@@ -146,6 +149,15 @@ def test_the_gate_on_accuracy_takes_an_evaluation_of_the_very_format(
     assert run([*arguments, "--evaluation", str(report)]) == 0
 
 
+def test_a_gate_on_the_price_is_refused_where_no_price_is_known(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(
+        FILE.replace("window_seconds: 10", "window_seconds: 10, usd_per_million_tokens: 2")
+    )
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 2
+    assert "what a replica costs is not known here" in capsys.readouterr().err
+    assert not {"acquire_lease", "render", "set_weights", "scale"} & set(world.calls)
+
+
 def test_a_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["promote", "local", "--set", "slot.quantization=int8", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -177,6 +189,44 @@ def test_an_interruption_leaves_what_can_be_resumed_and_says_how(world: World, c
     assert run(["recover", "local"]) == 0
     assert world.weights is not None
     assert world.weights.sole is GREEN
+
+
+def test_an_interruption_before_anything_began_is_told_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_promotion, "open_environment", interrupt)
+    assert run(["promote", "local"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_promotion_goes_on_when_nobody_reads_what_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            if world.calls and "acquire_lease" in world.calls:
+                raise BrokenPipeError
+            return len(text)
+
+    closed: list[bool] = []
+    monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(_progress, "close_stdout", lambda: (closed.append(True), monkeypatch.setattr(sys, "stdout", io.StringIO())))
+    assert run(["promote", "local", "--set", "slot.quantization=int8", "--json"]) == 0
+    assert closed == [True]
+    assert world.weights is not None
+    assert world.weights.sole is GREEN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_an_interruption_that_says_how_to_go_on(
+    world: World, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.before_call = lambda name, process: signal.raise_signal(number) if name == "warm" else None
+    before = signal.getsignal(number)
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    assert "inferstack recover local" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
 
 
 def test_an_aborted_promotion_is_done(world: World) -> None:

@@ -1,15 +1,27 @@
 """What a check concludes from what was measured."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import pytest
 
 from inferstack.environment import Gates
-from inferstack.promotion.gates import PARTS, Evidence, decide, failed_early, from_baseline, to_baseline, usd_per_million_tokens
-from inferstack.promotion.measure import Counters, Histogram, WindowStats, at_least, chance, leak, over, window
-from inferstack.promotion.platform import Agreement
+from inferstack.promotion.baseline import from_baseline, to_baseline
+from inferstack.promotion.chance import at_least, paired, unpaired
+from inferstack.promotion.gates import (
+    PARTS,
+    ROUNDS,
+    Evidence,
+    carries_more,
+    decide,
+    failed_early,
+    usd_per_million_tokens,
+)
+from inferstack.promotion.measure import Counters, Histogram, WindowStats, leak, over, window
+from inferstack.promotion.platform import Agreement, Exercise
 
 GATES = Gates(min_requests=20, ttft_p95_seconds=1.0, inter_token_p95_seconds=0.5)
 
@@ -127,7 +139,7 @@ def test_the_baseline_survives_the_journal() -> None:
     import json
 
     before = stats()
-    assert from_baseline(json.loads(json.dumps(to_baseline(before)))) == before
+    assert from_baseline(json.loads(json.dumps(to_baseline(before, ())))) == before
     assert from_baseline(None) is None
 
 
@@ -184,11 +196,81 @@ def test_the_binomial_tail_is_exact() -> None:
 
 
 def test_the_rank_test_is_exact() -> None:
-    assert chance([3, 4], [1, 2]) == pytest.approx(1 / 6)
-    assert chance([1, 2], [3, 4]) == 1.0
-    assert chance([5] * 6, [1] * 6) == pytest.approx(1 / math.comb(12, 6))
-    assert chance([1, 1], [1, 1]) == 1.0, "ties count for chance"
-    assert chance([], [1]) == 1.0
+    assert unpaired([3, 4], [1, 2]) == pytest.approx(1 / 6)
+    assert unpaired([1, 2], [3, 4]) == 1.0
+    assert unpaired([5] * 6, [1] * 6) == pytest.approx(1 / math.comb(12, 6))
+    assert unpaired([1, 1], [1, 1]) == 1.0, "ties count for chance"
+    assert unpaired([], [1]) == 1.0
+
+
+def test_the_signed_rank_test_is_exact() -> None:
+    assert paired([2] * 6, [1] * 6) == pytest.approx(1 / 2**6)
+    assert paired([1, 1], [1, 1]) == 1.0, "ties count for chance"
+    assert paired([4, 1], [1, 2]) == pytest.approx(2 / 4), "the larger of two ratios has rank 2"
+    random = Random(3)
+    for _ in range(50):
+        new, old = ([random.randint(1, 4) for _ in range(random.randint(1, 8))] for _ in range(2))
+        new, old = new[: len(old)], old[: len(new)]
+        logs = [math.log(a / b) for a, b in zip(new, old, strict=True)]
+        ranks = [sum(abs(other) < abs(one) for other in logs) + (sum(abs(other) == abs(one) for other in logs) + 1) / 2 for one in logs]
+        seen = sum(rank for rank, one in zip(ranks, logs, strict=True) if one > 0)
+        sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product((0, 1), repeat=len(logs))]
+        assert paired(new, old) == pytest.approx(sum(each >= seen for each in sums) / len(sums))
+
+
+def test_a_slot_with_more_traffic_than_the_other_is_not_compared_by_it() -> None:
+    assert not carries_more(stats(100), stats(100))
+    assert carries_more(stats(300), stats(100))
+    assert not carries_more(stats(300, replicas=6), stats(100)), "a replica of each has as much"
+
+
+def _round(new: Sequence[float], live: Sequence[float]) -> tuple[Exercise, Exercise]:
+    first, second = (
+        Exercise(len(side), 0, ttft=Histogram.of(side), inter_token=Histogram.of(side[1:] * 7)) for side in (list(new), list(live))
+    )
+    return first, second
+
+
+def _shared_cores(random: Random, slower: float, streams: int, rounds: int = ROUNDS) -> tuple[tuple[Exercise, Exercise], ...]:
+    """Rounds on one machine: what else it does takes from 0 to 90 % of its time, and changes from round to round, for both slots alike."""
+    found = []
+    for _ in range(rounds):
+        crowd = (1 + streams / 4) / (1 - random.uniform(0, 0.9))
+        new, live = ([0.01 * crowd * factor * math.exp(random.gauss(0, 0.35)) for _ in range(4)] for factor in (slower, 1.0))
+        found.append(_round(new, live))
+    return tuple(found)
+
+
+@pytest.mark.parametrize("streams", [0, 1, 8, 16])
+def test_on_shared_cores_a_version_as_fast_or_a_little_slower_is_not_suspected_and_three_times_slower_is(streams: int) -> None:
+    random, gates = Random(streams), replace_gates(ttft_p95_seconds=60, inter_token_p95_seconds=60)
+    window = stats(40)
+
+    def passed(slower: float, times: int) -> float:
+        found = [verdict(window, None, gates, rounds=_shared_cores(random, slower, streams))[0] for _ in range(times)]
+        assert set(found) <= {"pass", "fail"}
+        return found.count("pass") / times
+
+    # a second window must say so too, before and after the switch: a share of s alarms 2 s² of the promotions; 1 of 200 is allowed
+    assert 2 * (1 - passed(1.0, 200)) ** 2 < 1 / 200
+    assert 2 * (1 - passed(1.2, 200)) ** 2 < 1 / 200
+    assert passed(3.0, 100) < 0.05
+
+
+def test_rounds_that_one_slot_did_not_answer_are_no_pass() -> None:
+    mine = _round([0.1] * 4, [0.1] * 4)[0]
+    assert verdict(stats(), None, rounds=((mine, Exercise(4, 4)),) * ROUNDS)[0] == "inconclusive"
+    result, reason = verdict(stats(), None, rounds=((_round([0.9] * 4, [0.1] * 4)),) * 3)
+    assert result == "inconclusive"
+    assert "too few rounds" in reason
+
+
+def test_traffic_of_its_own_still_shows_what_rounds_do_not() -> None:
+    even = (_round([0.1] * 4, [0.1] * 4),) * ROUNDS
+    assert verdict(stats(), stats(), rounds=even)[0] == "pass"
+    assert verdict(stats(ttft=0.3), stats(), rounds=even)[0] == "fail"
+    thin = replace(stats(ttft=0.3), ttft_parts=(), inter_token_parts=())
+    assert verdict(thin, stats(), rounds=even)[0] == "pass", "too thin to compare, and the rounds do it"
 
 
 def _server(random: Random, parts: int, slower: float, each: int) -> list[list[float]]:

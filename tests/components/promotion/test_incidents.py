@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from inferstack.environment import InvalidEnvironment, SlotName, parse_environment
+from inferstack.environment import Environment, InvalidEnvironment, SlotName, parse_environment
 from inferstack.local.gateway import Ports, bootstrap, routes
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome, Phase
@@ -18,6 +19,7 @@ from tests.components.kubernetes import environment
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Broken, Process, World, converged, policy, version
 
 NEW = version("int8")
+MARKED: dict[str, Any] = {"strategy": "canary", "steps": (100,), "header": ("x-cohort", "beta")}
 
 
 def promote(world: World, holder: str = "alice@host:1", **changes: object) -> commands.Ended:
@@ -264,20 +266,57 @@ def test_no_route_pins_sessions_so_a_change_of_weights_drains_no_listener() -> N
 
 def test_a_canary_that_hardly_anybody_asks_is_compared_by_the_same_synthetic_load_on_both_slots() -> None:
     world = World()
-    world.marked = 0.0
-    plan = {"strategy": "canary", "steps": (100,), "header": ("x-cohort", "beta")}
-    ended = promote(world, **plan)
+    world.marked = 0.01
+    ended = promote(world, **MARKED)
     assert ended.outcome is Outcome.COMMITTED
     assert ended.entry is not None
     marked = next(verdict for verdict in ended.entry.verdicts if verdict.percent == 0)
     assert (marked.figures["new.requests"] or 0) >= policy().gates.min_requests, "filled up, never passed silently"
-    slow = World()
-    slow.marked = 0.0
-    slow.behaviours[NEW.version] = Behaviour(ttft=0.1)
-    assert promote(slow, **plan).outcome is Outcome.COMMITTED
-    slow.behaviours[version("int4").version] = Behaviour(ttft=0.9)
-    ended = commands.promote(Process(slow).session(), lambda spec: version("int4"), policy(**plan))
+    world.behaviours[version("int4").version] = Behaviour(ttft=0.9)
+    ended = commands.promote(Process(world).session(), lambda spec: version("int4"), policy(**MARKED))
     assert ended.outcome is Outcome.REVERTED
+
+
+@pytest.mark.parametrize(("live_only", "outcome"), [(0.0, Outcome.COMMITTED), (1.5, Outcome.REVERTED)])
+def test_a_machine_that_gets_slower_after_the_switch_is_not_the_versions_fault(live_only: float, outcome: Outcome) -> None:
+    world = World()
+    world.behaviours[NEW.version] = Behaviour(ttft_live=live_only)
+
+    def crowd(name: str, process: Process) -> None:
+        world.slower = 3.5 if world.weights == Weights(0, 100) else 1.0
+
+    world.before_call = crowd
+    assert promote(world).outcome is outcome
+
+
+def test_a_canary_by_header_that_nobody_asks_is_inconclusive_and_says_what_to_do() -> None:
+    world = World()
+    world.marked = 0.0
+    ended = promote(world, **MARKED)
+    assert ended.outcome is Outcome.REVERTED
+    assert ended.entry is not None
+    assert ended.entry.reason == (
+        "post-check is inconclusive after 4 tries: no request with the header x-cohort: beta came in 10 s: send some through the gateway "
+        "meanwhile, give them longer by promotion.step_seconds, or promote without the header"
+    )
+    assert world.served.get(NEW.version, 0) == 0
+
+
+def with_promotion(**wanted: object) -> Environment:
+    base = {"platform": "local", "models": [{"name": "m", "source": "package://m"}], "cache": {"backend": "none"}}
+    return parse_environment({**base, "promotion": wanted})
+
+
+def test_a_header_of_the_environment_is_a_promotions_first_step_and_rolling_has_none() -> None:
+    found = with_promotion(strategy="canary", header={"name": "X-Cohort", "value": "beta"}, steps=[10, 100])
+    assert commands.policy_of(found).header == ("x-cohort", "beta")
+    assert commands.policy_of(found, header=("x-other", "1")).header == ("x-other", "1")
+    assert commands.policy_of(found, strategy="rolling").header is None
+    for wrong in ({"name": "X-Tier", "value": "fast"}, {"name": "a b", "value": "1"}, {"name": "X-Cohort", "value": ""}, {"name": "X"}):
+        with pytest.raises(InvalidEnvironment, match=r"promotion\.header"):
+            with_promotion(header=wrong)
+    with pytest.raises(InvalidEnvironment, match="replica by replica"):
+        with_promotion(strategy="rolling", header={"name": "X-Cohort", "value": "beta"})
 
 
 def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> None:

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from inferstack.platforms.prometheus_text import samples
 from inferstack.promotion import commands
 from inferstack.promotion.exposition import exposition
 from inferstack.promotion.journal import Outcome, Phase
+from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Cohort, Weights
 from tests.components.promotion.world import BLUE, GREEN, Process, World, policy, version
 
@@ -23,6 +25,20 @@ def promoted() -> World:
     world = World()
     assert commands.promote(Process(world).session(), lambda spec: NEW, policy()).outcome is Outcome.COMMITTED
     return world
+
+
+def interrupted_at_settle(world: World, spec: SlotSpec, **changes: Any) -> None:
+    """A promotion of `spec` that its promoter left while the weights settle."""
+
+    def stop(name: str, process: Process) -> None:
+        journal = world.stored()
+        if journal and journal.phase is Phase.SETTLE:
+            raise KeyboardInterrupt
+
+    world.before_call = stop
+    with pytest.raises(KeyboardInterrupt):
+        commands.promote(Process(world).session(), lambda live: spec, policy(**changes))
+    world.before_call = lambda name, process: None
 
 
 def figures(text: str) -> dict[tuple[str, ...], float]:
@@ -50,14 +66,7 @@ def test_a_page_says_phase_weights_and_what_ended() -> None:
 def test_a_page_says_what_is_under_way_and_escapes_what_people_chose() -> None:
     world = World()
 
-    def stop(name: str, process: Process) -> None:
-        journal = world.stored()
-        if journal and journal.phase is Phase.SETTLE:
-            raise KeyboardInterrupt
-
-    world.before_call = stop
-    with pytest.raises(KeyboardInterrupt):
-        commands.promote(Process(world).session(), lambda spec: NEW, policy(header=("x-cohort", 'be"ta\\')))
+    interrupted_at_settle(world, NEW, header=("x-cohort", 'be"ta\\'))
     text = exposition("test", world.stored(), world.weights)
     found = figures(text)
     assert found["inferstack_promotion_phase", "settle"] == 1
@@ -95,15 +104,7 @@ def test_an_unfinished_promotion_and_a_held_lease_are_left_alone() -> None:
     assert "alice@host:1" in said[0]
     holder.release_lease()
 
-    def stop(name: str, process: Process) -> None:
-        journal = world.stored()
-        if journal and journal.phase is Phase.SETTLE:
-            raise KeyboardInterrupt
-
-    world.before_call = stop
-    with pytest.raises(KeyboardInterrupt):
-        commands.promote(Process(world).session(), lambda spec: version("int4"), policy())
-    world.before_call = lambda name, process: None
+    interrupted_at_settle(world, version("int4"))
     before = world.journal
     assert not tend(Process(world, "keeper@host:9").session(), said.append)
     assert world.journal == before

@@ -129,6 +129,9 @@ class Adapter(LocalPlatform):
         self.machine.posts += n
         return Exercise(n, 0, seconds=0.1, ttft=Histogram.of([0.1] * n), inter_token=Histogram.of([0.1] * n))
 
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        return self.exercise(slot, n), self.exercise(against, n)
+
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement:
         return Agreement(1.0, 10)
 

@@ -1,21 +1,28 @@
 """Journal, lease and file store; settings of a slot; metrics text."""
 
+import copy
 import errno
+import functools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
 from inferstack.environment import InvalidEnvironment
 from inferstack.platforms.holder import holder_name, is_gone
 from inferstack.platforms.prometheus_text import counters
-from inferstack.promotion import commands, journal, lease
+from inferstack.promotion import commands, filestore, journal, lease
+from inferstack.promotion.baseline import from_baseline
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.journal import JournalUnreadable, Phase
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
-from inferstack.promotion.platform import Conflict, Unavailable
+from inferstack.promotion.plan import next_step
+from inferstack.promotion.platform import Conflict, PlatformError, Unavailable
 from inferstack.promotion.spec import SlotSpec, flatten, with_settings
 from tests.components.promotion.world import Killed, Process, World, policy, version
 
@@ -80,6 +87,83 @@ def test_a_newer_schema_is_refused_and_nothing_is_touched() -> None:
 def test_a_damaged_journal_says_what_to_do(text: str) -> None:
     with pytest.raises(JournalUnreadable):
         journal.load(text)
+
+
+def _places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for key, value in document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ():
+        yield (*at, key)
+        yield from _places(value, (*at, key))
+
+
+def _loaded(document: Any) -> journal.Journal | None:
+    """None when it is refused, and the refusal says what to do."""
+    try:
+        return journal.load(json.dumps(document))
+    except JournalUnreadable as error:
+        told = str(error)
+    assert any(words in told for words in ("restore it from a backup", "newer inferstack", "no released version"))
+    return None
+
+
+def test_a_journal_damaged_anywhere_is_refused_or_can_be_gone_on_with() -> None:
+    found, random = running(), Random(5)
+    whole, seen = journal.to_document(found), Process(World()).observe()
+    for place in _places(whole):
+        document = copy.deepcopy(whole)
+        holder = functools.reduce(lambda part, key: part[key], place[:-1], document)
+        value = random.choice(["gone", None, -1, 99, "x", [], {}, [1], True])
+        if value == "gone" and isinstance(holder, dict):
+            del holder[place[-1]]
+        else:
+            holder[place[-1]] = value
+        read = _loaded(document)
+        if read is None:
+            continue
+        next_step(read, seen)
+        from_baseline(read.operation.baseline if read.operation else None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"\xff\xfe{", b"[" * 100_000, b"[]", b'{"version": "x", "journal": {}}', b'{"journal": {"schema": 1}}'],
+    ids=["empty", "half", "no text", "deep", "list", "version", "fields"],
+)
+def test_a_damaged_file_is_said_to_be_so_and_is_left_as_it_is(tmp_path: Path, text: bytes) -> None:
+    store = FileStore(tmp_path)
+    store.journal.write_bytes(text)
+    with pytest.raises(JournalUnreadable, match=r"journal\.json.*restore it from a backup"):
+        store.read_journal()
+    with pytest.raises((JournalUnreadable, Conflict)):
+        store.write_journal(running(), "", None)
+    assert store.journal.read_bytes() == text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"holder": 1}', '{"holder": "a", "generation": "x", "acquired": 0, "renewed": 0}'])
+def test_a_damaged_lease_is_nobodys_and_nothing_is_touched(tmp_path: Path, text: str) -> None:
+    store = FileStore(tmp_path)
+    store.lease.write_text(text)
+    with pytest.raises(JournalUnreadable, match=r"lease\.json"):
+        store.acquire_lease("a", 0, holder_gone=False)
+    assert store.lease.read_text() == text
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    store.journal.mkdir()  # like a missing permission, but for every user
+    with pytest.raises(PlatformError, match=r"journal\.json cannot be read: Is a directory"):
+        store.read_journal()
+    (tmp_path / "promotion.lock").mkdir()
+    with pytest.raises(PlatformError, match=r"promotion\.lock cannot be opened"):
+        store.acquire_lease("a", 0, holder_gone=False)
+
+
+def test_a_stopped_process_with_the_lock_is_named_and_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filestore, "LOCK_SECONDS", 0.1)
+    store, other = FileStore(tmp_path), FileStore(tmp_path)
+    with store.locked(), pytest.raises(Unavailable, match=rf"process {os.getpid()} .*kill -CONT {os.getpid()}"), other.locked():
+        pass
+    with other.locked():
+        pass
 
 
 def test_writes_of_the_file_are_compare_and_swap(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ class World:
         self.replicas = replicas
         self.delay = delay
         self.rate = 20.0
+        self.slower = 1.0
+        """How much longer everything takes, whichever slot it is in: other work on the machine."""
         self.marked = 0.1
         """Share of the requests that carry the header of a cohort."""
         first = version()
@@ -167,7 +169,7 @@ class World:
         state, behaviour = self.slots[slot], self.behaviour(slot)
         state.requests += count
         state.errors += count * (behaviour.errors + (behaviour.errors_live if live else 0))
-        ttft = behaviour.ttft + (behaviour.ttft_live if live else 0)
+        ttft = self.slower * (behaviour.ttft + (behaviour.ttft_live if live else 0))
         state.ttft = tuple(old + count * (index == bisect.bisect_left(BOUNDS, ttft)) for index, old in enumerate(state.ttft))
         if live and state.spec is not None:
             self.served[state.spec.version] = self.served.get(state.spec.version, 0) + count
@@ -381,16 +383,20 @@ class Process:
         self._call("warm", work)
 
     def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
-        def work() -> Exercise:
-            behaviour = self.world.behaviour(slot)
-            self.world._serve(slot, n, live=False)
-            if self.world.ready(slot) == 0:
-                return Exercise(n, n, "connection refused")
-            times = Histogram.of([behaviour.ttft] * n)
-            return Exercise(n, round(n * behaviour.errors), "500" if behaviour.errors else "", 1.0, times, times)
-
-        exercise: Exercise = self._call("exercise", work)
+        exercise: Exercise = self._call("exercise", lambda: self._sent(slot, n))
         return exercise
+
+    def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
+        both: tuple[Exercise, Exercise] = self._call("compare", lambda: (self._sent(slot, n), self._sent(against, n)))
+        return both
+
+    def _sent(self, slot: SlotName, n: int) -> Exercise:
+        behaviour = self.world.behaviour(slot)
+        self.world._serve(slot, n, live=False)
+        if self.world.ready(slot) == 0:
+            return Exercise(n, n, "connection refused")
+        times = Histogram.of([self.world.slower * behaviour.ttft] * n)
+        return Exercise(n, round(n * behaviour.errors), "500" if behaviour.errors else "", 1.0, times, times)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         return self._call("agreement", lambda: Agreement(self.world.behaviour(slot).agreement, 200))  # type: ignore[no-any-return]

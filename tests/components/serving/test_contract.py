@@ -22,6 +22,19 @@ def test_the_runtime_takes_what_a_slot_is_given(variant: str, tmp_path: Path) ->
         assert parsed.cache.url == "rediss://:key@cache.example:10000/0"
 
 
+def test_a_cache_that_a_cloud_s_token_opens_and_a_device_are_passed_on(tmp_path: Path) -> None:
+    changes = {
+        "cache": {"backend": "external", "url_secret": "cache-url", "identity": "google"},
+        "engine": {"kind": "transformers", "device": "cuda", "cpu_fallback": True},
+    }
+    config = written(changes)
+    (tmp_path / "url").write_text("rediss://10.0.0.5:6379/0\n")
+    config["cache"]["url_file"] = str(tmp_path / "url")
+    parsed = parse_config(config)
+    assert parsed.cache.identity == "google"
+    assert (parsed.engine.device, parsed.engine.cpu_fallback) == ("cuda", True)
+
+
 def test_a_missing_address_is_named(tmp_path: Path) -> None:
     config = written(VARIANTS["external cache"])
     config["cache"]["url_file"] = str(tmp_path / "nothing")

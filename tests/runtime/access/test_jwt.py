@@ -73,6 +73,8 @@ def confused():
         lambda: token(exp=None),
         lambda: token(aud="other"),
         lambda: token(aud=None),
+        lambda: token(sub="a\0b"),
+        lambda: token(sub="\ud800"),
         lambda: token(sub=None),
         lambda: token(nbf=time.time() + 3600),
         lambda: token(kid="unknown"),

@@ -72,6 +72,8 @@ async def test_keys_appear_in_no_log_metric_or_error(guarded, caplog):
     [
         ({"hash": "xyz"}, "keys.0.hash"),
         ({"tenant": ""}, "keys.0.tenant"),
+        ({"tenant": "a\0"}, "keys.0.tenant"),
+        ({"tenant": "\ud800"}, "keys.0.tenant"),
         ({"tier": "gold"}, "keys.0.tier"),
         ({"scopes": ["root"]}, "keys.0.scopes"),
         ({"id": None}, "keys.0.id"),

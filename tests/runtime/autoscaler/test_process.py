@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from conftest import child_process, write_keys
 from conftest import process as running_process
-from conftest import write_keys
 
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.keys import KeyFile
@@ -242,7 +242,9 @@ def test_a_real_process_watches_a_real_runtime_and_ends_on_sigterm(tmp_path):
         runtime.event("ready")
         config = {"targets": {"fake": {"metrics": [runtime.metrics_url]}}, "keys_file": str(keys), "interval_seconds": 0.1}
         program = [sys.executable, "-c", "from inferstack_runtime.cli import main; main()", "autoscale"]
-        with autoscaler_process(tmp_path, program, config) as autoscaler:
+        file = tmp_path / "autoscaler.json"
+        file.write_text(json.dumps(config))
+        with child_process([*program, "--config", str(file)]) as autoscaler:
             url = f"http://127.0.0.1:{autoscaler.event('listening')['port']}/api/v1/scaling"
             body = {"model_key": "fake", "scaling_policy": "hybrid_smart", "min_instances": 1, "max_instances": 10}
             assert httpx.post(f"{url}/register", json=body, headers=ADMIN).status_code == 200
@@ -257,23 +259,3 @@ def test_a_real_process_watches_a_real_runtime_and_ends_on_sigterm(tmp_path):
             assert seen["decision"]["action"] == "hold"
             autoscaler.process.send_signal(signal.SIGTERM)
             assert autoscaler.wait() == 0
-
-
-@contextmanager
-def autoscaler_process(folder, program, config):
-    import subprocess
-
-    from conftest import Process
-
-    file = folder / "autoscaler.json"
-    file.write_text(json.dumps(config))
-    child = subprocess.Popen([*program, "--config", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    run = Process(child)
-    try:
-        yield run
-    finally:
-        if child.poll() is None:
-            child.kill()
-        run.wait()
-        child.stdout.close()
-        child.stderr.close()

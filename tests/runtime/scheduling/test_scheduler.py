@@ -35,9 +35,50 @@ def test_decoding_comes_before_prompts_which_come_in_chunks() -> None:
     scheduler = make()
     add(scheduler, "a", 40)
     assert step(scheduler) == [("a", 40)]
+    assert step(scheduler) == [("a", 1)]
     add(scheduler, "b", 300, first=1000)
     assert [step(scheduler) for _ in range(3)] == [[("a", 1), ("b", 127)], [("a", 1), ("b", 127)], [("a", 1), ("b", 46)]]
     assert step(scheduler) == [("a", 1), ("b", 1)]
+
+
+def test_a_step_takes_a_further_prompt_only_while_its_rows_are_few() -> None:
+    scheduler = make(batch=512)
+    for i, length in enumerate((40, 30, 128, 40)):
+        add(scheduler, "abcd"[i], length, first=1000 * i)
+    assert step(scheduler) == [("a", 40), ("b", 30)]
+    assert step(scheduler) == [("a", 1), ("b", 1), ("c", 128)]
+
+
+def test_between_two_prompts_the_others_decode_a_step_unless_more_wait() -> None:
+    scheduler = make(batch=512)
+    for i, name in enumerate("abcd"):
+        add(scheduler, name, 128, first=1000 * i)
+    order = [sorted(step(scheduler))[-1] for _ in range(5)]
+    assert order == [("a", 128), ("b", 128), ("c", 128), ("c", 1), ("d", 128)]
+
+
+def test_streams_in_a_closed_loop_come_apart() -> None:
+    """Four streams that begin together: by the third round each prompt finds no other in front of it."""
+    scheduler, waits = make(batch=512), []
+    added: dict[str, int] = {}
+
+    def again(now: int) -> None:
+        added[f"s{len(added)}"] = now
+        add(scheduler, f"s{len(added) - 1}", 128, first=1000 * len(added))
+
+    for _ in range(4):
+        again(0)
+    ended: list[int] = []
+    for now in range(120):
+        for _ in ended:
+            again(now)  # an answer's end is known to its client when the next step has begun
+        ended = []
+        waits += [now - added[name] for name, rows in step(scheduler) if rows > 1]
+        for sequence in [s for s in scheduler.running if s.generated >= 16]:
+            scheduler.finish(sequence)
+            ended.append(now)
+    assert max(waits[:4]) > 2
+    assert max(waits[8:]) <= 1
 
 
 def test_a_slow_machine_takes_smaller_chunks_while_others_decode() -> None:

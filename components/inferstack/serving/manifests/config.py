@@ -38,6 +38,7 @@ def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup
             "max_batch_tokens": engine.max_batch_tokens,
             "max_queue": engine.max_queue,
             "kv_cache_bytes": int(quantity(engine.kv_cache)),
+            **engine.placement,
         },
         "access": {
             "keys_file": f"{KEYS_PATH}/keys.json",
@@ -73,6 +74,8 @@ def _cache(environment: Environment) -> dict[str, Any]:
         found["url"] = f"redis://{CACHE}.{environment.namespace}.svc:6379/0"
     if cache_secret(environment):
         found["url_file"] = f"{CACHE_SECRET_PATH}/url"
+    if cache.identity:
+        found["identity"] = cache.identity
     if cache.authentication == "identity":
         found["identity"] = {Platform.GKE: "google", Platform.AKS: "azure"}[environment.platform]
     return found

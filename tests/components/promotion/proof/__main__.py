@@ -1,10 +1,13 @@
 """Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
 
-Parts: crash, kills, sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report. Without any: all. Figures of
-a part replace its former ones in docs/promotion-report.json; the report is made of what is there.
+Parts: crash, kills, seconds (second promoters), sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report.
+Without any: all. Figures of a part replace its former ones in docs/promotion-report.json, but runs of alarms, model-alarms, kills and
+seconds are kept beside each other, each with the version of the gates that judged it; the report is made of what is there.
 """
 
 import argparse
+import ast
+import hashlib
 import json
 import platform
 import time
@@ -12,12 +15,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.components.promotion.proof import scenarios
+from inferstack.platforms import pairs, slot_client
+from inferstack.promotion import baseline, chance, checks, gates, measure
+from tests.components.promotion.proof import kills, scenarios
 from tests.components.promotion.proof.arena import ROOT
 from tests.components.promotion.proof.report import write
 
 FIGURES = ROOT / "docs" / "promotion-report.json"
-PARTS = ("crash", "kills", "sequences", "pairs", "model-pairs", "alarms", "model-alarms", "naive", "caught", "model-caught", "report")
+PARTS = (
+    "crash",
+    "kills",
+    "seconds",
+    "sequences",
+    "pairs",
+    "model-pairs",
+    "alarms",
+    "model-alarms",
+    "naive",
+    "caught",
+    "model-caught",
+    "report",
+)
+
+COLLECTED = ("alarms", "model-alarms", "kills", "seconds")
 
 
 def main() -> None:
@@ -25,6 +45,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--count", type=int, default=100, help="promotions and rollbacks under load")
     parser.add_argument("--kills", type=int, default=30, help="the command killed at random times")
+    parser.add_argument("--seed", type=int, default=1, help="of the random times of kills and second promoters")
     parser.add_argument("--alarms", type=int, default=200, help="promotions of an unchanged version")
     parser.add_argument("--switches", type=int, default=10, help="naive switches")
     parser.add_argument("--every-request", action="store_true", help="on the cluster's adapter reads are crash points too (slow)")
@@ -34,7 +55,8 @@ def main() -> None:
     options = parser.parse_args()
     run: dict[str, Any] = {
         "crash": lambda: scenarios.crash(options.every_request),
-        "kills": lambda: scenarios.kills(options.kills, 1),
+        "kills": lambda: kills.kills(options.kills, options.seed),
+        "seconds": lambda: kills.seconds(options.kills, options.seed),
         "alarms": lambda: scenarios.alarms(options.alarms, "light", options.seconds),
         "model-alarms": lambda: scenarios.alarms(options.alarms, "model", options.seconds),
         "sequences": lambda: scenarios.sequences(options.sequences),
@@ -44,6 +66,7 @@ def main() -> None:
         "caught": lambda: scenarios.caught("light"),
         "model-caught": lambda: scenarios.caught("model"),
     }
+    judges = _judges()
     for part in options.parts:
         if part == "report":
             continue
@@ -51,12 +74,26 @@ def main() -> None:
         started = time.time()
         figures = run[part]()
         print(f"{part}: {time.time() - started:.0f} s", flush=True)
-        _keep(options.figures, part, figures, time.time() - started)
-    write(json.loads(options.figures.read_text()), ROOT / "docs")
+        _keep(options.figures, part, figures, time.time() - started, judges)
+    write(json.loads(options.figures.read_text()), options.figures.parent)
 
 
-def _keep(file: Path, part: str, figures: Any, seconds: float) -> None:
+def _judges() -> str:
+    """The version of what decides over a promotion: a hash of its modules' code, comments apart."""
+    modules = (baseline, chance, checks, gates, measure, pairs, slot_client)
+    trees = [ast.dump(ast.parse(Path(str(module.__file__)).read_text())) for module in modules]
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
+
+
+def _keep(file: Path, part: str, figures: Any, seconds: float, judges: str) -> None:
     known = json.loads(file.read_text()) if file.is_file() else {}
+    if part in COLLECTED:
+        run = {"measured": time.strftime("%Y-%m-%d"), "seconds": seconds, "gates": judges, **figures}
+        before = known.get(part, {}).get("figures", {})
+        former = before.get("runs", [])
+        if not former and "promotions" in before:  # from before runs were kept beside each other: of gates that nobody noted
+            former = [{"measured": known[part]["measured"], "gates": "", **before}]
+        figures = {"runs": [*former, run]}
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
     known[part] = {
         "measured": time.strftime("%Y-%m-%d"),

@@ -18,7 +18,7 @@ from unittest import mock
 import yaml
 
 from inferstack.environment import Environment, load_environment
-from inferstack.local import programs
+from inferstack.local import monitoring, programs
 from inferstack.local.down import down
 from inferstack.local.machine import LocalMachine
 from inferstack.local.up import up
@@ -142,6 +142,7 @@ def arena(model: str = "light", **gates: Any) -> Iterator[Arena]:
     with (
         tempfile.TemporaryDirectory(prefix="proof-") as folder,
         mock.patch.object(programs, "runtime", return_value=command),
+        mock.patch.object(monitoring, "find", return_value={}),  # its cores are for what is measured
         mock.patch.dict(os.environ, {"PYTHONPATH": path}),
     ):
         made = Arena(Path(folder), model, gates)

@@ -24,8 +24,12 @@ FAULTS = {
     306: "never-ready",
     307: "erroring-live",
     308: "slow-live",
+    309: "three-times",
+    310: "a-fifth",
 }
 CODES = {name: code for code, name in FAULTS.items()}
+LONGER = {"three-times": 3.0, "a-fifth": 1.2}
+"""Versions whose steps take that many times as long, whatever they take."""
 SYNTHETIC_TOKENS = 8
 """Promotion's own requests ask for this many tokens or one; the `-live` faults spare them."""
 WARM_REQUESTS = 3
@@ -43,11 +47,13 @@ class FaultyEngine:
         self._leaked: list[bytearray] = []
         self._broken: set[str] = set()
         self._slow: set[str] = set()
+        self._running: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def submit(self, request: Any) -> None:
+        self._running.add(request.request_id)
         live = request.max_tokens not in (1, SYNTHETIC_TOKENS)
         if self._fault == "leaking":
             block = bytearray(LEAK_BYTES)
@@ -61,17 +67,26 @@ class FaultyEngine:
             self._slow.add(request.request_id)
         self._engine.submit(request)
 
+    def abort(self, request_id: str) -> None:
+        self._running.discard(request_id)
+        self._engine.abort(request_id)
+
     def step(self, timeout: float | None = None) -> Any:
         if self._slow:
             time.sleep(0.25)
         outputs = []
-        for output in self._engine.step(timeout):
+        busy, started = bool(self._running), time.perf_counter()
+        stepped = self._engine.step(timeout)
+        if busy:
+            time.sleep((LONGER.get(self._fault, 1.0) - 1) * (time.perf_counter() - started))
+        for output in stepped:
+            self._running -= {output.request_id} if output.finish_reason else set()
             if output.finish_reason:
                 self._slow.discard(output.request_id)
             if output.request_id in self._broken:
                 self._broken.discard(output.request_id)
                 if output.finish_reason is None:
-                    self._engine.abort(output.request_id)
+                    self.abort(output.request_id)
                 output = replace(output, finish_reason="error", error="a fault on demand")
             outputs.append(_scrambled(output) if self._fault == "wrong-answer" else output)
         return outputs

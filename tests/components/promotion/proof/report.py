@@ -1,6 +1,7 @@
 """docs/promotion-report.md and its plots, from measured figures alone: a part that was not measured is said to be missing."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,50 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
     yield from (f"- {line}" for line in part["figures"]["lines"])
     yield ""
     yield f"{'All passed' if part['figures']['passed'] else '**Some failed**'}. {_where(part)}"
-    if (kills := known.get("kills")) is not None:
-        figures = kills["figures"]
-        phases = ", ".join(f"{phase} {count}" for phase, count in figures["phases"].items())
-        load = figures["load"]
+    yield from _kills(known)
+
+
+def _kills(known: dict[str, Any]) -> Iterator[str]:
+    if (part := known.get("kills")) is not None and (runs := _runs(part)):
+        met = sum((Counter(run["met"]) for run in runs), Counter[str]())
         yield ""
-        yield "The command itself, killed at random times on a running machine under load:"
-        yield f"{figures['survived']} of {figures['kills']} times one `recover` ended with one live slot (killed in: {phases})."
-        yield f"A second promoter met the first one's lease or journal {figures['second_refused']} times and stopped."
-        yield f"Requests meanwhile: {load['requests']}, lost {load['lost']}, truncated {load['truncated']}."
-        yield from (f"- **not recovered**: {problem}" for problem in figures["problems"])
+        yield "The commands themselves, killed at random times on a running machine under streaming load, some together with a part of it;"
+        yield "then one `recover` must end with one slot that has all traffic and answers through the gateway. Requests that went through a"
+        yield "killed gateway or slot are left out; of all others none may be lost."
         yield ""
-        yield _where(kills)
+        survived, kills = (sum(run[key] for run in runs) for key in ("survived", "kills"))
+        yield f"- {survived} of {kills} recovered (seeds {', '.join(str(run['seed']) for run in runs)})"
+        yield from (f"- {title}: {_counted(met, word)}" for title, word in _MET)
+        yield f"- requests: {_summed(runs, 'requests')}, lost {_summed(runs, 'lost')}, truncated {_summed(runs, 'truncated')}"
+        yield from (f"- **not recovered**: {problem}" for run in runs for problem in run["problems"])
+        yield ""
+        yield _where(part)
+    if (part := known.get("seconds")) is not None and (runs := _runs(part)):
+        outcomes = sum((Counter(run["outcomes"]) for run in runs), Counter[str]())
+        yield ""
+        yield "A second promoter, started at random times after a first one:"
+        yield ""
+        yield from (f"- {what}: {count}" for what, count in sorted(outcomes.items()))
+        yield f"- requests meanwhile: {_summed(runs, 'requests')}, lost {_summed(runs, 'lost')}, truncated {_summed(runs, 'truncated')}"
+        yield from (f"- **wrong**: {problem}" for run in runs for problem in run["problems"])
+        yield ""
+        yield _where(part)
+
+
+_MET = (("killed in", "phase"), ("by", "signal"), ("command", "command"), ("together", "with"))
+
+
+def _counted(met: Counter[str], word: str) -> str:
+    return ", ".join(f"{name.removeprefix(word + ' ')} {count}" for name, count in sorted(met.items()) if name.startswith(f"{word} "))
+
+
+def _runs(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Runs that were kept beside each other."""
+    return list(part["figures"].get("runs", ()))
+
+
+def _summed(runs: list[dict[str, Any]], key: str) -> int:
+    return sum(run["load"][key] for run in runs)
 
 
 def _sequences(known: dict[str, Any]) -> Iterator[str]:
@@ -135,18 +168,34 @@ def _rollback(known: dict[str, Any]) -> Iterator[str]:
 
 
 def _alarms(known: dict[str, Any]) -> Iterator[str]:
-    parts = [known[part]["figures"] for part in ("pairs", "model-pairs", "alarms", "model-alarms") if part in known]
-    if not parts:
+    if not any(part in known for part in ("pairs", "model-pairs", "alarms", "model-alarms")):
         yield "Not measured yet."
         return
     yield "Promotions of an unchanged version under load that were reverted all the same. Suspected: worse in one window, not in the next."
+    yield "The version of the gates is a hash of the code that judges; what other gates judged is told apart."
     yield ""
-    for figures in parts:
-        suspected = f", {figures['suspected']} suspected" if "suspected" in figures else ""
-        count = figures["promotions"] + figures.get("rollbacks", 0)
-        what = "promotions and rollbacks" if "rollbacks" in figures else "promotions"
-        yield f"- {figures['model']}: {len(figures['reverted'])} of {count} {what}{suspected}"
-        yield from (f"  - {reason}" for reason in figures["reverted"])
+    for part in ("alarms", "model-alarms"):
+        versions: dict[str, list[dict[str, Any]]] = {}
+        for run in known.get(part, {"figures": {}})["figures"].get("runs", ()):
+            versions.setdefault(run["gates"], []).append(run)
+        for version, runs in reversed(versions.items()):
+            model, reverted = runs[0]["model"], [reason for run in runs for reason in run["reverted"]]
+            done, suspected = (sum(run[key] for run in runs) for key in ("promotions", "suspected"))
+            days = " to ".join(sorted({runs[0]["measured"], runs[-1]["measured"]}))
+            judged = f"gates {version}" if version else "earlier gates"
+            yield (
+                f"- {model}, {judged}: {len(reverted)} of {done} promotions, {suspected} suspected "
+                f"({len(runs)} runs, {days}; {_summed(runs, 'requests')} requests, {_summed(runs, 'lost')} lost)"
+            )
+            yield from (f"  - {reason}" for reason in reverted)
+    for part in ("pairs", "model-pairs"):
+        if part in known:
+            figures = known[part]["figures"]
+            yield (
+                f"- {figures['model']}, beside rollbacks ({part}, {known[part]['measured']}): {len(figures['reverted'])} of "
+                f"{figures['promotions'] + figures['rollbacks']} promotions and rollbacks"
+            )
+            yield from (f"  - {reason}" for reason in figures["reverted"])
     for part in ("alarms", "model-alarms"):
         if part in known:
             yield ""

@@ -2,8 +2,6 @@
 
 import math
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,10 +10,10 @@ from typing import Any
 
 from inferstack.environment import SlotName
 from inferstack.local import gateway
-from inferstack.local.layout import read_json, write_json
+from inferstack.local.layout import write_json
 from inferstack.local.machine import part_name
 from inferstack.local.parts import stop_part
-from tests.components.promotion.proof.arena import FAULTY, NAME, ROOT, Arena, Load, Ran, arena
+from tests.components.promotion.proof.arena import ROOT, Arena, Load, Ran, arena
 from tests.components.promotion.proof.faulty_runtime import CODES
 
 QUICK = {"min_requests": 5, "window_seconds": 2}
@@ -201,46 +199,8 @@ def alarms(count: int, model: str, seconds: float) -> dict[str, Any]:
                 reasons.append(ran.reason)
         took = time.time() - began
         found = judged(load.stop(), [])
-    return {"model": model, "promotions": done, "suspected": suspected, "reverted": reasons, "seconds": took, "load": found}
-
-
-def kills(count: int, seed: int) -> dict[str, Any]:
-    """The command itself killed at random times under load, and recovered: one live slot each time, and no request lost."""
-    chance = random.Random(seed)
-    survived, second = 0, 0
-    phases: list[str] = []
-    problems: list[str] = []
-    with arena("light", **QUICK) as made, Load(made) as load:
-        for index in range(count):
-            promoter = _command(made, "promote", NAME, "--set", f"slot.engine.max_queue={64 + index % 7}")
-            time.sleep(chance.uniform(0.5, 12))
-            other = _command(made, "promote", NAME, "--json")
-            time.sleep(2)
-            promoter.send_signal(signal.SIGKILL)
-            promoter.communicate()
-            other.communicate(timeout=300)
-            second += other.returncode in (2, 5)
-            journal = read_json(made.machine.layout.journal)
-            phases.append(journal["phase"] if journal else "none")
-            recovered = _command(made, "recover", NAME, "--json")
-            _, error = recovered.communicate(timeout=300)
-            after = read_json(made.machine.layout.journal)
-            weights = made.machine.weights()
-            whole = after is None or (after["phase"] == "idle" and weights[after["active_slot"]] == 100)
-            if recovered.returncode in (0, 4) and whole and "Traceback" not in error:
-                survived += 1
-            else:
-                problems.append(f"{phases[-1]}: {recovered.returncode}: {error[-300:]}")
-        found = judged(load.stop(), [])
-    counts = {phase: phases.count(phase) for phase in sorted(set(phases))}
-    return {"kills": count, "survived": survived, "phases": counts, "second_refused": second, "problems": problems, "load": found}
-
-
-def _command(made: Arena, *arguments: str) -> subprocess.Popen[str]:
-    """`inferstack ARGUMENTS` as a process of its own, with the arena's runtime."""
-    program = (
-        "import sys; from inferstack.local import programs; file = sys.argv.pop(1); programs.runtime = lambda: [sys.executable, file]; "
-        "from inferstack.cli import main; main()"
-    )
-    command = [sys.executable, "-c", program, str(FAULTY), *arguments, "--project", str(made.folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    counts = {key: found[key] for key in ("requests", "ok", "lost", "truncated")}
+    return {"model": model, "window_seconds": QUICK["window_seconds"], "promotions": done, "suspected": suspected, "reverted": reasons} | {
+        "promoting_seconds": took,
+        "load": counts,
+    }

@@ -1,0 +1,58 @@
+// The rows that enter a product: quantized to int8 in groups of 32, and laid out as the tiles of a product read them.
+#pragma once
+#include "formats.h"
+
+namespace {
+
+#if defined(__AVX512VNNI__)
+constexpr int TILE_ROWS = 12;
+#else
+constexpr int TILE_ROWS = 4;
+#endif
+
+// The rows that enter a product. `values` serves float formats, the rest integer formats. Integers lie in tiles of TILE_ROWS rows (the
+// last tile has what is left), in the order in which a tile's product reads them: [tile][group][quad][row][4], [tile][group][row].
+struct Activations {
+  float* values;      // [rows][k]
+  int8_t* quants;     // rows * k
+  float* scales;      // rows * k / 32
+  float* sums;        // rows * k / 32: the sum of the group's quants
+  int32_t k, rows;
+
+  struct Place {
+    int64_t quants, group;
+    int height;  // rows of the tile; a group's quads of four quants are so many quads apart
+  };
+  INLINE Place place(int row, int group) const {
+    const int in_tile = row % TILE_ROWS, first = row - in_tile, height = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
+    return {(int64_t)first * k + (int64_t)group * GROUP * height + 4 * in_tile, (int64_t)first * (k / GROUP) + group * height + in_tile, height};
+  }
+};
+
+// Quantize one group of 32. A NaN or infinity anywhere in the group makes its scale NaN, so that it reaches the logits.
+INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int row, int group) {
+  const float largest = largest_magnitude(low, high);  // NaN and infinity are larger than any number
+  const f32x16 factor = splat(largest > 0 ? 127.0f / largest : 0.0f), magic = splat(12582912.0f);
+  const i32x16 x = (i32x16)(low * factor + magic) - (i32x16)magic, y = (i32x16)(high * factor + magic) - (i32x16)magic;
+  const Activations::Place place = a.place(row, group);
+  alignas(32) int8_t quants[GROUP];
+#if defined(__AVX512F__)
+  _mm_store_si128((__m128i*)quants, _mm512_cvtsepi32_epi8((__m512i)x));
+  _mm_store_si128((__m128i*)(quants + 16), _mm512_cvtsepi32_epi8((__m512i)y));
+  const int32_t total = _mm512_reduce_add_epi32((__m512i)(x + y));
+#else
+  int32_t total = 0;
+  for (int i = 0; i < 16; i++) {
+    quants[i] = (int8_t)x[i];
+    quants[16 + i] = (int8_t)y[i];
+    total += x[i] + y[i];
+  }
+#endif
+  for (int quad = 0; quad < GROUP / 4; quad++) store(a.quants + place.quants + quad * 4 * place.height, load<int32_t>(quants + 4 * quad));
+  float scale = largest * (1.0f / 127);
+  scale += scale - scale;  // infinity to NaN
+  a.scales[place.group] = scale;
+  a.sums[place.group] = (float)total;
+}
+
+}  // namespace
