@@ -1,6 +1,7 @@
 """Stack files: where an environment is read from, and what is laid over what."""
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,27 @@ def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
         if CONFIG_KEY not in outer:
             raise InvalidEnvironment(str(file), [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
         found = lay_over(outer[CONFIG_KEY], found)
-    return lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found
+    return _with_configs(stacks, lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found)
+
+
+def _with_configs(stacks: Path, raw: Any) -> Any:
+    """The environment with the content of each model's config.json in place of the file's name."""
+    models = raw.get("models") if isinstance(raw, Mapping) else None
+    if not isinstance(models, list):
+        return raw
+    return {**raw, "models": [_with_config(stacks, model, f"models[{index}].config") for index, model in enumerate(models)]}
+
+
+def _with_config(stacks: Path, model: Any, path: str) -> Any:
+    name = model.get("config") if isinstance(model, Mapping) else None
+    if not isinstance(name, str):
+        return model
+    file = stacks / name
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InvalidEnvironment(str(file), [Problem(path, name, f"a JSON file: {getattr(error, 'strerror', None) or error}")]) from None
+    return {**model, "config": content}
 
 
 def read_config(file: Path) -> Mapping[str, Any]:

@@ -30,7 +30,8 @@ def _search(data: Any, path: str, known: frozenset[str]) -> Iterator[Problem]:
     items = list(data.items()) if isinstance(data, dict) else list(enumerate(data)) if isinstance(data, list) else []
     for key, value in items:
         where = f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}" if path else str(key)
-        found = _what(value) or ("a secret" if key not in known and isinstance(value, str) and _NAMED.search(str(key).lower()) else None)
+        named = key not in known and isinstance(value, str) and _NAMED.search(str(key).lower())
+        found = _what(value) or ("a secret" if known and named else None)
         if found:
             yield Problem(where, MISSING, f"{_EXPECTED} (this is {found})")
             if isinstance(data, list):
@@ -38,7 +39,7 @@ def _search(data: Any, path: str, known: frozenset[str]) -> Iterator[Problem]:
             else:
                 del data[key]
         else:
-            yield from _search(value, where, known)
+            yield from _search(value, where, frozenset() if key == "config" else known)  # a model's tokens are no secrets
 
 
 def _what(value: Any) -> str | None:

@@ -1,6 +1,6 @@
 """What runs: models, the two slots, the engine, its GPUs, and how replicas follow load."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,10 @@ class Model(Section):
         100, description="Share of untagged requests, in percent, among the tiers."
     )
     architecture: str | None = Field(None, description="Key of the planner's model catalogue; by default looked up by `name`.")
+    config: dict[str, Any] | None = Field(
+        None,
+        description="`config.json` of a model that the catalogue does not have: a file, named from this one's folder.",
+    )
 
 
 class Resources(Section):

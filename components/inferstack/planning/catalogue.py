@@ -71,6 +71,12 @@ class Architecture:
     experts: int
     shipped: int | None
     """Bytes of the published weights, where they are not 16 bits wide."""
+    latent: int = 0
+    """Values of one token that a layer keeps in place of keys and values per head (multi-head latent attention); 0: none."""
+    window: int = 0
+    """Tokens of the sliding window."""
+    windowed_layers: int = 0
+    """Layers that keep no more than the window."""
 
     @property
     def embedding_parameters(self) -> int:
@@ -231,6 +237,9 @@ def architectures() -> Mapping[str, Architecture]:
             row["tied"],
             row.get("experts", 0),
             int(shipped * GIB) if shipped else None,
+            row.get("latent", 0),
+            row.get("window", 0),
+            row.get("windowed_layers", 0),
         )
     return found
 

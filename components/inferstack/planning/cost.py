@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from inferstack.environment import Environment, Platform, Replicas
-from inferstack.planning import catalogue, placement, prices
+from inferstack.environment import ALB_CLASS, Environment, Platform, Replicas
+from inferstack.planning import catalogue, placement, prices, shapes
 from inferstack.planning.prices import HOURS_PER_MONTH, Price
 
 
@@ -66,7 +66,7 @@ def throughput(environment: Environment) -> Throughput | None:
     models = placement.gpu_models(environment)
     if gpu is None or len(models) != 1:
         return None
-    architecture = catalogue.architecture(models[0][1])
+    architecture = shapes.architecture(models[0][1])
     if architecture is None:
         return None
     wanted = (architecture.name, models[0][1].quantization, gpu.accelerator, gpu.count)
@@ -158,6 +158,8 @@ def _not_counted(environment: Environment) -> tuple[str, ...]:
     out = ["disks", "network traffic and load balancers", "logs and metrics"]
     if environment.cache.backend == "managed":
         out.append("the managed cache")
+    if environment.gateway.class_name == ALB_CLASS and environment.platform is Platform.AKS:
+        out.append("Application Gateway for Containers")
     if environment.gpu and environment.gpu.capacity in ("reservation", "flex_start"):
         out.append(f"the discount of {environment.gpu.capacity} against on demand")
     return tuple(out)

@@ -1,7 +1,9 @@
 """Does a model fit: weights by format, keys and values, activations and margin, per GPU and per shard.
 
     weights      parameters x bits of the format / 8, embeddings in their own width, divided over all shards
-    cache/token  2 x layers x KV heads x head dimension x bytes, heads divided over tensor shards, layers over pipeline stages
+    cache/token  2 x layers x KV heads x head dimension x bytes, heads divided over tensor shards, layers over pipeline stages;
+                 with latent attention layers x latent values x bytes, whole on every tensor shard; a layer with a sliding window keeps
+                 no more than the window
     activations  the larger of the sampler (copies of float32 logits per sequence) and one layer's MLP over the step's tokens
 
 Constants and their sources: ``data/memory.yaml`` and ``data/formats.yaml``; docs/fit.md compares the results with public figures.
@@ -37,6 +39,9 @@ class Fit:
     cache_per_token: int
     context: int
     sequences: int
+    window: int = 0
+    windowed_per_token: int = 0
+    """What of `cache_per_token` a sequence needs for the tokens of its window only."""
 
     @property
     def used(self) -> int:
@@ -50,22 +55,30 @@ class Fit:
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens, over all sequences, whose keys and values fit."""
+        """Tokens, over all sequences, whose keys and values fit where no window is longer than its sequence."""
         return max(0, self.room) // self.cache_per_token
+
+    def sequence_bytes(self, tokens: int) -> int:
+        """Keys and values of one sequence of this length."""
+        return (self.cache_per_token - self.windowed_per_token) * tokens + self.windowed_per_token * min(tokens, self.window)
 
     @property
     def full_sequences(self) -> int:
         """Sequences of the whole context that fit at once: the largest batch at this context."""
-        return self.cache_tokens // self.context
+        return max(0, self.room) // self.sequence_bytes(self.context)
 
     @property
     def needed(self) -> int:
         """With every sequence at its longest."""
-        return self.used + self.cache_per_token * self.context * self.sequences
+        return self.used + self.sequence_bytes(self.context) * self.sequences
 
     def largest_context(self, sequences: int = 1) -> int:
         """The longest context that this many sequences can have at once."""
-        return self.cache_tokens // max(1, sequences)
+        share = max(0, self.room) // max(1, sequences)
+        whole = self.cache_per_token - self.windowed_per_token
+        if share < self.sequence_bytes(self.window) or not self.window:
+            return share // self.cache_per_token
+        return (share - self.windowed_per_token * self.window) // whole if whole else self.context
 
 
 def weight_bytes(architecture: Architecture, quantization: str, source: str = "") -> int:
@@ -82,7 +95,9 @@ def weight_bytes(architecture: Architecture, quantization: str, source: str = ""
 
 
 def cache_bytes_per_token(architecture: Architecture, tensor_parallel: int = 1, pipeline_parallel: int = 1, bits: int = 16) -> int:
-    """Keys and values of one token on one shard. A KV head is never split: with more shards than heads it is repeated."""
+    """Keys and values of one token on one shard. A KV head is never split: with more shards than heads it is repeated, as a latent is."""
+    if architecture.latent:
+        return math.ceil(architecture.kv_layers / pipeline_parallel) * architecture.latent * bits // 8
     heads = math.ceil(architecture.kv_heads / tensor_parallel)
     layers = math.ceil(architecture.kv_layers / pipeline_parallel)
     return 2 * layers * heads * architecture.head_dim * bits // 8
@@ -105,22 +120,28 @@ def gpu_fit(
     sequences: int,
     batch_tokens: int,
     utilization: float | None = None,
+    windows: bool = False,
 ) -> Fit:
     """The memory of one of `tensor_parallel` x `pipeline_parallel` GPUs of `memory` bytes that serve `models` in one process.
 
+    `windows`: the engine frees what lies outside a sliding window.
     Several models share the budget: weights add up, activations do not happen at once, the cache is counted for the hungriest.
     """
     constants = catalogue.read("memory.yaml")
     shards = tensor_parallel * pipeline_parallel
     share = constants["utilization"] if utilization is None else utilization
+    per_token = {m.architecture: cache_bytes_per_token(m.architecture, tensor_parallel, pipeline_parallel) for m in models}
+    hungriest = max(per_token, key=lambda shape: per_token[shape])
     return Fit(
         budget=int(memory * share),
         weights=sum(math.ceil(weight_bytes(m.architecture, m.quantization, m.source) / shards) for m in models),
         activations=max(activation_bytes(m.architecture, sequences, batch_tokens, tensor_parallel) for m in models),
         outside=int(constants["outside_gib" if shards == 1 else "outside_gib_parallel"] * GIB),
-        cache_per_token=max(cache_bytes_per_token(m.architecture, tensor_parallel, pipeline_parallel) for m in models),
+        cache_per_token=per_token[hungriest],
         context=max(m.context for m in models),
         sequences=sequences,
+        window=hungriest.window if windows else 0,
+        windowed_per_token=per_token[hungriest] * hungriest.windowed_layers // hungriest.kv_layers if windows else 0,
     )
 
 

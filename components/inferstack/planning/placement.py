@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from inferstack.environment import Environment, Model, Platform, Replicas, Resources
 from inferstack.environment.quantity import quantity
-from inferstack.planning import catalogue, fit, prices
+from inferstack.planning import catalogue, fit, prices, shapes
 from inferstack.planning.catalogue import GIB, MIB, Machine
 
 
@@ -74,7 +74,7 @@ def cpu_models(environment: Environment) -> list[tuple[int, Model]]:
 
 def served(model: Model) -> fit.Served | None:
     """The model with its architecture; None when the catalogue does not know it."""
-    architecture = catalogue.architecture(model)
+    architecture = shapes.architecture(model)
     return fit.Served(architecture, model.quantization, model.context, model.source) if architecture else None
 
 

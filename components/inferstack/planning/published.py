@@ -59,8 +59,10 @@ _FOOT = """
 
 - Weights: parameters times the bits of the format; embeddings and output layer stay 16 bits wide in int8, int4, fp8, awq,
   gptq and nf4.
-- Keys and values per token: 2 x layers x KV heads x head dimension x 2 bytes, divided over tensor and pipeline shards. Sliding
-  windows are not taken off, so that models that have them get more room than is planned.
+- Keys and values per token: 2 x layers x KV heads x head dimension x 2 bytes, divided over tensor and pipeline shards; with latent
+  attention (DeepSeek) layers x (latent + rotary) values x 2 bytes, whole on every tensor shard. A layer with a sliding window keeps
+  no more than the window where the engine frees the rest (vLLM, llama.cpp); for other engines it is counted whole.
+- A model that the catalogue does not have is counted from its config.json (`models[].config`): layer by layer, experts included.
 - Activations: the sampler's {copies} copies of float32 logits, one row per sequence, or one layer's MLP over the step's tokens,
   whichever is more. Few sequences (`engine.max_sequences`) therefore leave more room for the cache. The number of copies was
   found from three llm-d rows (Llama-3.1-8B, Qwen3-32B on one GPU, gpt-oss-20b); the other rows did not shape it.
@@ -73,11 +75,17 @@ def page() -> str:
     constants = catalogue.read("memory.yaml")
     rows = [_line(c) for c in comparisons()]
     sources = [
-        f"- **{key}**: [{s['title']}]({s['url']}), {s['date']}." for key, s in catalogue.read("published-fit.yaml")["sources"].items()
+        f"- **{key}**: [{s['title']}]({s['url']}), {_when(s)}." for key, s in catalogue.read("published-fit.yaml")["sources"].items()
     ]
     notes = [f"- {_name(c.row)} ({c.row['source']}): {c.row['note']}." for c in comparisons() if "note" in c.row]
     body = "\n".join([*rows, "", "## What loads at all", "", *_verdicts(), "", "## Sources", "", *sources, "", "## Notes", "", *notes, ""])
     return _HEAD + body + _FOOT.format(copies=constants["sampler_copies"], margin=1 - constants["utilization"])
+
+
+def _when(source: dict[str, Any]) -> str:
+    """The day of a source, and whether its figures were compared with it again."""
+    checked = f"every figure compared with it on {source['checked']}" if "checked" in source else "figures as recorded on that day"
+    return f"{source['date']}; {checked}"
 
 
 def _verdicts() -> list[str]:
@@ -92,7 +100,7 @@ def _verdicts() -> list[str]:
         theirs = f"{row['context']:,}" if row["context"] else "does not load"
         lines.append(f"| {row['model']} | {row['quantization']} | {row['gpus']} x {row['accelerator']} | {theirs} | {longest} |")
     source = data["verdicts_source"]
-    return [*lines, "", f"Source: [{source['title']}]({source['url']}), {source['date']}."]
+    return [*lines, "", f"Source: [{source['title']}]({source['url']}), {_when(source)}."]
 
 
 def _name(row: dict[str, Any]) -> str:

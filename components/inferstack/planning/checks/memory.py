@@ -7,6 +7,9 @@ from inferstack.environment.quantity import quantity
 from inferstack.planning import caches, catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
+_FREE_WINDOWS = ("vllm", "llamacpp")
+"""Engines that keep no more of a layer with a sliding window than the window: vLLM's hybrid cache manager, llama.cpp's iSWA cache."""
+
 
 def gpu_served(e: Environment) -> list[fit.Served]:
     """The models on the GPU, as far as the catalogue knows them."""
@@ -39,6 +42,7 @@ def _fit(e: Environment, models: Sequence[fit.Served], memory: int, tensor: int 
         pipeline_parallel=e.engine.pipeline_parallel,
         sequences=e.engine.max_sequences,
         batch_tokens=e.engine.max_batch_tokens,
+        windows=e.engine.kind in _FREE_WINDOWS,
     )
 
 

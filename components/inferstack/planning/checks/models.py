@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from inferstack.environment import Environment, Model
-from inferstack.planning import catalogue, placement
+from inferstack.planning import catalogue, placement, shapes
 from inferstack.planning.findings import Finding
 
 _NEED_GPU = ("vllm", "sglang")
@@ -12,21 +12,35 @@ _NEED_GPU = ("vllm", "sglang")
 def known(e: Environment) -> Iterator[Finding]:
     """Every model is one of the catalogue; else fit cannot be checked."""
     for i, model in enumerate(e.models):
-        if catalogue.architecture(model):
+        if shapes.architecture(model):
+            continue
+        if model.config is not None:
+            yield _unread(i, model)
             continue
         written = model.architecture or model.name
         meant = catalogue.nearest(written.lower(), catalogue.architectures())
-        fix = f"set architecture: {meant}" if meant else "set architecture to the model of the catalogue with the same shape"
+        fix = f"set architecture: {meant}" if meant else "set config to its config.json, or architecture to a model of the same shape"
         path = f"models[{i}].architecture" if model.architecture else f"models[{i}].name"
         severity = "error" if model.architecture else "warning"
         message = f"`{written}` is no model of the catalogue, so that its memory cannot be planned."
         yield Finding("model-unknown", "error" if severity == "error" else "warning", path, message, f"{fix}.")
 
 
+def _unread(i: int, model: Model) -> Finding:
+    """What is wrong with a model's own config.json."""
+    try:
+        shapes.from_config(model.config or {}, model.name)
+        said = ""
+    except shapes.UnknownShape as error:
+        said = str(error)
+    message = f"the memory of `{model.name}` cannot be planned from its config.json: {said}."
+    return Finding("model-config", "error", f"models[{i}].config", message, "give the config.json of its repository, or set architecture.")
+
+
 def context(e: Environment) -> Iterator[Finding]:
     """No context is longer than what the model was made for."""
     for i, model in enumerate(e.models):
-        architecture = catalogue.architecture(model)
+        architecture = shapes.architecture(model)
         if architecture and model.context > architecture.context:
             message = f"context {model.context} is beyond what {architecture.name} was made for, {architecture.context} tokens."
             fix = f"set context to at most {architecture.context}{_longer(architecture.name, model.context)}."
@@ -112,7 +126,7 @@ def split(e: Environment) -> Iterator[Finding]:
 
 
 def _divisible(i: int, model: Model, tensor: int, pipeline: int) -> Iterator[Finding]:
-    shape = catalogue.architecture(model)
+    shape = shapes.architecture(model)
     if shape is None:
         return
     if shape.heads % tensor:

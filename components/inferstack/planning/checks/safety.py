@@ -4,13 +4,15 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from inferstack.environment import ENGINE_IMAGES, Environment, Platform
+from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, Environment, Platform
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
 _OLDEST_KUBERNETES = (1, 24)
 _PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 """RFC 1918 and RFC 6598."""
+_PODS, _SERVICES, _PROXIES = (ipaddress.IPv4Network(text) for text in ("10.64.0.0/14", "10.68.0.0/20", "10.69.0.0/23"))
+"""What the clusters of both clouds give to pods and services, and GKE to the proxies of its load balancers."""
 
 
 def hashes(e: Environment) -> Iterator[Finding]:
@@ -110,10 +112,36 @@ def network_range(e: Environment) -> Iterator[Finding]:
     if not any(network.subnet_of(private) for private in _PRIVATE):
         message = f"`{text}` is not private: nodes could not reach the hosts of the internet that have these addresses."
         yield Finding("cidr-public", "warning", path, message, "use a range of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10.")
+    taken = {"pods": _PODS, "services": _SERVICES} | ({"its load balancers": _PROXIES} if e.platform is Platform.GKE else {})
+    for use, other in taken.items():
+        if network.overlaps(other):
+            message = f"`{text}` overlaps {other}, where the addresses of {use} are."
+            yield Finding("cidr-overlap", "error", path, message, "use a range outside 10.64.0.0/13, for instance 10.0.0.0/16.")
+            return
+    yield from _gateway_range(e, network)
     wanted = e.cloud.system_nodes.max + (e.gpu.max_nodes + e.gpu.on_demand_floor if e.gpu else 0)
     if network.num_addresses - 5 < 2 * wanted:
         message = f"`{text}` has {network.num_addresses} addresses, too few for {wanted} nodes, as many surge nodes and 5 reserved ones."
         yield Finding("cidr-too-small", "error", path, message, "use a /24 or larger, for instance 10.0.0.0/16.")
+
+
+def _gateway_range(e: Environment, nodes: ipaddress.IPv4Network) -> Iterator[Finding]:
+    """Application Gateway for Containers has a /24 or more of its own, beside nodes, pods and services."""
+    if e.platform is not Platform.AKS or e.gateway.class_name != ALB_CLASS:
+        return
+    path, text = "cloud.network.gateway_cidr", e.cloud.network.gateway_cidr
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range: {error}.", f"write {_ranges(text)}.")
+        return
+    if network.prefixlen > 24:
+        yield Finding("cidr-too-small", "error", path, f"`{text}` is smaller than a /24, which the gateway needs.", "use a /24.")
+    for use, other in {"nodes": nodes, "pods": _PODS, "services": _SERVICES}.items():
+        if network.overlaps(other):
+            message = f"`{text}` overlaps {other}, where the addresses of {use} are."
+            yield Finding("cidr-overlap", "error", path, message, "use a /24 outside them, for instance 10.70.0.0/24.")
+            return
 
 
 def tiers(e: Environment) -> Iterator[Finding]:
