@@ -61,6 +61,8 @@ class EngineConfig(Section):
     max_batch_tokens: Positive = 512
     max_queue: NonNegative = 256
     kv_cache_bytes: Positive = 512 * 1024 * 1024
+    kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = "auto"
+    """How keys and values are kept (native only); auto: fp32 for unquantized weights, else bf16."""
 
 
 class TierConfig(Section):

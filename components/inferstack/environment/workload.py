@@ -94,6 +94,9 @@ class Engine(Section):
     max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")
     max_queue: NonNegative = Field(256, description="Requests that may wait; past that the answer is 429 with Retry-After.")
     kv_cache: Quantity = Field("512Mi", description="Upper bound of the KV cache of one replica.")
+    kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = Field(
+        "auto", description="How keys and values are kept (native only); `auto`: fp32 for unquantized weights, else bf16; int8 halves it."
+    )
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
     arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
