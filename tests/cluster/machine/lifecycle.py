@@ -89,8 +89,17 @@ def down(folder: Path | None = None, *, keep_logs: bool = False) -> bool:
         kept = folder.with_name(folder.name + "-log")
         shutil.rmtree(kept, ignore_errors=True)
         (folder / "log").rename(kept)
-    shutil.rmtree(folder)
+    _remove(folder)
     return True
+
+
+def _remove(folder: Path, seconds: float = 5) -> None:
+    """Remove the folder although somebody may write or remove in it meanwhile: a program that is just ending, another `down`."""
+    until = time.monotonic() + seconds
+    while folder.exists() and time.monotonic() < until:
+        shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def enter(m: Machine) -> list[str]:
