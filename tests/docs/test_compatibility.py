@@ -12,10 +12,24 @@ ROOT = Path(__file__).parents[2]
 NAMES = json.loads((Path(__file__).parent / "source_names.json").read_text())
 
 
+PROOFS = "## What each part is proven by"
+PARTS = """
+/v1/completions|/v1/chat/completions|/v1/embeddings|/v1/models|/v1/batch|/v1/files|/v1/batches|/v1/inference
+/chat/stream|/chat/performance
+/api/v1/models/load|/api/v1/scaling/register|/api/v1/scaling/manual|/api/v1/monitoring/metrics
+/health|/livez|/readyz|/metrics
+continuous batching|quantization|KV cache|response cache|weight cache|lazy load|CPU fallback|more than one GPU
+routing|tiers|keys|signed tokens
+GPU safety|response checks|leaving|inferstack bench|load profile|targets
+"""
+
+
 def table():
     """(source, group, name) to (verdict, how)."""
     rows, source = {}, ""
     for line in (ROOT / "docs" / "compatibility.md").read_text().splitlines():
+        if line == PROOFS:
+            break
         if line.startswith("## "):
             source = line[3]
         elif line.startswith("| ") and not line.startswith("| group"):
@@ -59,8 +73,23 @@ def test_metrics_that_names_are_mapped_to_exist():
                 assert name.removesuffix("_bucket") in aliases
 
 
+def proofs():
+    """Part to the tests that its row names."""
+    lines = (ROOT / "docs" / "compatibility.md").read_text().partition(PROOFS)[2].splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("| ") and not line.startswith("| part")]
+    return {row[0].replace("`", ""): re.findall(r"`(test_\w+)`", row[2]) for row in rows}
+
+
+def test_every_part_of_the_service_is_proven_by_tests():
+    rows = proofs()
+    assert all(tests for tests in rows.values())
+    parts = re.split(r"[|\n]", PARTS.strip())
+    assert [part for part in parts if not any(part in row for row in rows)] == []
+
+
 def test_tests_that_rows_name_exist():
     named = {test for entries in TABLE.values() for _, _, how in entries for test in re.findall(r"`(test_\w+)`", how)}
+    named |= {test for tests in proofs().values() for test in tests}
     written = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     assert named
     assert named <= written

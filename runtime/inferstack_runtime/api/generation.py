@@ -19,9 +19,10 @@ from typing import Protocol
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.errors import ApiError, invalid
+from inferstack_runtime.api.grammar import GrammarMask
 from inferstack_runtime.api.parameters import Generate
 from inferstack_runtime.api.text import Piece, TextAssembler
-from inferstack_runtime.engines.base import FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs, TokenMask
+from inferstack_runtime.engines.base import FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs
 from inferstack_runtime.lifecycle.engine_loop import EngineStopped
 from inferstack_runtime.lifecycle.models import Served, Unavailable
 from inferstack_runtime.metrics import Metrics
@@ -117,6 +118,7 @@ class Flight:
         self.timing = Timing(time.perf_counter())
         self._metrics = metrics
         self._cached = 0
+        self._masks: Sequence[GrammarMask] = ()
         self._release = release
         self._readers = 0
         self._waiters: set[asyncio.Future[None]] = set()
@@ -140,10 +142,11 @@ class Flight:
         """Whether every choice ended by itself."""
         return self.done and self.error is None and all(choice.finished in ("stop", "length") for choice in self._choices)
 
-    def start(self, masks: Sequence[TokenMask] = ()) -> None:
+    def start(self, masks: Sequence[GrammarMask] = ()) -> None:
         """Hand every choice to the engine. Raises ApiError: 429 (queue full), 400 (does not fit), 503 (engine stopped)."""
         generate = self.generate
         sampling = generate.sampling
+        self._masks = masks
         started: list[_Choice] = []
         try:
             for index, choice in enumerate(self._choices):
@@ -260,6 +263,9 @@ class Flight:
             choice.finished = finish
             self._metrics[catalogue.FINISHED].labels(self.served.name, finish).inc()
             self._metrics[catalogue.ANSWER_LENGTH].labels(self.served.name).observe(choice.assembler.tokens)
+        if finish in ("stop", "error") and self._masks and (problem := self._masks[index].failure) is not None:
+            self.abort(invalid(f"The answer's grammar cannot be followed: {problem}.", "response_format", "invalid_schema"))
+            return
         if finish == "error":
             self.abort(ApiError(500, f"The engine could not finish this request: {output.error or 'no reason given'}."))
             return

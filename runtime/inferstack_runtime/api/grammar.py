@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from inferstack_runtime.api.errors import invalid
-from inferstack_runtime.engines.base import LoadedModel, Tokenizer, TokenMask
+from inferstack_runtime.engines.base import LoadedModel, Tokenizer
 
 _tokenizers: "WeakKeyDictionary[Tokenizer, Any]" = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -60,8 +60,13 @@ class GrammarMask:
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the grammar could not be followed to its end, for instance a recursion that has none; once the sequence has ended."""
+        return str(self._matcher.get_error()).strip()[:500] if self._matcher.is_error() else None
 
-def masks_of(grammar: str, model: LoadedModel, count: int) -> list[TokenMask]:
+
+def masks_of(grammar: str, model: LoadedModel, count: int) -> list[GrammarMask]:
     """Fresh masks, one per sequence. Slow the first time for a model or a large grammar: call it in a thread."""
     tokenizer = _tokenizer_of(model)
     return [GrammarMask(tokenizer, grammar) for _ in range(count)]

@@ -15,14 +15,14 @@ from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.limits import Admission, Limiter
 from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.generation import Flight, Run, Usage
-from inferstack_runtime.api.grammar import masks_of
+from inferstack_runtime.api.grammar import GrammarMask, masks_of
 from inferstack_runtime.api.http import Request, parse_object
 from inferstack_runtime.api.parameters import Generate, check_tokens
 from inferstack_runtime.api.prepared import Prepared
 from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
-from inferstack_runtime.engines.base import ModelLoadError, TokenMask
+from inferstack_runtime.engines.base import ModelLoadError
 from inferstack_runtime.lifecycle.models import Models, Served, Unavailable
 from inferstack_runtime.metrics import Metrics
 
@@ -219,7 +219,7 @@ class Service:
             return
         self.cache.check(lookup, served, flight)
 
-    async def _masks(self, generate: Generate, served: Served) -> Sequence[TokenMask]:
+    async def _masks(self, generate: Generate, served: Served) -> Sequence[GrammarMask]:
         return [] if generate.grammar is None else await asyncio.to_thread(masks_of, generate.grammar, served.loaded, generate.n)
 
     def _note_served(self, tenant: str, model: str, source: str, usage: Usage) -> None:
@@ -246,7 +246,7 @@ class Service:
         self,
         served: Served,
         generate: Generate,
-        masks: Sequence[TokenMask] = (),
+        masks: Sequence[GrammarMask] = (),
         landed: Callable[[Flight], None] | None = None,
     ) -> Flight:
         """Start a generation; `landed` is called once when it has ended, however it did. Raises ApiError 400, 429 or 503."""

@@ -82,7 +82,7 @@ def traits(text: str) -> Traits:
         frozenset(word for word in lower if word in _ONE_WAY),
         after_how if after_how is None or after_how in _MEASURES else "",
         sequence,
-        tuple(word if word in _FILLERS else "" for word in lower),
+        tuple("a" if word == "an" else word if word in _FILLERS else "" for word in lower),
         frozenset(_TENSES[word] for word in lower if word in _TENSES),
         tuple(lower) if any(word in _DIRECTIONS for word in lower) else (),
         len(text.split()),

@@ -153,6 +153,11 @@ async def test_a_checked_hit_is_regenerated_behind_the_clients():
         ("How do I paint a fence?", "How often do I paint a fence?", "something else"),
         ("How do I undo a merge?", "How do I undo a commit?", "replaced"),
         ("Are grapes safe?", "Are grapes unsafe?", "replaced"),
+        ("Does a wolf fear a bear?", "Does a bear fear a wolf?", "way round"),
+        ("How many eggs are in a box?", "How many boxes are in an egg?", "way round"),
+        ("Where do the kings live?", "Where did the kings live?", "another time"),
+        ("Has the show begun?", "Will the show begin?", "another time"),
+        ("Why is a == b slow?", "Why is a === b slow?", "code"),
     ],
 )
 def test_guards_refuse_what_vectors_hardly_see(known, asked, why):
@@ -251,7 +256,7 @@ async def test_replicas_share_entries_and_hear_of_new_ones(valkey):
     ("known", "asked"),
     [
         ("How do I paint a fence?", "How can I paint fences?"),
-        ("When does the film start?", "When did the movie begin?"),
+        ("When does the film start?", "When does the movie begin?"),
         ("What are the benefits of tea?", "What are the advantages of tea?"),
         ("How do I copy files?", "How can I copy a file?"),
     ],
@@ -265,9 +270,12 @@ def test_the_set_that_no_guard_was_made_for_has_few_false_hits_at_the_default_th
     threshold = SemanticConfig().threshold
     (guarded,) = [rate for rate in rates(pairs(read_set(held_out=True), embedder), [threshold]) if rate.guarded]
     (bare,) = [rate for rate in rates(pairs(read_set(held_out=True), embedder), [threshold]) if not rate.guarded]
-    assert (guarded.same, guarded.other) == (25, 59)
-    assert guarded.false == 0 < bare.false
-    assert guarded.hit_rate > 0.4
+    assert guarded.same >= 150
+    assert guarded.other >= 200
+    assert guarded.false_ratio < 0.02, "the share at which the tier switches itself off"
+    assert bare.false_ratio > 0.1, "the near misses are near"
+    assert guarded.hit_rate > 0.6
+    assert wilson(guarded.false, guarded.right + guarded.false)[1] < 0.06
 
 
 def test_no_line_stands_in_both_sets():
