@@ -25,6 +25,8 @@ PARTS = (None, None, None, "keeper", "gateway", "the new slot", "the live slot")
 """What is killed together with the command."""
 LONGEST_SECONDS = 14.0
 """A promotion takes about as long here; later signals meet its end."""
+FAULT = "a fault on demand"
+"""What a bad version answers: its own fault, and nobody lost it."""
 BEGUN = 0.85
 """Share of the commands that are killed only after they have taken the lease; the others die at any time from their start."""
 LEASE_SECONDS = 3
@@ -61,14 +63,16 @@ def kills(count: int, seed: int) -> dict[str, Any]:
         for index in range(count):
             _trial(made, chance, index, found)
         results = load.stop()
-    spared = [result for result in results if not any(_overlaps(result, span) for span in found.spans)]
+    beside = [result for result in results if not any(_overlaps(result, span) for span in found.spans)]
+    spared = [result for result in beside if FAULT not in (result["reason"] or "")]
     return {
         "kills": count,
         "seed": seed,
         "survived": count - len(found.problems),
         "met": dict(sorted(found.met.items())),
         "problems": found.problems,
-        "beside_killed_parts": len(results) - len(spared),
+        "through_killed_parts": len(results) - len(beside),
+        "faults_met": len(beside) - len(spared),
         "load": judged(spared, []),
     }
 

@@ -57,7 +57,7 @@ def _kills(known: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield "The commands themselves, killed at random times on a running machine under streaming load, some together with a part of it;"
         yield "then one `recover` must end with one slot that has all traffic and answers through the gateway. Requests that went through a"
-        yield "killed gateway or slot are left out; of all others none may be lost."
+        yield "killed gateway or slot are left out, as are a bad version's own faults; of all others none may be lost."
         yield ""
         survived, kills = (sum(run[key] for run in runs) for key in ("survived", "kills"))
         yield f"- {survived} of {kills} recovered (seeds {', '.join(str(run['seed']) for run in runs)})"
