@@ -65,6 +65,8 @@ class EngineConfig(Section):
     """`auto`: a GPU where the engine can use one and the machine has one, else the CPU; `cuda`: a GPU, or the model does not load."""
     cpu_fallback: Flag = False
     """With `device` cuda: serve on the CPU where there is no GPU, rather than not at all."""
+    kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = "auto"
+    """How keys and values are kept (native only); auto: fp32 for unquantized weights, else bf16."""
 
 
 class TierConfig(Section):

@@ -199,6 +199,13 @@ PREEMPTIONS = Metric(
     ("model",),
     aliases=("vllm:num_preemptions_total",),
 )
+GUESSED_TOKENS = Metric(
+    "inferstack_guessed_tokens_total", "counter", "1", "Tokens that steps computed on the guess that they come next.", ("model",)
+)
+ACCEPTED_GUESSES = Metric("inferstack_accepted_guesses_total", "counter", "1", "Guessed tokens that came.", ("model",))
+KV_INFO = Metric(
+    "inferstack_kv_cache_info", "gauge", "1", "1 while the model is loaded; `dtype` says how keys and values are kept.", ("model", "dtype")
+)
 STEPS = Metric("inferstack_steps_total", "counter", "1", "Engine steps.", ("model",))
 STEP_HOST_SECONDS = Metric(
     "inferstack_step_host_seconds_total", "counter", "seconds", "Time of engine steps outside the model's arithmetic.", ("model",)

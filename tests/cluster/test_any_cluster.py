@@ -83,12 +83,17 @@ def test_an_image_that_the_cluster_has_not_is_named_and_what_stands_is_taken_dow
     machine = environment.machine
     changed = _elsewhere(engine={"image": "localhost/never-loaded:1"}, promotion={"ready_seconds": 20})
     project = commands.project(tmp_path, ENVIRONMENT, changed)
-    up = _run(machine, project, "up", "--yes")
-    assert up.returncode == 5, up.stdout + up.stderr
-    assert "localhost/never-loaded:1" in up.stderr
-    assert f"inferstack down {ENVIRONMENT}" in up.stderr
-    assert _run(machine, project, "down", "--yes").returncode == 0
-    assert client.get(machine, f"/api/v1/namespaces/{ENVIRONMENT}")[0] == 404
+    client.kubectl(machine, "create", "namespace", ENVIRONMENT)
+    try:
+        up = _run(machine, project, "up", "--yes")
+        assert up.returncode == 5, up.stdout + up.stderr
+        assert "localhost/never-loaded:1" in up.stderr
+        assert f"inferstack down {ENVIRONMENT}" in up.stderr
+        assert _run(machine, project, "down", "--yes").returncode == 0
+        assert client.read(machine, f"/api/v1/namespaces/{ENVIRONMENT}/services")["items"] == []
+        assert client.get(machine, f"/api/v1/namespaces/{ENVIRONMENT}")[0] == 200, "somebody else made it"
+    finally:
+        client.kubectl(machine, "delete", "namespace", ENVIRONMENT, "--timeout=120s")
 
 
 def test_what_pulumi_deployed_is_left_to_pulumi(environment: Deployed, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -145,6 +147,17 @@ def test_a_pid_that_somebody_else_has_now_is_not_the_program_that_was_started(tm
     finally:
         os.kill(running.pid, signal.SIGKILL)
         processes.end(running)
+
+
+@pytest.mark.slow
+def test_what_would_not_end_in_time_is_skipped_by_name_with_the_reason() -> None:
+    one = f"{Path(__file__).parent}/test_admission.py::test_every_environment_of_this_kit_is_among_them"
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "--timeout=60", one]
+    for left, outcome in ((120, "1 skipped"), (3600, "1 passed")):
+        environment = os.environ | {"INFERSTACK_TESTS_END": str(time.time() + left)}
+        done = subprocess.run(words, cwd=layout.project_root(), env=environment, capture_output=True, text=True, check=False)
+        assert outcome in done.stdout, done.stdout + done.stderr
+        assert ("minutes are left of what all tests may take, and this needs 10" in done.stdout) == (left == 120)
 
 
 def _until(happened: object, seconds: float = 10) -> None:

@@ -13,8 +13,8 @@ from machine import client
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
-def test_a_slot_answers_through_the_gateway_with_its_identity(environment: Deployed) -> None:
-    answer = environment.ask()
+def test_a_slot_answers_through_the_gateway_with_its_identity(fresh: Deployed) -> None:
+    answer = fresh.ask()
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"]
     assert answer.headers["x-inferstack-slot"] == "blue"

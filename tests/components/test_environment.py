@@ -167,9 +167,9 @@ def test_a_device_that_the_engine_cannot_have_is_refused(engine: dict[str, objec
 
 def test_a_device_reaches_the_runtime_only_where_one_is_asked_for() -> None:
     raw = {"platform": "local", "models": [MODEL], "cache": {"backend": "process"}}
-    assert parse_environment(raw).engine.placement == {}
+    assert parse_environment(raw).engine.overrides == {}
     wanted = {"kind": "transformers", "device": "cuda", "cpu_fallback": True}
-    assert parse_environment(raw | {"engine": wanted}).engine.placement == {"device": "cuda", "cpu_fallback": True}
+    assert parse_environment(raw | {"engine": wanted}).engine.overrides == {"device": "cuda", "cpu_fallback": True}
 
 
 @pytest.mark.parametrize(

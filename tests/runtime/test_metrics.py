@@ -20,7 +20,7 @@ def test_names_follow_prometheus_practice():
 def test_no_label_is_unbounded():
     bounded = {
         "route", "model", "code", "tier", "reason", "source", "result", "use", "bound", "status", "check", "side", "verdict",
-        "environment", "slot", "generation", "model_digest", "quantization", "version",
+        "environment", "slot", "generation", "model_digest", "quantization", "version", "dtype",
     }  # fmt: skip
     assert {label for metric in CATALOGUE for label in metric.labels} <= bounded
 

@@ -106,16 +106,19 @@ class Engine(Section):
     )
     cpu_fallback: Flag = Field(False, description="With `device: cuda`: serve on the CPU where there is no GPU, rather than not at all.")
     kv_cache: Memory = Field("512Mi", description="Upper bound of the KV cache of one replica.")
+    kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = Field(
+        "auto", description="How keys and values are kept (native only); `auto`: fp32 for unquantized weights, else bf16; int8 halves it."
+    )
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
     arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
     @property
-    def placement(self) -> dict[str, str | bool]:
-        """The runtime's keys for where it computes, where they are not what they are anyway."""
-        keys: dict[str, str | bool] = {"device": self.device, "cpu_fallback": self.cpu_fallback}
-        return {} if self.device == "auto" else keys
+    def overrides(self) -> dict[str, str | bool]:
+        """The runtime's keys for where and in which type it computes, where they are not what they are anyway."""
+        placed: dict[str, str | bool] = {} if self.device == "auto" else {"device": self.device, "cpu_fallback": self.cpu_fallback}
+        return placed if self.kv_dtype == "auto" else {**placed, "kv_dtype": self.kv_dtype}
 
 
 class GpuPool(Section):

@@ -26,7 +26,7 @@ def runtime_config(layout: Layout, environment: Environment, slot: str, ports: P
             "max_batch_tokens": e.engine.max_batch_tokens,
             "max_queue": e.engine.max_queue,
             "kv_cache_bytes": int(quantity(e.engine.kv_cache)),
-            **e.engine.placement,
+            **e.engine.overrides,
         },
         "access": {
             "tiers": {name: tier.model_dump() for name, tier in e.access.tiers.items()},

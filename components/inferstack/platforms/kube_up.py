@@ -75,11 +75,13 @@ class Cluster:
                 raise Lacking(self.name, lacks)
         promoted = self._promoted()
         with phase("objects", report) as current:
-            for item in sorted(objects, key=lambda one: one["kind"] != "Namespace"):
-                if item["metadata"].get("labels", {}).get(SLOT_LABEL) not in promoted:
+            for item in filter(_is_namespace, objects):
+                self._apply(served, item)
+            if own in secrets and made_here:
+                current.detail = self._keys()
+            for item in objects:
+                if not _is_namespace(item) and item["metadata"].get("labels", {}).get(SLOT_LABEL) not in promoted:
                     self._apply(served, item)
-                if item["kind"] == "Namespace" and own in secrets and made_here:
-                    current.detail = self._keys()
         with phase("slots", report) as current:
             seen = self._wait_ready()
             current.detail = ", ".join(f"{slot} {found.ready}/{found.replicas}" for slot, found in seen.slots.items())
@@ -91,23 +93,23 @@ class Cluster:
         with phase("objects", report) as current:
             objects, _ = self._rendered()
             served = kinds(self.api, objects)
-            known = [item for item in objects if (item["apiVersion"], item["kind"]) in served and item["kind"] != "Namespace"]
+            known = [item for item in objects if (item["apiVersion"], item["kind"]) in served and not _is_namespace(item)]
             paths = [path_of(served, item) for item in reversed(known)] + list(self._kept_paths())
             there = [path for path in paths if self.api.delete(path)]
             self._wait_gone(there)
             current.detail = f"{len(there)} deleted"
-        namespace = f"/api/v1/namespaces/{self.environment.namespace}"
         with phase("namespace", report) as current:
-            found = self.api.get(namespace)
-            if found is None:
-                return len(there), None
-            others = self._others(found)
-            if others:
-                current.skip(f"{self.environment.namespace} stays: it holds {others}")
-                return len(there), others
-            self.api.delete(namespace)
-            self._wait_gone([namespace])
-        return len(there) + 1, None
+            found = [
+                namespace for item in objects if _is_namespace(item) and (namespace := self.api.get(_namespace(item["metadata"]["name"])))
+            ]
+            kept = {item["metadata"]["name"]: others for item in found if (others := self._others(item))}
+            gone = [_namespace(item["metadata"]["name"]) for item in found if item["metadata"]["name"] not in kept]
+            for path in gone:
+                self.api.delete(path)
+            self._wait_gone(gone)
+            if kept:
+                current.skip("; ".join(f"{name} stays: {others}" for name, others in kept.items()))
+        return len(there) + len(gone), "; ".join(kept.values()) or None
 
     # ---- pieces
 
@@ -196,10 +198,12 @@ class Cluster:
         return [one["metadata"]["name"] for one in self.api.items(path, labelSelector=_OWN)]
 
     def _others(self, namespace: Object) -> str | None:
-        """What somebody else has in the namespace; the namespace itself where `up` did not make it."""
-        if namespace["metadata"].get("labels", {}).get(_MANAGED) != "inferstack":
-            return "no label of this kit's own"
-        core, apps = f"/api/v1/namespaces/{self.environment.namespace}", f"/apis/apps/v1/namespaces/{self.environment.namespace}"
+        """Why the namespace is somebody else's too: who wrote it, or what they have in it."""
+        name = namespace["metadata"]["name"]
+        writers = {entry["manager"] for entry in namespace["metadata"].get("managedFields", ()) if "subresource" not in entry} - {MANAGER}
+        if writers:
+            return f"{', '.join(sorted(writers))} wrote it too"
+        core, apps = _namespace(name), f"/apis/apps/v1/namespaces/{name}"
         kinds = [f"{core}/{kind}" for kind in ("pods", "services", "secrets", "configmaps", "persistentvolumeclaims")]
         found = [
             f"{path.rpartition('/')[2]} {one['metadata']['name']}"
@@ -207,4 +211,12 @@ class Cluster:
             for one in self.api.items(path)
             if one["metadata"]["name"] != "kube-root-ca.crt"
         ]
-        return ", ".join(sorted(found)) or None
+        return f"it holds {', '.join(sorted(found))}" if found else None
+
+
+def _is_namespace(item: Object) -> bool:
+    return bool(item["kind"] == "Namespace")
+
+
+def _namespace(name: str) -> str:
+    return f"/api/v1/namespaces/{name}"

@@ -43,13 +43,13 @@ class Checks:
         return self._before(step, journal, operation) if step.stage == "pre-check" else self._after(step, journal, operation)
 
     def _before(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """A window of the live slot alone, then synthetic load on the new slot and on both at once."""
+        """A window of the live slot alone, then synthetic load on the new slot alone and on both at once."""
         wanted = op.policy.gates.min_requests
         new_looks = [self._look(step.slot)]
         baseline = self._alone(step.live, op) if step.live is not None else None
-        rounds, mine = self._load(step.slot, step.live, op)
         self._say(f"memory of {step.slot} over {2 * wanted} requests", op)
-        grown = self._leak(step.slot, 2 * wanted)
+        grown = self._leak(step.slot, 2 * wanted)  # before the rounds: what leaked in those would be taken for its size
+        rounds, mine = self._load(step.slot, step.live, op)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:

@@ -64,6 +64,7 @@ class Rate:
             "hit_rate": round(self.hit_rate, 4),
             "hits_on_other": self.false,
             "other": self.other,
+            "hits": self.right + self.false,
             "false_hit_rate": round(self.false_ratio, 4),
             "false_hit_interval": [round(low, 4), round(high, 4)],
         }
@@ -126,12 +127,12 @@ def _hits(pair: Pair, threshold: float, guarded: bool) -> bool:
 
 def table(found: Sequence[Rate]) -> str:
     """The rates as text."""
-    lines = ["threshold  guards  hit rate        false hits      false-hit rate (95 %)"]
+    lines = ["threshold  guards  hit rate        false hits      false hits of all hits (95 %)"]
     for rate in found:
         low, high = wilson(rate.false, rate.right + rate.false)
         lines.append(
             f"{rate.threshold:9.2f}  {'on' if rate.guarded else 'off':6}  {rate.hit_rate:6.1%} ({rate.right}/{rate.same})"
-            f"  {rate.false:3}/{rate.other}         {rate.false_ratio:6.1%} ({low:.1%} to {high:.1%})"
+            f"  {rate.false:3}/{rate.other}         {rate.false_ratio:6.1%} of {rate.right + rate.false} ({low:.1%} to {high:.1%})"
         )
     return "\n".join(lines)
 

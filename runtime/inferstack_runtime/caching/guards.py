@@ -12,7 +12,8 @@ from itertools import pairwise
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*%?")
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|'([^']{2,})'(?!\w)|`([^`]+)`")
 _CODE = re.compile(
-    r"```.*?```|`[^`]+`|\b\w+(?:\.\w+)+\(?|\b\w+_\w+\b|\b[a-z]+[A-Z]\w*|\w+\(\)|[=<>!+*/-]=|->|--\w+|[{}\[\];\\$@#]", re.DOTALL
+    r"```.*?```|`[^`]+`|\b\w+(?:\.\w+)+\(?|\b\w+_\w+\b|\b[a-z]+[A-Z]\w*|\w+\(\)|[=<>!+*/-]+=+|(?<!\S)=(?!\S)|->|--\w+|[{}\[\];\\$@#]",
+    re.DOTALL,
 )
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _WORDS = json.loads((files(__package__) / "guards.json").read_text())
@@ -23,6 +24,7 @@ _DIRECTIONS, _ASKS = frozenset(_WORDS["directions"]), frozenset(_WORDS["asks"])
 _ONE_WAY, _MEASURES = frozenset(_WORDS["one_way"]), frozenset(_WORDS["measures"])
 _FILLERS = frozenset(_WORDS["fillers"])
 _SAME: dict[str, str] = {word: group[0] for group in _WORDS["same"] for word in group}
+_TENSES: dict[str, str] = {word: tense for tense, group in _WORDS["tenses"].items() for word in group}
 _ENDINGS = ("ings", "ing", "ied", "ies", "ed", "es", "s")
 _OPPOSITES = tuple(tuple(pair) for pair in _WORDS["opposites"])
 
@@ -45,6 +47,12 @@ class Traits:
     """Words such as `from`: they say which way."""
     measure: str | None
     """The word after `how`, where it asks for an amount; empty for another `how`, None without one."""
+    sequence: tuple[str, ...]
+    """The words of `content` as they follow each other: who does what to whom."""
+    frame: tuple[str, ...]
+    """The sentence with a blank for each of those words."""
+    tenses: frozenset[str]
+    """Past, present and future, as auxiliary verbs say them."""
     order: tuple[str, ...]
     """The words in their order, where a word such as `than` or `from` makes it matter; else empty."""
     length: int
@@ -60,6 +68,7 @@ def traits(text: str) -> Traits:
     numbers += [word for word in lower if word in _NUMBER_WORDS or word in _DATES]
     after_how = next((later for word, later in pairwise(lower) if word == "how"), None)
     quoted = {next(group for group in groups if group).strip().lower() for groups in _QUOTED.findall(text)}
+    sequence = tuple(_stem(word) for word in lower if word not in _FILLERS)
     sides = {side for pair in _OPPOSITES for side in pair if side in lower}
     return Traits(
         tuple(numbers),
@@ -69,9 +78,12 @@ def traits(text: str) -> Traits:
         _entities(text),
         frozenset(sides),
         frozenset(word for word in lower if word in _ASKS),
-        frozenset(_stem(word) for word in lower if word not in _FILLERS),
+        frozenset(sequence),
         frozenset(word for word in lower if word in _ONE_WAY),
         after_how if after_how is None or after_how in _MEASURES else "",
+        sequence,
+        tuple(word if word in _FILLERS else "" for word in lower),
+        frozenset(_TENSES[word] for word in lower if word in _TENSES),
         tuple(lower) if any(word in _DIRECTIONS for word in lower) else (),
         len(text.split()),
         any(word in _DENIED for word in lower),
@@ -108,6 +120,11 @@ def _entities(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def _exchanged(asked: Traits, known: Traits) -> bool:
+    """Whether only words have changed places in one and the same sentence: who sues a tenant is not sued by one."""
+    return asked.frame == known.frame and asked.sequence != known.sequence and sorted(asked.sequence) == sorted(known.sequence)
+
+
 def refusal(asked: Traits, known: Traits) -> str | None:
     """Why the answer to `known` must not answer `asked`, or None."""
     if asked.denied or known.denied:
@@ -126,6 +143,10 @@ def refusal(asked: Traits, known: Traits) -> str | None:
     shared = set(asked.order) & set(known.order) - _DIRECTIONS - _OPENERS
     if [word for word in asked.order if word in shared] != [word for word in known.order if word in shared]:
         return "the other way round"
+    if _exchanged(asked, known):
+        return "the other way round"
+    if not asked.tenses & known.tenses and ((asked.tenses and known.tenses) or "future" in asked.tenses | known.tenses):
+        return "another time"
     ratio = asked.length / max(known.length, 1)
     if not 0.6 <= ratio <= 1.6:
         return "other length"

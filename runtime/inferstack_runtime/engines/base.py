@@ -99,6 +99,11 @@ class EngineStats:
     step_compute_seconds: float = 0.0
     step_host_seconds: float = 0.0
     last_batch_size: int = 0
+    guessed_tokens: int = 0
+    """Tokens that steps computed on the guess that they come next."""
+    accepted_guesses: int = 0
+    kv_dtype: str = ""
+    """How keys and values are kept."""
 
 
 class QueueFull(Exception):

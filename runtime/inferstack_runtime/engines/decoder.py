@@ -26,6 +26,10 @@ class StepDecoder(Protocol):
     @property
     def weight_bytes(self) -> int: ...
     @property
+    def kv_dtype(self) -> str:
+        """How keys and values are kept."""
+
+    @property
     def reuses_prefixes(self) -> bool:
         """Whether a sequence may start from blocks that another one computed."""
 
@@ -76,6 +80,7 @@ class Decoder:
             raise ModelLoadError(f"{source.path}: no memory for {threads} threads")
         self.block_bytes = int(self._library.c.inferstack_cache_block_bytes(self._handle))
         self.variant = self._library.variant
+        self.kv_dtype = "fp32" if cache_type == "f32" else cache_type
         self._cache: NDArray[np.uint8] | None = None
         self._batch = kernels.Batch()
 

@@ -71,7 +71,9 @@ class BatchingEngine:
         """Blocks that each accepted request may come to need."""
         self._arrivals = 0
         self._stats = EngineStats(kv_bytes_total=blocks * decoder.block_bytes, weight_bytes=decoder.weight_bytes)
-        self._counts = {"prompt_tokens": 0, "generated_tokens": 0, "steps": 0, "last_batch_size": 0}
+        self._counts = dict.fromkeys(
+            ("prompt_tokens", "generated_tokens", "steps", "last_batch_size", "guessed_tokens", "accepted_guesses"), 0
+        )
         self._compute_seconds = self._host_seconds = 0.0
         self._tokens_per_second = 0.0
         rows = limits.max_batch_tokens + limits.max_sequences + MAX_GUESSING * MAX_GUESS
@@ -132,6 +134,7 @@ class BatchingEngine:
             weight_bytes=self._stats.weight_bytes,
             prefix_hit_tokens=scheduler.prefix_hit_tokens,
             preemptions=scheduler.preemptions,
+            kv_dtype=self._decoder.kv_dtype,
             step_compute_seconds=self._compute_seconds,
             step_host_seconds=self._host_seconds,
             **self._counts,
@@ -241,7 +244,10 @@ class BatchingEngine:
         self._collect(samples, results, outputs)
         for share, length in zip(shares, lengths, strict=True):
             if share.guess:
-                share.sequence.lookup.learn(len(share.guess), len(share.sequence.tokens) - length - 1)
+                right = max(0, len(share.sequence.tokens) - length - 1)
+                share.sequence.lookup.learn(len(share.guess), right)
+                self._counts["guessed_tokens"] += len(share.guess)
+                self._counts["accepted_guesses"] += right
         done = self._counts["generated_tokens"] - before
         if done:
             self._tokens_per_second += 0.1 * (done / seconds - self._tokens_per_second)

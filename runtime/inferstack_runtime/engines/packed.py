@@ -23,7 +23,7 @@ from inferstack_runtime.engines.gguf import BLOCKS
 from inferstack_runtime.engines.source import MATRICES, ModelSource, Stored
 from inferstack_runtime.kernels import Library
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever formats.h changes."""
 _MAGIC = b"INFSPACK"
 _ALIGNMENT = 64
@@ -50,7 +50,7 @@ _AS_SHIPPED = {
     "Q4_0": "w4_group",
     "Q4_1": "w4_minimum",
     "Q8_0": "w8_group",
-    "Q5_0": "f16",
+    "Q5_0": "w8_group",
     "Q5_1": "f16",
     "Q2_K": "w8_group",
     "Q3_K": "w8_group",

@@ -174,6 +174,8 @@ def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path,
     from inferstack_runtime.engines.transformers_decoder import TransformersDecoder
     from inferstack_runtime.scheduling.scheduler import Limits
 
+    if (wanted := getattr(engine, "kv_dtype", "auto")) != "auto":
+        raise ModelLoadError(f"engine.kv_dtype: is {wanted!r}, the transformers engine keeps keys and values as it computes them: auto")
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelLoadError(f"{path}: no *.safetensors file")

@@ -62,6 +62,7 @@ class TransformersDecoder:
             raise ModelLoadError(f"{path}: transformers cannot load it: {type(error).__name__}: {error}") from error
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.context, self.threads, self.variant = context, threads, f"transformers {transformers.__version__}"
+        self.kv_dtype = DTYPES[quantization]
         self._library = kernels.load()
         self._caches: dict[int, Any] = {}
         heads = int(getattr(self.config, "num_key_value_heads", None) or self.config.num_attention_heads)

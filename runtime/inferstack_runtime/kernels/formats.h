@@ -5,7 +5,7 @@
 //   F32         float    [32 k][32 n]
 //   F16, BF16   uint16   [32 k][32 n]
 //   W8_CHANNEL  int8     [8 quads][2 halves][16 n][4 k]; header: float scale[32]
-//   W8_GROUP    int8     as above, then half scale[32]                                       (GGUF Q8_0, lossless)
+//   W8_GROUP    int8     as above, then half scale[32]                                       (Q8_0, Q5_0, lossless)
 //   W4_GROUP    nibbles  [4 quads][2 halves][16 n][4 k], low: k, high: k + 16; half scale[32]  w = (q - 8) scale     (Q4_0, lossless)
 //   W4_MINIMUM  as above, then half scale[32], half minimum[32]                              w = q scale + minimum  (Q4_1, lossless)
 //   NF4         nibbles  [32 k][16], low: n, high: n + 16; float scale[32]                   w = table[q] scale
@@ -204,7 +204,7 @@ void pack_panel(int format, int n, int k, int source, const uint8_t* src, int in
           for (int i = 0; i < GROUP; i++) block[byte_of(column, i)] = (uint8_t)to_int8(channel != 0 ? w[i] / channel : 0);
           break;
         case W8_GROUP: {
-          const uint16_t scale = float_to_half(largest / 127);
+          const uint16_t scale = source == GGUF_Q5_0 ? load<uint16_t>(from) : float_to_half(largest / 127);  // 5-bit codes stay what they are
           const float d = half_to_float(scale);
           for (int i = 0; i < GROUP; i++) block[byte_of(column, i)] = (uint8_t)to_int8(d != 0 ? w[i] / d : 0);
           store(block + 1024 + 2 * column, scale);

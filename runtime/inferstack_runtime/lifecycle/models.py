@@ -220,6 +220,8 @@ class Models:
             await served.changed.wait()
         if served.engine is not None:
             await served.engine.close()
+        if served.last_stats.kv_dtype:
+            self._metrics[catalogue.KV_INFO].labels(name, served.last_stats.kv_dtype).set(0)
         served.engine = served.model = served.template = None
         served.memory, served.progress, served.phase, served.last_stats = 0, 0.0, "", EngineStats()
         served.state = "unloaded"
@@ -285,7 +287,11 @@ class Models:
                 (catalogue.KV_RATIO, stats.kv_bytes_used / stats.kv_bytes_total if stats.kv_bytes_total else 0.0),
             ):
                 self._metrics[metric].labels(name).set(value)
+            if stats.kv_dtype:
+                self._metrics[catalogue.KV_INFO].labels(name, stats.kv_dtype).set(1)
             for metric, grown in (
+                (catalogue.GUESSED_TOKENS, stats.guessed_tokens - last.guessed_tokens),
+                (catalogue.ACCEPTED_GUESSES, stats.accepted_guesses - last.accepted_guesses),
                 (catalogue.PREFIX_HIT_TOKENS, stats.prefix_hit_tokens - last.prefix_hit_tokens),
                 (catalogue.PREEMPTIONS, stats.preemptions - last.preemptions),
                 (catalogue.STEPS, stats.steps - last.steps),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.components.promotion.proof import kills
+from inferstack.platforms import slot_client
+from tests.components.promotion.proof import faulty_runtime, kills
 from tests.components.promotion.proof.arena import Client, Load, arena
 from tests.components.promotion.proof.faulty_runtime import CODES
 
@@ -33,3 +34,7 @@ def test_a_second_promoter_is_told_who_holds_the_lease_and_a_stopped_one_writes_
     found = kills.seconds(3, seed=11)
     assert found["problems"] == []
     assert (found["load"]["lost"], found["load"]["truncated"]) == (0, 0), found["load"]["reasons"]
+
+
+def test_faults_that_only_live_traffic_shows_spare_promotions_own_requests() -> None:
+    assert set(faulty_runtime.SYNTHETIC_TOKENS) == {1, slot_client.TOKENS, slot_client.OCCUPY_TOKENS}

@@ -38,7 +38,8 @@ def test_every_schema_is_a_json_schema():
 
 @pytest.mark.parts
 @pytest.mark.slow
-def test_no_generated_request_breaks_the_document(start, tmp_path):
+@pytest.mark.parametrize(("seed", "phases", "mode"), [(1, "examples,coverage,fuzzing", "all"), (20261121, "fuzzing,stateful", "negative")])
+def test_no_generated_request_breaks_the_document(start, tmp_path, seed, phases, mode):
     """Every operation, valid and invalid data: no server error, no status, type or body that the document does not name."""
     keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
     tiers = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}
@@ -57,9 +58,11 @@ def test_no_generated_request_breaks_the_document(start, tmp_path):
             "--max-examples",
             "15",
             "--seed",
-            "1",
+            str(seed),
             "--phases",
-            "examples,coverage,fuzzing",
+            phases,
+            "--mode",
+            mode,
         ]
         done = subprocess.run(
             [*command, *options, "--suppress-health-check", "all"], capture_output=True, text=True, cwd=tmp_path, timeout=400

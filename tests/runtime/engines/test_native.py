@@ -44,6 +44,14 @@ def test_a_seed_gives_the_same_answer_whatever_the_batch_around_it(loaded: Loade
     assert tokens_of(run_all(loaded, [GenerationRequest("b", ids, 24, Sampling(temperature=0.9, top_p=0.95, seed=12))])["b"]) != alone
 
 
+@pytest.mark.parametrize(("kv_dtype", "kept"), [("auto", "bf16"), ("int8", "int8"), ("fp32", "fp32")])
+def test_keys_and_values_are_kept_as_asked_for(load: Load, run_all: Run, kv_dtype: str, kept: str) -> None:
+    loaded = load(kv_dtype=kv_dtype)
+    outputs = run_all(loaded, [GenerationRequest("a", prompt(loaded, "What is the capital of France?"), 20, GREEDY)])["a"]
+    assert loaded.tokenizer.decode(tokens_of(outputs)) == "The capital of France is Paris."
+    assert loaded.engine.stats().kv_dtype == kept
+
+
 REPEATS = "apple, pear, plum, cherry, fig, quince. " * 6
 """The answer to it repeats, on whatever CPU: no close call between two tokens."""
 
@@ -68,6 +76,8 @@ def test_one_stream_guesses_ahead_and_answers_as_in_a_crowd(load: Load, run_all:
     assert [output.logprobs for output in alone] == [output.logprobs for output in together]
     if not sampling.presence_penalty:  # penalties keep an answer from repeating what could be guessed
         assert steps < 60
+        stats = loaded.engine.stats()
+        assert stats.guessed_tokens >= stats.accepted_guesses >= 60 - steps
     assert alone[-1].finish_reason == "length"
     assert loaded.engine.stats().kv_bytes_used == 0
 

@@ -38,7 +38,7 @@ def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup
             "max_batch_tokens": engine.max_batch_tokens,
             "max_queue": engine.max_queue,
             "kv_cache_bytes": int(quantity(engine.kv_cache)),
-            **engine.placement,
+            **engine.overrides,
         },
         "access": {
             "keys_file": f"{KEYS_PATH}/keys.json",

@@ -30,8 +30,8 @@ FAULTS = {
 CODES = {name: code for code, name in FAULTS.items()}
 LONGER = {"three-times": 3.0, "a-fifth": 1.2}
 """Versions whose steps take that many times as long, whatever they take."""
-SYNTHETIC_TOKENS = 8
-"""Promotion's own requests ask for this many tokens or one; the `-live` faults spare them."""
+SYNTHETIC_TOKENS = (1, 8, 64)
+"""Promotion's own requests ask for this many tokens; the `-live` faults spare them."""
 WARM_REQUESTS = 3
 """The first requests, the process's own warm-up among them, are answered: a version that fails those never becomes ready."""
 LEAK_BYTES = 8 * 2**20
@@ -54,7 +54,7 @@ class FaultyEngine:
 
     def submit(self, request: Any) -> None:
         self._running.add(request.request_id)
-        live = request.max_tokens not in (1, SYNTHETIC_TOKENS)
+        live = request.max_tokens not in SYNTHETIC_TOKENS
         if self._fault == "leaking":
             block = bytearray(LEAK_BYTES)
             block[::4096] = b"x" * len(block[::4096])

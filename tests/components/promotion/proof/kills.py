@@ -25,6 +25,8 @@ PARTS = (None, None, None, "keeper", "gateway", "the new slot", "the live slot")
 """What is killed together with the command."""
 LONGEST_SECONDS = 14.0
 """A promotion takes about as long here; later signals meet its end."""
+BEGUN = 0.85
+"""Share of the commands that are killed only after they have taken the lease; the others die at any time from their start."""
 LEASE_SECONDS = 3
 """Of the commands that are stopped for longer than their lease lives."""
 
@@ -78,7 +80,9 @@ def _overlaps(result: dict[str, Any], span: tuple[float, float]) -> bool:
 def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None:
     kind, number, part = chance.choice(COMMANDS), chance.choice(SIGNALS), chance.choice(PARTS)
     running = _start(made, kind, index)
-    time.sleep(chance.uniform(0.3, LONGEST_SECONDS if kind.startswith("promote") else LONGEST_SECONDS / 3))
+    if chance.random() < BEGUN:
+        _wait_begun(made, running)
+    time.sleep(chance.uniform(0, LONGEST_SECONDS if kind.startswith("promote") else LONGEST_SECONDS / 3))
     ended_before = running.poll() is not None
     began = time.time()
     killed = _kill_part(made, part) if part else ""
@@ -96,6 +100,15 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
         found.problems.append(f"{where}: {trouble}")
     if killed:
         found.spans.append((began, time.time()))
+
+
+def _wait_begun(made: Arena, running: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while running.poll() is None and time.monotonic() < until:
+        lease = read_json(made.machine.layout.directory / "lease.json")
+        if lease and f":{running.pid}:" in lease["holder"]:
+            return
+        time.sleep(0.02)
 
 
 def _start(made: Arena, kind: str, index: int) -> subprocess.Popen[str]:
@@ -134,6 +147,8 @@ def _untold(code: int, number: signal.Signals, error: str) -> str:
         return ""
     if code == 130 and ("interrupted" not in error or "inferstack recover" not in error):
         return f"it does not say how to go on: {error[-300:]}"
+    if code in (0, 4) and "Exception ignored" in error:  # met a library that was being imported and went no further
+        return ""
     return "" if code in (130, 0, 4, 2, 5) and "Traceback" not in error else f"ended with {code}: {error[-500:]}"
 
 

@@ -1,0 +1,44 @@
+"""Every operation that takes a body, with every kind of body that it does not take."""
+
+import re
+
+import pytest
+from conftest import running, write_keys
+
+from inferstack_runtime.api.openapi import document
+from inferstack_runtime.api.routes import ROUTES
+
+KINDS = {
+    None: b'{"model": "fake", "prompt": "x"}',
+    "": b"{}",
+    "text/plain": b"hello",
+    "application/xml": b"<a/>",
+    "application/x-www-form-urlencoded": b"model=fake&prompt=x",
+    "multipart/form-data": b"--b\r\n\r\n--b--",
+    "multipart/form-data; boundary=": b"--",
+    "multipart/form-data; boundary=b": b'--b\r\nContent-Disposition: form-data; name="file"; filename="\xff"\r\n\r\nx\r\n--b--\r\n',
+    "multipart/mixed; boundary=b": b"--b--",
+    "application/octet-stream": bytes(range(256)),
+    "application/json; charset=utf-16": '{"model": "fake"}'.encode("utf-16"),
+    "application/json; charset=\xff": b"{}",
+    "application/json, text/plain": b"[]",
+    "application/x-ndjson": b"{}\n{}\n",
+    "application/grpc": b"\x00\x00\x00\x00\x00",
+    "\t": b"null",
+}
+BODIES = [route for route in ROUTES if route.method in ("POST", "PUT", "DELETE")]
+
+
+@pytest.mark.parametrize("route", BODIES, ids=lambda route: f"{route.method} {route.path}")
+async def test_a_body_of_another_kind_gets_a_status_that_the_document_names(route, tmp_path):
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
+    tiers = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}
+    batches = {"url": f"sqlite:///{tmp_path}/b.sqlite"}
+    named = {int(status) for status in document()["paths"][route.path][route.method.lower()]["responses"]}
+    async with running(access={"keys_file": str(keys), "tiers": tiers}, batches=batches, lifecycle={"allow": []}) as run:
+        path = re.sub(r"\{\w+\}", "none", route.path)
+        for kind, body in KINDS.items():
+            headers = {"authorization": "Bearer root"} | ({} if kind is None else {"content-type": kind.encode("latin-1")})
+            answer = await run.client.request(route.method, path, content=body, headers=headers)
+            assert answer.status_code in named, (kind, answer.text)
+            assert answer.status_code < 500 or answer.status_code == 503, (kind, answer.text)
