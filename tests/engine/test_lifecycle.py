@@ -86,7 +86,7 @@ def test_what_a_promotion_wrote_survives_an_update_and_drift_is_seen(engine: Eng
 
 def test_no_secret_stands_in_the_state(engine: Engine) -> None:
     file = engine.folder / "stacks/Pulumi.services-aks.yaml"
-    file.write_text(file.read_text().replace(", authentication: identity", ""))
+    file.write_text(file.read_text().replace(", identity: azure", ""))
     engine.pulumi("stack", "init", "services-aks")
     engine.up("services-aks")
     assert any("the-primary-key" in str(item["inputs"]) for item in engine.cloud()["resources"].values())

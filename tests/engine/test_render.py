@@ -53,7 +53,7 @@ def without_annotations_of_the_engine(item: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "cluster"])
 def test_a_rendering_is_what_an_update_creates(engine: Engine, name: str) -> None:
-    for stack in stacks(name):
+    for stack in stacks(engine, name):
         engine.pulumi("stack", "init", stack)
         engine.up(stack)
     cloud = [item for item in engine.cloud()["resources"].values() if item["type"].startswith("kubernetes:")]

@@ -66,13 +66,13 @@ def _cache(e: Environment) -> Iterator[Problem]:
     if e.cache.backend != "managed" and e.cache.high_availability:
         expected = f"false, because cache.backend is {e.cache.backend}; only managed has a standby"
         yield Problem("cache.high_availability", True, expected)
-    if e.cache.backend != "managed" and e.cache.authentication == "identity":
-        expected = f"secret, because cache.backend is {e.cache.backend}; only a managed cache knows the slots' cloud identity"
-        yield Problem("cache.authentication", "identity", expected)
     if e.cache.backend == "external" and not e.cache.url_secret:
         yield Problem("cache.url_secret", MISSING, "a secret's name, because cache.backend is external")
-    if e.cache.backend != "external" and e.cache.identity:
-        yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (external only)")
+    own = {Platform.GKE: "google", Platform.AKS: "azure"}.get(e.platform)
+    if e.cache.identity and e.cache.backend not in ("managed", "external"):
+        yield Problem("cache.identity", e.cache.identity, f"nothing, because cache.backend is {e.cache.backend} (managed or external only)")
+    elif e.cache.identity and e.cache.backend == "managed" and e.cache.identity != own:
+        yield Problem("cache.identity", e.cache.identity, f"{own}, because platform is {e.platform}")
     if e.cache.backend != "external" and e.cache.url_secret:
         yield Problem("cache.url_secret", e.cache.url_secret, f"nothing, because cache.backend is {e.cache.backend}")
     if e.cache.backend == "none" and e.cache.semantic.enabled:

@@ -52,15 +52,11 @@ class Cache(Section):
     )
     size: Memory = Field("1Gi", description="Memory of the cache.")
     high_availability: Flag = Field(False, description="A replica that takes over.")
-    authentication: Literal["secret", "identity"] = Field(
-        "secret",
-        description="How slots sign in to a managed cache. `secret`: by what its Secret holds (an access key; on `gke` the network alone); "
-        "`identity`: by their own cloud identity, and the service takes no key.",
-    )
     url_secret: Name | None = Field(None, description="Secret whose key `url` holds the address (`backend: external`).")
     identity: Literal["google", "azure"] | None = Field(
         None,
-        description="Cloud whose token opens the cache (`backend: external`): Memorystore with IAM, Managed Redis with Entra.",
+        description="Cloud whose token for the slots opens the cache, in place of a key (`managed`, `external`): "
+        "Memorystore with IAM, Managed Redis with Entra.",
     )
     ttl_seconds: Positive = Field(300, description="Life of a cached answer where no route says otherwise.")
     semantic: SemanticCache = Field(default_factory=SemanticCache, description="The semantic tier.")

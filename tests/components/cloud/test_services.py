@@ -28,8 +28,8 @@ def settings(cloud: str) -> dict[str, Any]:
 
 
 @cache
-def planned(cloud: str, authentication: str = "identity") -> Run:
-    raw = changed(settings(cloud), {"cache": {"authentication": authentication}})
+def planned(cloud: str, by_identity: bool = True) -> Run:
+    raw = changed(settings(cloud), {} if by_identity else {"cache": {"identity": None}})
     config = {"inferstack:environment": raw, "inferstack:findings": "shown"}
     return run_function(lambda: deploy(ROOT / "stacks"), project="inferstack", stack="own", config=config, preview=True)
 
@@ -64,15 +64,15 @@ def test_azure_managed_redis_takes_the_workloads_entra_token_and_no_key() -> Non
 
 
 @pytest.mark.parametrize("cloud", ["gke", "aks"])
-@pytest.mark.parametrize("authentication", ["identity", "secret"])
-def test_a_managed_cache_reaches_the_slots_as_a_secret_only(cloud: str, authentication: str) -> None:
-    secret = next(item for item in planned(cloud, authentication).resources if item.name == "cache-url")
+@pytest.mark.parametrize("by_identity", [True, False])
+def test_a_managed_cache_reaches_the_slots_as_a_secret_only(cloud: str, by_identity: bool) -> None:
+    secret = next(item for item in planned(cloud, by_identity).resources if item.name == "cache-url")
     assert "stringData" in secret.secrets
     assert secret.inputs["stringData"] == "[secret]"
 
 
 def test_memorystore_encrypts_and_where_no_identity_is_asked_for_the_network_is_the_key() -> None:
-    instance = next(item.inputs for item in planned("gke", "secret").resources if item.type.endswith(":Instance"))
+    instance = next(item.inputs for item in planned("gke", False).resources if item.type.endswith(":Instance"))
     assert (instance["transitEncryptionMode"], instance["authorizationMode"]) == ("SERVER_AUTHENTICATION", "AUTH_DISABLED")
 
 
@@ -129,7 +129,8 @@ def test_everything_in_azure_is_of_the_subscription_that_the_environment_names()
 @pytest.mark.parametrize(
     ("cloud", "change", "path"),
     [
-        ("gke", {"cache": {"backend": "cluster"}}, "cache.authentication"),
+        ("gke", {"cache": {"backend": "cluster"}}, "cache.identity"),
+        ("gke", {"cache": {"identity": "azure"}}, "cache.identity"),
         ("gke", {"gateway": {"class_name": "azure-alb-external", "internal": False}}, "gateway.class_name"),
         ("aks", {"gateway": {"internal": True}}, "gateway.internal"),
         ("aks", {"gateway": {"port": 8443}}, "gateway.port"),

@@ -45,3 +45,12 @@ def test_a_missing_address_is_named(tmp_path: Path) -> None:
 def written(changes: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(first(changes)[0].config_map["data"]["runtime.json"])  # type: ignore[index]
     return found
+
+
+@pytest.mark.parametrize(("platform", "identity"), [("gke", "google"), ("aks", "azure")])
+def test_a_managed_cache_that_an_identity_opens_is_one_that_the_runtime_takes(platform: str, identity: str, tmp_path: Path) -> None:
+    cache = {"backend": "managed", "identity": identity, "engine": "valkey" if platform == "gke" else "redis"}
+    config = written({"platform": platform, "region": "r", "cloud": {"project": "p"}, "cache": cache, "gateway": {"class_name": None}})
+    (tmp_path / "url").write_text("rediss://10.0.0.5:6379/0?ssl_check_hostname=false\n")
+    config["cache"]["url_file"] = str(tmp_path / "url")
+    assert parse_config(config).cache.identity == identity

@@ -73,7 +73,7 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "region": region,
                 "size": environment.cache.size,
                 "high_availability": environment.cache.high_availability,
-                "clients": [storage.principal_id] if environment.cache.authentication == "identity" else [],
+                "clients": [storage.principal_id] if environment.cache.identity else [],
             },
             options,
         ).url

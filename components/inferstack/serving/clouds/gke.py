@@ -57,7 +57,6 @@ def create(environment: Environment, name: str) -> CloudSide:
         },
     )
     cache_url, authority = None, None
-    by_identity = environment.cache.authentication == "identity"
     if environment.cache.backend == "managed":
         cache = GkeCache(
             f"{name}-cache",
@@ -68,7 +67,7 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "subnetwork": cluster.subnetwork,
                 "size": environment.cache.size,
                 "high_availability": environment.cache.high_availability,
-                "clients": [storage.service_account] if by_identity else [],
+                "clients": [storage.service_account] if environment.cache.identity else [],
                 "deletion_protection": protected,
             },
         )

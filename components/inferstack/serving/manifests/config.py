@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from inferstack.cluster.names import CACHE
-from inferstack.environment import METRICS_PORT, Environment, Platform, SlotName
+from inferstack.environment import METRICS_PORT, Environment, SlotName
 from inferstack.environment.quantity import quantity
 from inferstack.serving.manifests.engines import CACHE_PATH
 from inferstack.serving.manifests.groups import ReplicaGroup
@@ -76,6 +76,4 @@ def _cache(environment: Environment) -> dict[str, Any]:
         found["url_file"] = f"{CACHE_SECRET_PATH}/url"
     if cache.identity:
         found["identity"] = cache.identity
-    if cache.authentication == "identity":
-        found["identity"] = {Platform.GKE: "google", Platform.AKS: "azure"}[environment.platform]
     return found
