@@ -3,7 +3,7 @@
 from inferstack.environment import SlotName, parse_environment
 from inferstack.local.status import _never_up
 from inferstack.platforms.status import platform_status
-from inferstack.promotion.journal import Journal
+from inferstack.promotion.journal import Journal, JournalUnreadable
 from inferstack.promotion.platform import Observation, SlotObservation
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Weights
@@ -52,6 +52,18 @@ def test_it_tells_slots_weights_and_journal():
     assert status["slots"]["blue"]["ready"] is False
     assert status["slots"]["blue"]["reason"] == "1 of 2 replicas ready"
     assert status["slots"]["green"]["url"] == "http://inferstack-green.llm.svc:8000"
+
+
+def test_a_journal_that_cannot_be_read_hides_nothing_else():
+    class Damaged(Recorded):
+        def read_journal(self):
+            raise JournalUnreadable("the journal is no JSON")
+
+    status = platform_status(
+        "prod", ENVIRONMENT, Damaged(SlotObservation(replicas=1, ready=1, spec=SPEC), SlotObservation(), Weights(100, 0))
+    )
+    assert (status["phase"], status["problems"], status["active_slot"]) == ("unknown", ["the journal is no JSON"], "blue")
+    assert status["slots"]["blue"]["ready"] is True
 
 
 def test_before_the_first_promotion_the_weights_say_what_is_active():
