@@ -32,7 +32,7 @@ class KubeApi:
     ) -> None:
         self._client = client
         self._token = token
-        self._sleep = sleep
+        self.sleep = sleep
 
     @classmethod
     def from_kubeconfig(cls, context: str | None = None) -> "KubeApi":
@@ -128,7 +128,7 @@ class KubeApi:
             try:
                 return self._once(method, url, path, body, headers)
             except Unavailable:
-                self._sleep(wait)
+                self.sleep(wait)
         return self._once(method, url, path, body, headers)
 
     def _once(self, method: str, url: str, path: str, body: Object | None, headers: Mapping[str, str]) -> httpx.Response:

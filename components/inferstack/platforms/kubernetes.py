@@ -241,7 +241,7 @@ class KubernetesPlatform(Kept):
 
     def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
         with self._clients(slot) as mine, self._clients(against) as theirs:
-            return compare(mine, theirs, n)
+            return compare(mine, theirs, n, self._api.sleep)
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._clients(slot) as mine, self._clients(against) as theirs:

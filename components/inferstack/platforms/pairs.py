@@ -9,7 +9,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -28,12 +28,14 @@ Target = tuple[SlotClient, str]
 """A replica and one of its models."""
 
 
-def compare(mine: Sequence[SlotClient], theirs: Sequence[SlotClient], n: int) -> tuple[Exercise, Exercise]:
-    """`n` requests at a time to each slot: what the senders to `mine` and to `theirs` met, in that order."""
+def compare(
+    mine: Sequence[SlotClient], theirs: Sequence[SlotClient], n: int, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Exercise, Exercise]:
+    """`n` requests at a time to each slot: what the senders to `mine` and to `theirs` met, in that order. `sleep`: between two looks."""
     if not mine or not theirs:
         return _nobody(mine, n), _nobody(theirs, n)
     pairs = list(zip(*_targets(mine, theirs, n), strict=True))
-    left, right = _to_add(_running(mine), _running(theirs), len(mine), len(theirs))
+    left, right = _to_add(_running(mine, sleep), _running(theirs, sleep), len(mine), len(theirs))
     with _occupied(mine, left), _occupied(theirs, right), ThreadPoolExecutor(2 * n) as pool:
         started = time.perf_counter()
         futures = [_send(pool, target, label) for pair, label in zip(pairs, _labels(n), strict=True) for target in pair]
@@ -67,12 +69,12 @@ def _targets(mine: Sequence[SlotClient], theirs: Sequence[SlotClient], n: int) -
     return side(mine), side(theirs)
 
 
-def _running(clients: Sequence[SlotClient]) -> float | None:
+def _running(clients: Sequence[SlotClient], sleep: Callable[[float], None]) -> float | None:
     """Requests that run in the slot, over several looks; None when a replica does not say."""
     total = 0
     for look in range(LOOKS):
         if look:
-            time.sleep(LOOK_SECONDS)
+            sleep(LOOK_SECONDS)
         for client in clients:
             found = client.readiness().get("in_flight")
             if not isinstance(found, int):
