@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, console, print_json, project_root
+from inferstack.cli.output import EnvironmentName, Failure, Json, Project, console, print_json, project_root
 from inferstack.environment import InvalidEnvironment, Platform, load_environment
 
 
@@ -25,13 +25,14 @@ def down(
 ) -> None:
     """Stop everything that `up` started for this environment and nothing else. On this machine keys, logs and weights stay."""
     root = project_root(project, name)
+    environment = None
     with suppress(InvalidEnvironment):  # what runs on this machine can be taken down without its file
         environment = load_environment(root / "stacks", name)
-        if environment.platform is Platform.KUBERNETES:
-            from inferstack.cli import _cluster
+    if environment is not None and environment.platform is Platform.KUBERNETES:
+        from inferstack.cli import _cluster
 
-            _cluster.down(root, name, environment, yes=yes, as_json=as_json)
-            return
+        _cluster.down(root, name, environment, yes=yes, as_json=as_json)
+        return
 
     from inferstack.local.down import down as stop
     from inferstack.local.progress import Event
@@ -46,6 +47,9 @@ def down(
             out.print("waiting for running streams to end", style="dim")
 
     stopped = stop(root, name, show, drain_seconds=drain_seconds)
+    if not stopped and environment is not None and environment.platform is not Platform.LOCAL:
+        what = f"{name}: platform is {environment.platform}, and nothing of it runs on this machine"
+        raise Failure(what, path="platform", next_step="`pulumi destroy` takes down what `pulumi up` made; docs/guide says in which order")
     if as_json:
         print_json({"environment": name, "stopped": stopped})
     else:

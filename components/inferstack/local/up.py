@@ -136,7 +136,7 @@ def load_local(root: Path, name: str) -> Environment:
     source = str(root / "stacks" / f"Pulumi.{name}.yaml")
     if environment.platform is not Platform.LOCAL:
         raise InvalidEnvironment(
-            source, [Problem("platform", str(environment.platform), "local: other platforms come up with `pulumi up`")]
+            source, [Problem("platform", str(environment.platform), "local or kubernetes: a cloud's own comes up with `pulumi up`")]
         )
     if environment.cache.backend not in ("process", "none"):
         raise InvalidEnvironment(

@@ -32,7 +32,7 @@ class Project:
         return self.root / "stacks" / f"Pulumi.{self.name}.yaml"
 
     def edit(self, **keys) -> None:
-        """Set keys of the environment file; `None` takes one away."""
+        """Set keys of the environment file."""
         document = yaml.safe_load(self.file.read_text())
         environment = document["config"]["inferstack:environment"]
         for key, value in keys.items():

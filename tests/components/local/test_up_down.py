@@ -240,12 +240,14 @@ def test_a_full_disk_is_said_so_and_up_works_when_there_is_room(project, monkeyp
 
 
 def test_an_environment_of_another_platform_is_refused(project):
-    project.edit(
-        platform="kubernetes", engine={"image": "x@sha256:" + "0" * 64}, cache={"backend": "none"}, gateway={"class_name": "traefik"}
-    )
+    project.edit(platform="gke", region="europe-west4", cloud={"project": "p"}, cache={"backend": "none"})
+    project.edit(engine={"image": "x@sha256:" + "0" * 64}, gateway={"hostname": "h.example"})
     done = project.run("up", "local", "--json")
     assert done.returncode == 2
-    assert "platform is 'kubernetes'" in failure(done)["message"]
+    assert "platform is 'gke'" in failure(done)["message"]
+    done = project.run("down", "local", "--json")
+    assert done.returncode == 2
+    assert "pulumi destroy" in failure(done)["next"]
 
 
 def test_a_missing_extra_is_named(project):
