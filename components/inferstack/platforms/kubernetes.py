@@ -203,7 +203,7 @@ class KubernetesPlatform(Kept):
     def verify(self, slot: SlotName) -> Health:
         with self._clients(slot) as clients:
             if not clients:
-                return Health(False, "it has no running pod")
+                return Health(False, "it has no ready pod")
             return next((health for client in clients if not (health := client.verify()).ok), Health(True))
 
     def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
@@ -254,6 +254,8 @@ class KubernetesPlatform(Kept):
             with self._reach.client(pod, self._metrics_port) as client:
                 counters = self._slot_client(client, pod).counters()
             if counters is None:
+                if not _is_ready(pod):
+                    continue  # it has answered nobody yet
                 return None
             found[pod["metadata"]["name"]] = counters
         return found or None
@@ -271,9 +273,10 @@ class KubernetesPlatform(Kept):
 
     @contextmanager
     def _clients(self, slot: SlotName) -> Iterator[list[SlotClient]]:
+        """Of the replicas that are ready: one that a scaler has just added is still loading, and refuses what it is asked."""
         with ExitStack() as stack:
             found = []
-            for pod in self._running(slot):
+            for pod in filter(_is_ready, self._running(slot)):
                 client = stack.enter_context(self._reach.client(pod, self._environment.engine.port))
                 found.append(self._slot_client(client, pod))
             yield found
@@ -291,6 +294,10 @@ class KubernetesPlatform(Kept):
         groups = replica_groups(environment)
         own = next((group for group in groups if group.name and component.endswith(f"-{group.name}")), groups[0])
         return [model.name for model in own.models]
+
+
+def _is_ready(pod: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod.get("status", {}).get("conditions", ()))
 
 
 def _rules(template: list[Object], weights: Weights) -> list[Object]:

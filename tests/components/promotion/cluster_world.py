@@ -136,12 +136,13 @@ class ClusterWorld:
             }
             self.objects[self._pod_path(pod)] = pod
         for pod in self.kind("pods"):
+            pod["ready"] = self.trouble(pod) is None and self.time - pod["started"] >= self.start_seconds
             pod["status"] = self.trouble(pod) or {
                 "phase": "Running",
+                "conditions": [{"type": "Ready", "status": str(pod["ready"])}],
                 "podIP": "10.0.0.1",
                 "containerStatuses": [{"restartCount": 0, "state": {"running": {}}}],
             }
-            pod["ready"] = self.trouble(pod) is None and self.time - pod["started"] >= self.start_seconds
 
     def _pod_path(self, pod: Object) -> str:
         return f"/api/v1/namespaces/ns/pods/{pod['metadata']['name']}"

@@ -77,6 +77,20 @@ def test_rolling_and_two_tiers_work_too() -> None:
     assert both.weights() == Weights(0, 100)
 
 
+def test_a_replica_that_a_scaler_has_just_added_is_asked_nothing_until_it_is_ready() -> None:
+    world = ClusterWorld()
+    world.reconcile()
+    process, asked = KubeProcess(world), []
+    reach = process._reach.client
+    process._reach.client = lambda pod, port: asked.append(pod["metadata"]["name"]) or reach(pod, port)  # type: ignore[method-assign]
+    ready = {pod["metadata"]["name"] for pod in world.kind("pods") if pod["owner"] == "inferstack-blue"}
+    world.find("deployments", "inferstack-blue")["spec"]["replicas"] += 1
+    world.reconcile()
+    assert len([pod for pod in world.kind("pods") if pod["owner"] == "inferstack-blue"]) == len(ready) + 1
+    assert process.exercise(BLUE, 6).failures == 0
+    assert set(asked) == ready
+
+
 def killed(world: ClusterWorld, command: Callable[..., commands.Ended], at: int, when: str) -> None:
     world.kill_at = (at, when)
     with pytest.raises(Killed):
