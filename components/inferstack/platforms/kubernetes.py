@@ -118,8 +118,9 @@ class KubernetesPlatform(Kept):
             logs={pod["metadata"]["name"]: self._last_lines(pod) for pod in pods if _crashed(pod)},
         )
         idle = weights is not None and not weights.reach(slot)
-        seen = observe_slot(objects, self._unpromoted(slot, deployments))
-        return observe_slot(objects, self._unpromoted(slot, deployments), self._in_flight(slot)) if idle and seen.ready else seen
+        unpromoted = self._unpromoted(slot, deployments)
+        seen = observe_slot(objects, unpromoted)
+        return observe_slot(objects, unpromoted, self._in_flight(slot)) if idle and seen.ready else seen
 
     def _unpromoted(self, slot: SlotName, deployments: list[Object]) -> SlotSpec | None:
         """The environment file's spec, when that is what runs: what `pulumi up` or a GitOps controller made before any promotion."""
@@ -254,8 +255,6 @@ class KubernetesPlatform(Kept):
             with self._reach.client(pod, self._metrics_port) as client:
                 counters = self._slot_client(client, pod).counters()
             if counters is None:
-                if not _is_ready(pod):
-                    continue  # it has answered nobody yet
                 return None
             found[pod["metadata"]["name"]] = counters
         return found or None

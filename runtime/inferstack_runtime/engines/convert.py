@@ -1,13 +1,14 @@
 """Writes a GGUF model with its 4-bit matrices as another type, to compare with engines that are fast on that type only."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inferstack_runtime.engines.base import ModelLoadError
-from inferstack_runtime.engines.gguf import GgufFile
+from inferstack_runtime.engines.gguf import GgufFile, Tensor
 from inferstack_runtime.kernels import Library
 
 TARGETS = {"Q4_0": 2, "Q8_0": 8}
@@ -18,14 +19,24 @@ def convert(path: Path, kind: str, output: Path, library: Library) -> int:
     """Copy `path` to `output` with every Q4_1 matrix as `kind` (nearest values); returns how many were changed. Raises `ModelLoadError`."""
     if kind not in TARGETS:
         raise ModelLoadError(f"type {kind!r}: expected one of {', '.join(TARGETS)}")
+
+    def change(tensor: Tensor) -> tuple[int, NDArray[np.uint8]] | None:
+        if tensor.type != _Q4_1:
+            return None
+        return TARGETS[kind], _blocks(library.unpack_source(_Q4_1, tensor.data, int(np.prod(tensor.shape))), kind)
+
+    return rewrite(path, output, change)
+
+
+def rewrite(path: Path, output: Path, change: Callable[[Tensor], tuple[int, NDArray[np.uint8]] | None]) -> int:
+    """Copy a GGUF file to `output`; `change` gives a tensor's new type and blocks, or None where it stays. Returns how many changed."""
     file = GgufFile(path)
     infos, data, changed = b"", [], 0
     offset = 0
     for tensor in file.tensors.values():
         number, content = tensor.type, tensor.data
-        if tensor.type == _Q4_1:
-            count = int(np.prod(tensor.shape))
-            number, content = TARGETS[kind], _blocks(library.unpack_source(_Q4_1, tensor.data, count), kind)
+        if (new := change(tensor)) is not None:
+            number, content = new
             changed += 1
         name = tensor.name.encode()
         infos += struct.pack("<Q", len(name)) + name + struct.pack("<I", len(tensor.shape))

@@ -128,11 +128,11 @@ class Scheduler:
 
     def _take_prompts(self, budget: int, shares: list[Share]) -> None:
         """Add shares of prompts, those that are begun before those that wait."""
-        least = budget - FULL_SPEED_ROWS
+        least = max(0, budget - FULL_SPEED_ROWS)
         for sequence in sorted(self.running, key=_urgency):
-            if sequence.slot >= 0 and sequence.pending > 1 and budget > max(0, least):
+            if sequence.slot >= 0 and sequence.pending > 1 and budget > least:
                 budget -= self._prefill(sequence, budget, shares)
-        while budget > max(0, least) and self._slots and (head := self.waiting.peek()) is not None:
+        while budget > least and self._slots and (head := self.waiting.peek()) is not None:
             if not self._admit(head):
                 break
             budget -= self._prefill(head, budget, shares)

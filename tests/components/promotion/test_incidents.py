@@ -16,7 +16,7 @@ from inferstack.promotion.spec import with_settings
 from inferstack.promotion.weights import Cohort, Weights
 from inferstack.serving.manifests.route import route_rules, route_template
 from tests.components.kubernetes import environment
-from tests.components.promotion.world import BLUE, GREEN, Behaviour, Broken, Process, World, converged, policy, version
+from tests.components.promotion.world import BLUE, GREEN, Behaviour, Broken, Process, World, converged, left_at, policy, version
 
 NEW = version("int8")
 MARKED: dict[str, Any] = {"strategy": "canary", "steps": (100,), "header": ("x-cohort", "beta")}
@@ -63,16 +63,8 @@ def test_with_both_slots_bad_the_better_one_stays_frozen_and_nothing_flaps() -> 
 @pytest.mark.parametrize("command", [commands.abort, lambda session: commands.rollback(session, policy())], ids=["abort", "rollback"])
 def test_a_promotion_stuck_in_any_phase_can_be_turned_back(phase: Phase, command: object) -> None:
     world = World()
-
-    def stop(name: str, process: Process) -> None:
-        journal = world.stored()
-        if journal and journal.phase is phase:
-            raise KeyboardInterrupt
-
-    world.before_call = stop
-    with pytest.raises(KeyboardInterrupt):
+    with left_at(world, phase, KeyboardInterrupt):
         promote(world)
-    world.before_call = lambda name, process: None
     world.gone.add("alice@host:1")
     ended = command(Process(world, "bob@host:2").session())  # type: ignore[operator]
     assert ended.outcome is Outcome.REVERTED

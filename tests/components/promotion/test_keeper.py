@@ -16,7 +16,7 @@ from inferstack.promotion.exposition import exposition
 from inferstack.promotion.journal import Outcome, Phase
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Cohort, Weights
-from tests.components.promotion.world import BLUE, GREEN, Process, World, policy, version
+from tests.components.promotion.world import BLUE, GREEN, Process, World, left_at, policy, version
 
 NEW = version("int8")
 
@@ -29,16 +29,8 @@ def promoted() -> World:
 
 def interrupted_at_settle(world: World, spec: SlotSpec, **changes: Any) -> None:
     """A promotion of `spec` that its promoter left while the weights settle."""
-
-    def stop(name: str, process: Process) -> None:
-        journal = world.stored()
-        if journal and journal.phase is Phase.SETTLE:
-            raise KeyboardInterrupt
-
-    world.before_call = stop
-    with pytest.raises(KeyboardInterrupt):
+    with left_at(world, Phase.SETTLE, KeyboardInterrupt):
         commands.promote(Process(world).session(), lambda live: spec, policy(**changes))
-    world.before_call = lambda name, process: None
 
 
 def figures(text: str) -> dict[tuple[str, ...], float]:

@@ -24,7 +24,7 @@ from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.plan import next_step
 from inferstack.promotion.platform import Conflict, PlatformError, Unavailable
 from inferstack.promotion.spec import SlotSpec, flatten, with_settings
-from tests.components.promotion.world import Killed, Process, World, policy, version
+from tests.components.promotion.world import Killed, Process, World, left_at, policy, version
 
 GOLDEN = Path(__file__).with_name("golden") / "journal-schema-1.json"
 
@@ -32,14 +32,7 @@ GOLDEN = Path(__file__).with_name("golden") / "journal-schema-1.json"
 def running() -> journal.Journal:
     """The journal of a promotion that was killed in its check."""
     world = World()
-
-    def stop(name: str, process: Process) -> None:
-        stored = world.stored()
-        if stored and stored.phase is Phase.POSTCHECK:
-            raise Killed
-
-    world.before_call = stop
-    with pytest.raises(Killed):
+    with left_at(world, Phase.POSTCHECK, Killed):
         commands.promote(Process(world).session(), lambda spec: version("int8"), policy())
     found = world.stored()
     assert found is not None

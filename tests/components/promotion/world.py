@@ -6,15 +6,18 @@
 
 import bisect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pytest
 
 from inferstack.environment import Engine, Gates, Model, Resources, SlotName
 from inferstack.promotion import lease as leases
 from inferstack.promotion.commands import Session
 from inferstack.promotion.events import Event
-from inferstack.promotion.journal import Journal, Policy, dump, load
+from inferstack.promotion.journal import Journal, Phase, Policy, dump, load
 from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Counters, Histogram, Snapshot
 from inferstack.promotion.platform import (
@@ -478,6 +481,21 @@ def policy(**changes: Any) -> Policy:
         ready_seconds=60, settle_count=5, settle_seconds=30, drain_seconds=10, rollback_window_seconds=100, floor=2, most=4, gates=GATES
     )
     return replace(base, **changes)
+
+
+@contextmanager
+def left_at(world: World, phase: Phase, how: type[BaseException]) -> Iterator[None]:
+    """The promoter inside stops at its next call once the journal has `phase`: by `how`, which must come out of it."""
+
+    def stop(name: str, process: Process) -> None:
+        journal = world.stored()
+        if journal and journal.phase is phase:
+            raise how
+
+    before, world.before_call = world.before_call, stop
+    with pytest.raises(how):
+        yield
+    world.before_call = before
 
 
 def converged(world: World) -> str | None:

@@ -60,6 +60,18 @@ def loads_or_names(path: Path) -> None:
         ("tokenizer.ggml.pre", 5, "tokenizer.ggml.pre: is 5, expected a name"),
         ("tokenizer.ggml.eos_token_id", 4000, "tokenizer.ggml.eos_token_id: is 4000, expected the number of one of 90 tokens"),
         ("tokenizer.ggml.bos_token_id", "first", "tokenizer.ggml.bos_token_id: is 'first'"),
+        ("tokenizer.chat_template", 7, "tokenizer.chat_template: is 7, expected a text"),
+        ("tokenizer.ggml.add_bos_token", "yes", "tokenizer.ggml.add_bos_token: is 'yes', expected true or false"),
+        ("tokenizer.ggml.token_type", [1, 1], "tokenizer.ggml.token_type: has 2 entries, expected 90"),
+        ("tokenizer.ggml.model", 3, "tokenizer.ggml.model: is 3, expected 'gpt2' or 'llama'"),
+        ("tokenizer.ggml.model", "t5", "tokenizer.ggml.model: is 't5', expected 'gpt2' or 'llama'"),
+        ("llama.attention.sliding_window", -3, "llama.attention.sliding_window: is -3"),
+        ("llama.attention.sliding_window", float(1 << 40), "llama.attention.sliding_window: is 1099511627776.0"),
+        ("llama.embedding_length", 1 << 31, "llama.embedding_length: is 2147483648"),
+        ("llama.attention.key_length", 0, "llama.attention.key_length: is 0"),
+        ("llama.context_length", "long", "llama.context_length: is 'long'"),
+        ("llama.rope.scaling.type", "yarn", "llama.rope.scaling.type: is 'yarn'"),
+        ("llama.attention.head_count", [4, 4], "llama.attention.head_count: is [4, 4]"),
     ],
 )
 def test_a_field_that_cannot_be_is_named(write_gguf: WriteGguf, key: str, value: object, message: str) -> None:

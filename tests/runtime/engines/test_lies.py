@@ -87,31 +87,6 @@ def test_a_gguf_model_cut_at_every_boundary_of_its_tensors_is_a_typed_error(writ
                 open_model(path, None)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("tokenizer.chat_template", 7, "tokenizer.chat_template: is 7, expected a text"),
-        ("tokenizer.ggml.add_bos_token", "yes", "tokenizer.ggml.add_bos_token: is 'yes', expected true or false"),
-        ("tokenizer.ggml.token_type", [1, 1], "tokenizer.ggml.token_type: has 2 entries, expected 90"),
-        ("tokenizer.ggml.model", 3, "tokenizer.ggml.model: is 3, expected 'gpt2' or 'llama'"),
-        ("tokenizer.ggml.model", "t5", "tokenizer.ggml.model: is 't5', expected 'gpt2' or 'llama'"),
-        ("llama.attention.sliding_window", -3, "llama.attention.sliding_window: is -3"),
-        ("llama.attention.sliding_window", float(1 << 40), "llama.attention.sliding_window: is 1099511627776.0"),
-        ("llama.embedding_length", 1 << 31, "llama.embedding_length: is 2147483648"),
-        ("llama.attention.key_length", 0, "llama.attention.key_length: is 0"),
-        ("llama.context_length", "long", "llama.context_length: is 'long'"),
-        ("llama.rope.scaling.type", "yarn", "llama.rope.scaling.type: is 'yarn'"),
-        ("llama.attention.head_count", [4, 4], "llama.attention.head_count: is [4, 4]"),
-    ],
-)
-def test_metadata_of_a_wrong_type_or_size_is_named(write_gguf: WriteGguf, key: str, value: object, message: str) -> None:
-    path = write_gguf(gguf_metadata("llama") | {key: value}, gguf_tensors("llama", random_weights(CONFIG)))
-    with pytest.raises(ModelLoadError) as error:
-        open_model(path, None)
-    assert str(path) in str(error.value)
-    assert message in str(error.value)
-
-
 def test_a_list_of_token_types_that_is_none_is_no_crash(write_gguf: WriteGguf) -> None:
     metadata = gguf_metadata("llama") | {"tokenizer.ggml.token_type": 0, "tokenizer.ggml.eos_token_id": 3}
     assert open_model(write_gguf(metadata, gguf_tensors("llama", random_weights(CONFIG))), None).end_tokens == {3}

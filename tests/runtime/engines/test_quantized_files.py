@@ -1,6 +1,5 @@
 """Whole models in GGUF's tensor types: the bundled model written anew in each, loaded as shipped, against its own dequantized weights."""
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import numpy as np
 import pytest
 
 from inferstack_runtime import kernels
-from inferstack_runtime.engines.convert import convert
+from inferstack_runtime.engines.convert import convert, rewrite
 from inferstack_runtime.engines.evaluation import evaluate, evaluation_texts
-from inferstack_runtime.engines.gguf import BLOCKS, GgufFile
+from inferstack_runtime.engines.gguf import BLOCKS, Tensor
 from inferstack_runtime.engines.opening import open_model
 from inferstack_runtime.engines.packed import load_packed
 from tests.runtime.kernels.test_products import k_dequantized
@@ -97,26 +96,17 @@ def test_the_writers_of_this_test_write_what_the_types_define(kind: str, bound: 
 
 def rewritten(path: Path, output: Path, library: kernels.Library, kind: str, fallback: str) -> dict[str, int]:
     """The model with its matrices as `kind` where rows are whole blocks of it, else as `fallback`; how many became which."""
-    file, counts = GgufFile(path), {kind: 0, fallback: 0}
-    infos, data = b"", []
-    offset = 0
-    for tensor in file.tensors.values():
-        number, content = tensor.type, tensor.data
-        if len(tensor.shape) == 2 and tensor.name != "token_embd.weight":
-            name = kind if tensor.shape[-1] % BLOCKS[NUMBERS[kind]][1] == 0 else fallback
-            weights = library.unpack_source(tensor.type, tensor.data, int(np.prod(tensor.shape)))
-            number, content = NUMBERS[name], WRITERS[name](weights).reshape(-1)
-            counts[name] += 1
-        name = tensor.name.encode()
-        infos += struct.pack("<Q", len(name)) + name + struct.pack("<I", len(tensor.shape))
-        infos += b"".join(struct.pack("<Q", size) for size in reversed(tensor.shape)) + struct.pack("<IQ", number, offset)
-        padding = -content.nbytes % file.alignment
-        data.append(content.tobytes() + bytes(padding))
-        offset += content.nbytes + padding
-    with output.open("wb") as handle:
-        handle.write(path.read_bytes()[: file.metadata_end] + infos)
-        handle.write(bytes(-handle.tell() % file.alignment))
-        handle.writelines(data)
+    counts = {kind: 0, fallback: 0}
+
+    def change(tensor: Tensor) -> tuple[int, np.ndarray] | None:
+        if len(tensor.shape) != 2 or tensor.name == "token_embd.weight":
+            return None
+        name = kind if tensor.shape[-1] % BLOCKS[NUMBERS[kind]][1] == 0 else fallback
+        counts[name] += 1
+        weights = library.unpack_source(tensor.type, tensor.data, int(np.prod(tensor.shape)))
+        return NUMBERS[name], WRITERS[name](weights).reshape(-1)
+
+    rewrite(path, output, change)
     return counts
 
 

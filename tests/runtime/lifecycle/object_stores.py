@@ -10,6 +10,7 @@ import threading
 import urllib.parse
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import ClassVar
 from xml.sax.saxutils import escape
 
 MODIFIED = "Fri, 20 Nov 2026 10:00:00 GMT"
@@ -42,6 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     shelf: Shelf
+    codes: ClassVar[dict[int, str]] = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}
 
     def log_message(self, *arguments):
         pass
@@ -109,7 +111,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return "list-type" in query
 
     def error_body(self, status):
-        code = {403: "AccessDenied", 404: "NoSuchKey", 412: "PreconditionFailed"}.get(status, "InternalError")
+        code = self.codes.get(status, "InternalError")
         return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()
 
     def list_body(self, prefix):
@@ -136,18 +138,13 @@ class Google(Handler):
 class Azure(Handler):
     """The Blob service, which abfss:// accounts answer too."""
 
-    def object_path(self, path):
-        return path.lstrip("/").partition("/")[2]
+    codes: ClassVar[dict[int, str]] = {403: "AuthorizationFailure", 404: "BlobNotFound", 412: "ConditionNotMet"}
 
     def listing(self, path, query):
         return query.get("comp") == "list"
 
     def object_headers(self, tag):
         return super().object_headers(tag) | {"x-ms-version": "2025-01-05", "x-ms-blob-type": "BlockBlob"}
-
-    def error_body(self, status):
-        code = {403: "AuthorizationFailure", 404: "BlobNotFound", 412: "ConditionNotMet"}.get(status, "InternalError")
-        return f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()
 
     def list_body(self, prefix):
         entries = "".join(
