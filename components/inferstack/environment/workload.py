@@ -22,6 +22,7 @@ from inferstack.environment.kinds import (
     Section,
     SlotName,
     Source,
+    Usd,
 )
 
 
@@ -64,11 +65,20 @@ class Replicas(Section):
     max: Positive = Field(1, description="Most replicas; also the bound that cost and quota are checked against.")
 
 
+ReplicaPrice = Annotated[
+    Usd | None,
+    Field(
+        description="What one replica costs per hour, stated by who pays for its machine (`local`, `kubernetes`: no price table has it)."
+    ),
+]
+
+
 class QualityTier(Section):
     """Replicas of the `quality` models, where an environment serves both tiers."""
 
     replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
+    replica_hourly_usd: ReplicaPrice = None
 
 
 class Slots(Section):
@@ -79,6 +89,7 @@ class Slots(Section):
         1, description="Replicas of the slot without weight once the rollback window is over; during the window it keeps its full size."
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
+    replica_hourly_usd: ReplicaPrice = None
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
     quality: QualityTier | None = Field(
         None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."
