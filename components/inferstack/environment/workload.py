@@ -5,12 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from inferstack.environment.kinds import (
+    Argument,
     Capacity,
     Cores,
     Digest,
+    DiskImage,
     EngineKind,
     Flag,
     Fraction,
+    LocalDisks,
     Memory,
     Name,
     Nodes,
@@ -122,7 +125,7 @@ class Engine(Section):
     )
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
-    arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
+    arguments: tuple[Argument, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
     @property
@@ -154,8 +157,8 @@ class GpuPool(Section):
     driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
     partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
     sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
-    local_ssd: NonNegative = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
-    image_disk: str | None = Field(
+    local_ssd: LocalDisks = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
+    image_disk: DiskImage | None = Field(
         None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."
     )
     compact_placement: Flag = Field(False, description="Nodes close together, for models that span nodes (`gke`).")
