@@ -43,6 +43,54 @@ def test_a_trial_has_a_key_that_only_its_hash_is_kept_of(tmp_path: Path) -> None
     assert key not in (tmp_path / "keys.json").read_text()
 
 
+LAYERED = """FROM scratch AS build
+LABEL org.opencontainers.image.title="inferstack-runtime"
+COPY first /first
+COPY second /second
+FROM scratch
+LABEL org.opencontainers.image.title="inferstack-runtime"
+COPY --from=build /second /second
+USER 64000
+"""
+
+
+@pytest.mark.parts
+def test_layers_of_earlier_builds_go_and_the_last_ones_are_the_next_builds_cache(tmp_path: Path) -> None:
+    """Three builds of a small image in a storage of its own: what is left is what one build makes, and building again makes nothing."""
+    if shutil.which("buildah") is None or os.getuid() != 0:
+        pytest.skip("needs root and buildah")
+    (tmp_path / "Dockerfile").write_text(LAYERED)
+    (tmp_path / "first").write_text("the same each time")
+    storage = f'[storage]\ndriver = "vfs"\ngraphroot = "{tmp_path}/graph"\nrunroot = "{tmp_path}/run"\n'
+    (tmp_path / "storage.conf").write_text(storage)
+    environment = os.environ | {"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf"), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def buildah(*arguments: str) -> str:
+        done = subprocess.run(["buildah", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def build(content: str, tag: str = "localhost/small/one") -> str:
+        (tmp_path / "second").write_text(content)
+        said = buildah("bud", "--layers", "--format", "docker", "--isolation", "chroot", "--timestamp", "1760000000", "--tag", tag, ".")
+        (tmp_path / "log").write_text(said)
+        subprocess.run([ROOT / "scripts/image-prune", tag, tmp_path / "log"], env=environment, check=True)
+        return said
+
+    build("1")
+    one = len(buildah("images", "--all", "--quiet").split())
+    for content in ("2", "3"):
+        build(content)
+    assert len(buildah("images", "--all", "--quiet").split()) == one, "what earlier builds left is gone"
+    again = build("3")
+    assert again.count("Using cache") == LAYERED.count("COPY") + LAYERED.count("LABEL") + LAYERED.count("USER"), "every step is cached"
+    build("4", "localhost/small/other")
+    assert "Using cache" in build("3"), "another tag's build leaves this one's cache"
+    assert build("3").count("Using cache") == again.count("Using cache")
+    buildah("rmi", "localhost/small/other")
+    build("3")
+    assert len(buildah("images", "--all", "--quiet").split()) == one, "a tag that is gone keeps nothing"
+
+
 @dataclass(frozen=True)
 class Built:
     tag: str

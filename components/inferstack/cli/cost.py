@@ -82,7 +82,7 @@ def cost_report(name: str, environment: Environment, prometheus: str | None, log
                 "date": line.price.date,
             }
             for line in planned.lines
-            if line.price is not None
+            if line.price is not None and line.price.date is not None  # a table's machines; what an environment states is a replica's
         ],
         "not_counted": list(planned.not_counted),
     }

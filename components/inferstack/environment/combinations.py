@@ -14,7 +14,7 @@ def check_combinations(environment: Environment) -> list[Problem]:
     """Combinations of valid values that cannot work, as problems; pure."""
     return [
         problem
-        for check in (_waivers, _place, _access, _cache, _slots, _gpu, _engine, _promotion, _gateway, _monitoring)
+        for check in (_waivers, _place, _access, _cache, _slots, _prices, _gpu, _engine, _promotion, _gateway, _monitoring)
         for problem in check(environment)
     ]
 
@@ -92,6 +92,18 @@ def _slots(e: Environment) -> Iterator[Problem]:
         yield Problem("slots.quality", "set", "nothing: the models are all of one tier, which slots.replicas holds for")
     if e.slots.quality and e.slots.quality.replicas.min > e.slots.quality.replicas.max:
         yield Problem("slots.quality.replicas.min", e.slots.quality.replicas.min, "at most slots.quality.replicas.max")
+
+
+def _prices(e: Environment) -> Iterator[Problem]:
+    """A replica's price is stated where no table has it, and for every tier or none."""
+    tiers = {"slots": e.slots.replica_hourly_usd} | ({"slots.quality": e.slots.quality.replica_hourly_usd} if e.slots.quality else {})
+    stated = [path for path, price in tiers.items() if price is not None]
+    for path, price in tiers.items():
+        if price is not None and e.platform in (Platform.GKE, Platform.AKS):
+            expected = f"nothing, because platform is {e.platform}: the price table has its machines"
+            yield Problem(f"{path}.replica_hourly_usd", price, expected)
+        elif price is None and stated:
+            yield Problem(f"{path}.replica_hourly_usd", MISSING, f"a price, because {stated[0]}.replica_hourly_usd is set")
 
 
 def _engine(e: Environment) -> Iterator[Problem]:

@@ -73,6 +73,10 @@ HostName = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 GatewayPath = Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")]
 Subscription = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+DiskImage = Annotated[str, Field(pattern=r"^(projects/[^/\s]+/)?global/images/[^/\s]+$")]
+LocalDisks = Annotated[int, Field(ge=0, le=32, strict=True)]
+"""Local SSDs of a machine; a3-ultragpu-8g has the most, 32."""
+Argument = Annotated[str, Field(min_length=1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Project = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9.:]*[a-z0-9])?$")]
@@ -90,6 +94,7 @@ _WORDS: dict[Any, str] = {
     AddressRange: "an address range such as 10.0.0.0/16",
     TimeOfDay: "a time of day, HH:MM in UTC",
     Day: "a day, YYYY-MM-DD",
+    DiskImage: "global/images/NAME or projects/PROJECT/global/images/NAME",
     Project: "a project's id: lower-case letters, digits and `-`, a letter first",
 }
 PATTERNS = {item.pattern: text for kind, text in _WORDS.items() for item in get_args(kind)[1].metadata if getattr(item, "pattern", None)}

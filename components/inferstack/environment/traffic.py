@@ -65,7 +65,7 @@ class Cache(Section):
 class Gateway(Section):
     """The way in."""
 
-    class_name: str | None = Field(None, description="GatewayClass; by default that of the platform.")
+    class_name: Name | None = Field(None, description="GatewayClass; by default that of the platform.")
     existing: GatewayPath | None = Field(None, description="`NAMESPACE/NAME` of a Gateway that somebody else owns.")
     hostname: HostName | None = Field(None, description="Host name of the route.")
     tls_secret: Name | None = Field(None, description="Secret with the certificate; without it the listener is plain HTTP.")

@@ -5,12 +5,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from inferstack.environment.kinds import (
+    Argument,
     Capacity,
     Cores,
     Digest,
+    DiskImage,
     EngineKind,
     Flag,
     Fraction,
+    LocalDisks,
     Memory,
     Name,
     Nodes,
@@ -22,6 +25,7 @@ from inferstack.environment.kinds import (
     Section,
     SlotName,
     Source,
+    Usd,
 )
 
 
@@ -64,11 +68,20 @@ class Replicas(Section):
     max: Positive = Field(1, description="Most replicas; also the bound that cost and quota are checked against.")
 
 
+ReplicaPrice = Annotated[
+    Usd | None,
+    Field(
+        description="What one replica costs per hour, stated by who pays for its machine (`local`, `kubernetes`: no price table has it)."
+    ),
+]
+
+
 class QualityTier(Section):
     """Replicas of the `quality` models, where an environment serves both tiers."""
 
     replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
+    replica_hourly_usd: ReplicaPrice = None
 
 
 class Slots(Section):
@@ -79,6 +92,7 @@ class Slots(Section):
         1, description="Replicas of the slot without weight once the rollback window is over; during the window it keeps its full size."
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
+    replica_hourly_usd: ReplicaPrice = None
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
     quality: QualityTier | None = Field(
         None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."
@@ -111,7 +125,7 @@ class Engine(Section):
     )
     tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
     pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
-    arguments: tuple[str, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
+    arguments: tuple[Argument, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
     @property
@@ -143,8 +157,8 @@ class GpuPool(Section):
     driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
     partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
     sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
-    local_ssd: NonNegative = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
-    image_disk: str | None = Field(
+    local_ssd: LocalDisks = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
+    image_disk: DiskImage | None = Field(
         None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."
     )
     compact_placement: Flag = Field(False, description="Nodes close together, for models that span nodes (`gke`).")

@@ -112,7 +112,7 @@ def _scaled(environment: Environment) -> Replicas:
 def _lines(environment: Environment) -> tuple[CostLine, ...]:
     platform = environment.platform.value
     if environment.platform not in (Platform.GKE, Platform.AKS):
-        return ()
+        return _stated(environment)
     lines = [CostLine("cluster", "control plane", 1, 1, 1, prices.cluster_price(platform))]
     for pool in placement.pools(environment):
         price = (
@@ -125,6 +125,15 @@ def _lines(environment: Environment) -> tuple[CostLine, ...]:
     if environment.layer.value == "slot":  # the nodes and the cluster are the platform stack's
         lines = [replace(line, at_rest=0, during_promotion=0, at_most=0) for line in lines]
     return tuple(lines)
+
+
+def _stated(environment: Environment) -> tuple[CostLine, ...]:
+    """Replicas at the price that the environment states, on machines that are there already; none where it states none."""
+    return tuple(
+        CostLine(f"{group.models[0][1].tier} replicas", "price of a replica", *placement.replicas_at_once(environment, group), price)
+        for group in placement.groups(environment)
+        if (price := prices.stated_price(group.path, group.replica_hourly_usd))
+    )
 
 
 def _total(lines: tuple[CostLine, ...], column: str) -> float | None:
@@ -151,10 +160,11 @@ def _per_million_tokens(environment: Environment) -> float | None:
 
 
 def _not_counted(environment: Environment) -> tuple[str, ...]:
+    stated = environment.slots.replica_hourly_usd is not None
     if environment.platform is Platform.LOCAL:
-        return ("this machine",)
+        return ("gateway, cache and monitoring on this machine",) if stated else ("this machine",)
     if environment.platform is Platform.KUBERNETES:
-        return ("the nodes of the existing cluster",)
+        return ("gateway, cache and monitoring in the existing cluster",) if stated else ("the nodes of the existing cluster",)
     out = ["disks", "network traffic and load balancers", "logs and metrics"]
     if environment.cache.backend == "managed":
         out.append("the managed cache")

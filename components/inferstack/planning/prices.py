@@ -10,11 +10,11 @@ HOURS_PER_MONTH = 730
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one unit costs, and who says so."""
+    """What one unit costs, and who says so; without a date where the environment itself states it."""
 
     hourly_usd: float
     source: str
-    date: str
+    date: str | None
 
 
 def machine_price(platform: str, machine: str, region: str, capacity: str, gpus: int = 0) -> Price | None:
@@ -35,6 +35,11 @@ def machine_price(platform: str, machine: str, region: str, capacity: str, gpus:
             return None
         total = None if total is None else total + gpus * extra[column]
     return None if total is None else Price(total, table["source"], table["date"])
+
+
+def stated_price(path: str, hourly_usd: float | None) -> Price | None:
+    """The price of one replica that the environment states at `path`."""
+    return None if hourly_usd is None else Price(hourly_usd, f"stated: {path}.replica_hourly_usd", None)
 
 
 def cluster_price(platform: str) -> Price | None:

@@ -26,11 +26,11 @@ class Saving:
 
 
 def replica_hourly_usd(environment: Environment) -> float | None:
-    """Price of one replica's share of its node, USD per hour; None where the machine or its price is unknown."""
+    """Price of one replica: its share of its node, or what the environment states; USD per hour, None where it is unknown."""
     machine = _machine(environment)
     gpu, platform = environment.gpu, environment.platform.value
     if machine is None:
-        return None
+        return (placement.gpu_group(environment) or placement.groups(environment)[0]).replica_hourly_usd
     if gpu is None or placement.gpu_group(environment) is None:
         found = prices.machine_price(platform, machine.name, environment.region or "", "on_demand")
         cores, memory = placement.allocatable(machine)

@@ -20,7 +20,7 @@ from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
 from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
 
-NO_PRICE = "what a replica costs is not known here: the price tables hold machines of gke and aks"
+NO_PRICE = "what a replica costs is not known here (set slots.replica_hourly_usd where the price tables have no machine)"
 
 
 @dataclass(frozen=True)

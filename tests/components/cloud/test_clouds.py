@@ -195,7 +195,7 @@ def gke_pool(**changes: Any) -> dict[str, Any]:
         ({"capacity": "spot"}, {"spot": True}),
         ({"capacity": "flex_start"}, {"flexStart": True, "maxRunDuration": "604800s"}),
         ({"local_ssd": 2}, {"ephemeralStorageLocalSsdConfig": {"localSsdCount": 2}}),
-        ({"image_disk": "d"}, {"secondaryBootDisks": [{"diskImage": "d", "mode": "CONTAINER_IMAGE_CACHE"}]}),
+        ({"image_disk": "global/images/d"}, {"secondaryBootDisks": [{"diskImage": "global/images/d", "mode": "CONTAINER_IMAGE_CACHE"}]}),
         ({"huge_pages": 1024}, {"linuxNodeConfig": {"hugepagesConfig": {"hugepageSize2m": 1024}}}),
         (
             {"capacity": "reservation", "reservation": "mine"},

@@ -1,5 +1,6 @@
 import datetime
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,51 @@ def test_gpus_of_machines_exist() -> None:
             if machine.accelerator:
                 assert catalogue.gpu(machine.accelerator), machine.name
                 assert catalogue.accelerator_zones(platform, machine.accelerator), machine.accelerator
+
+
+@pytest.mark.parametrize("platform", ["gke", "aks"])
+def test_every_machine_type_names_the_sources_that_it_was_compared_with(platform: str) -> None:
+    table = load(DATA / "machines.yaml")[platform]
+    for source in table["sources"].values():
+        assert source["url"].startswith("https://")
+        assert datetime.date.fromisoformat(str(source["date"])) <= datetime.date.fromisoformat(str(source["checked"]))
+    for name, row in table["machines"].items():
+        assert row["from"], name
+        assert set(row["from"]) <= set(table["sources"]), name
+    assert {key for row in table["machines"].values() for key in row["from"]} == set(table["sources"]), "a source that no row names"
+
+
+@pytest.mark.parametrize("platform", ["gke", "aks"])
+def test_a_machine_types_figures_agree_with_its_name(platform: str) -> None:
+    """Both clouds write vCPUs (Azure; Google's standard types) or GPUs (Google's accelerator types) into the name."""
+    for name, machine in catalogue.machines(platform).items():
+        if platform == "aks":
+            assert machine.vcpus == int(re.match(r"Standard_[A-Z]+(\d+)", name)[1]), name  # type: ignore[index]
+        elif match := re.search(r"-(\d+)g$", name):
+            assert machine.gpus == int(match[1]), name
+        else:
+            assert machine.vcpus == int(name.rsplit("-", 1)[1]), name
+
+
+@pytest.mark.parametrize("platform", ["gke", "aks"])
+def test_sizes_of_one_family_grow_in_proportion(platform: str) -> None:
+    """Within a family memory per vCPU is the same to 10 %, and it never falls as vCPUs rise: a slip in one row shows."""
+    families: dict[str, list[catalogue.Machine]] = {}
+    for name, machine in catalogue.machines(platform).items():
+        families.setdefault(re.sub(r"\d+(?=g$|$)|(?<=[A-Z])\d+", "", name, count=1), []).append(machine)
+    assert sum(len(members) > 1 for members in families.values()) >= 5
+    for family, members in families.items():
+        ratios = [machine.memory / machine.vcpus for machine in members]
+        assert max(ratios) / min(ratios) < (2.01 if family == "a2-megagpu-g" else 1.1), family
+        ordered = sorted(members, key=lambda machine: (machine.vcpus, machine.memory))
+        assert [machine.memory for machine in ordered] == sorted(machine.memory for machine in members), family
+
+
+def test_a_t4_is_attached_to_no_more_vcpus_than_google_allows() -> None:
+    """cloud.google.com/compute/docs/gpus: one or two T4 with at most 48 vCPUs, four with at most 96."""
+    for machine in catalogue.machines("gke").values():
+        if machine.attaches:
+            assert machine.counts == tuple(n for n, most in ((1, 48), (2, 48), (4, 96)) if machine.vcpus <= most), machine.name
 
 
 def test_retired_machine_types_point_to_ones_that_are_sold() -> None:

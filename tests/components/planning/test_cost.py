@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from inferstack.environment import Environment, parse_environment
-from inferstack.planning import cost, gpu_machine, headroom, pools, prices, replica_cap, throughput
+from inferstack.planning import cost, gpu_machine, headroom, plan_findings, pools, prices, replica_cap, throughput
+from inferstack.planning.savings import replica_hourly_usd
 
 from .fixtures import base, changed
 
@@ -56,6 +57,38 @@ def test_nothing_is_bought_where_the_machines_are_there_already() -> None:
         figures = cost(environment(name))
         assert (figures.hourly_usd, figures.monthly_usd, figures.during_promotion_hourly_usd) == (0, 0, 0)
         assert figures.not_counted
+
+
+@pytest.mark.parametrize("name", ["local", "kubernetes"])
+def test_replicas_cost_what_the_environment_states_where_no_table_has_the_machines(name: str) -> None:
+    slots = {"replicas": {"min": 2, "max": 5}, "idle_replicas": 1, "replica_hourly_usd": 0.25}
+    e = environment(name, {"slots": slots, "budget": {"hourly_usd": 1.3}})
+    figures = cost(e)
+    assert (figures.hourly_usd, figures.during_promotion_hourly_usd, figures.at_most_hourly_usd) == (0.75, 1.0, 2.5)
+    assert [(line.price.source, line.price.date) for line in figures.lines if line.price] == [("stated: slots.replica_hourly_usd", None)]
+    assert replica_hourly_usd(e) == 0.25
+    assert replica_cap(e) == 4
+    assert figures.not_counted
+
+
+def test_each_tier_has_its_stated_price() -> None:
+    two = [{"name": n, "source": "hf://x/y", "config": {}, "tier": tier, "weight": 50} for n, tier in (("a", "fast"), ("b", "quality"))]
+    tiers = {"models~": two, "gpu": {"accelerator": "nvidia-l4"}, "slots": {"replica_hourly_usd": 0.1, "idle_replicas": 0}}
+    quality = {"replicas": {"min": 3, "max": 3}, "replica_hourly_usd": 2.0}
+    e = environment("kubernetes", changed(tiers, {"slots": {"quality": quality}}))
+    assert cost(e).hourly_usd == pytest.approx(0.1 * e.slots.replicas.min + 3 * 2.0)
+    assert replica_hourly_usd(e) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("budget", "rules"),
+    [({"hourly_usd": 0.7}, ["budget-hourly"]), ({"hourly_usd": 0.9}, ["budget-promotion"]), ({"monthly_usd": 500}, ["budget-monthly"])],
+)
+def test_ceilings_hold_for_stated_prices(budget: dict[str, float], rules: list[str]) -> None:
+    slots = {"replicas": {"min": 2, "max": 2}, "idle_replicas": 1, "replica_hourly_usd": 0.25}
+    found = [f for f in plan_findings(environment("kubernetes", {"slots": slots, "budget": budget})) if f.rule.startswith("budget")]
+    assert [f.rule for f in found] == rules
+    assert all("gpu." not in f.fix and "machine" not in f.fix for f in found)
 
 
 def test_a_slot_stack_buys_no_nodes() -> None:

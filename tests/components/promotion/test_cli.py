@@ -158,6 +158,19 @@ def test_a_gate_on_the_price_is_refused_where_no_price_is_known(world: World, tm
     assert not {"acquire_lease", "render", "set_weights", "scale"} & set(world.calls)
 
 
+def test_a_stated_price_gives_the_cost_of_the_overlap_and_lets_the_gate_judge(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ceiling, code in ((1000, 0), (0.001, 4)):
+        stated = FILE.replace("window_seconds: 10", f"window_seconds: 10, usd_per_million_tokens: {ceiling}")
+        stated = stated.replace("slots: {", "slots: {replica_hourly_usd: 0.25, ")
+        (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(stated)
+        assert run(["promote", "local", "--set", "slot.quantization=int8", "--dry-run"]) == 0
+        assert "(0.50 $/h)" in capsys.readouterr().out
+        assert run(["promote", "local", "--set", f"slot.quantization=int{4 if code else 8}"]) == code
+        assert "not known" not in capsys.readouterr().err
+
+
 def test_a_dry_run_changes_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["promote", "local", "--set", "slot.quantization=int8", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)

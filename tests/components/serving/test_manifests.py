@@ -135,6 +135,9 @@ def test_an_engine_image_is_given_the_key_that_it_checks_and_is_probed_without_o
     assert volume["secret"] == {"secretName": "inferstack-keys", "items": [{"key": "api-key", "path": "api-key"}]}
     assert container["readinessProbe"]["httpGet"]["path"] == "/health"
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
+    told = {item["name"]: item.get("value") for item in container["env"]}
+    assert told["USER"], "PyTorch ends at import where the user has neither a name in the environment nor an entry in the image"
+    assert told["TORCHINDUCTOR_CACHE_DIR"].startswith(told["HOME"])
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -10,8 +10,6 @@ from inferstack.planning.findings import Finding
 
 def ceilings(e: Environment) -> Iterator[Finding]:
     """Hourly and monthly ceilings hold for the least that the environment can cost; above it the scaler is capped."""
-    if e.platform not in (Platform.GKE, Platform.AKS):
-        return
     figures = cost(e)
     yield from _hourly(e, figures)
     ceiling = e.budget.monthly_usd
@@ -39,20 +37,26 @@ def _hourly(e: Environment, figures: Cost) -> Iterator[Finding]:
         yield Finding("budget-promotion", "error", "budget.hourly_usd", message, fix)
     elif most > ceiling:
         cap = replica_cap(e)
-        message = f"all pools at their most cost {most:.2f} $ an hour, above the ceiling of {ceiling:.2f} $: replicas are capped at {cap}."
-        fix = f"lower gpu.max_nodes or slots.replicas.max to what the ceiling pays for, or raise budget.hourly_usd to {most:.2f}."
+        what = "all pools at their most cost" if _buys_nodes(e) else "both slots at their most cost"
+        message = f"{what} {most:.2f} $ an hour, above the ceiling of {ceiling:.2f} $: replicas are capped at {cap}."
+        bounds = "gpu.max_nodes or slots.replicas.max" if _buys_nodes(e) else "slots.replicas.max"
+        fix = f"lower {bounds} to what the ceiling pays for, or raise budget.hourly_usd to {most:.2f}."
         yield Finding("budget-caps-replicas", "info", "budget.hourly_usd", message, fix)
+
+
+def _buys_nodes(e: Environment) -> bool:
+    return e.platform in (Platform.GKE, Platform.AKS)
 
 
 def _cheaper(e: Environment) -> str:
     ways = []
-    if e.gpu and e.gpu.min_nodes:
+    if _buys_nodes(e) and e.gpu and e.gpu.min_nodes:
         ways.append("lower gpu.min_nodes")
     if e.slots.idle_replicas:
         ways.append("lower slots.idle_replicas")
     if e.slots.replicas.min > 1:
         ways.append("lower slots.replicas.min")
-    if e.gpu and e.gpu.capacity == "on_demand":
+    if _buys_nodes(e) and e.gpu and e.gpu.capacity == "on_demand":
         ways.append("use capacity spot with an on_demand_floor")
     return " or ".join(ways) if ways else "use a smaller machine type"
 
@@ -69,9 +73,22 @@ def known(e: Environment) -> Iterator[Finding]:
 
 def ceiling_set(e: Environment) -> Iterator[Finding]:
     """A cloud environment says what it may cost."""
-    if e.platform in (Platform.GKE, Platform.AKS) and e.budget.hourly_usd is None and e.budget.monthly_usd is None:
+    if _buys_nodes(e) and e.budget.hourly_usd is None and e.budget.monthly_usd is None:
         message = "no ceiling is set: nothing stops a plan from becoming expensive."
         yield Finding("budget-unset", "warning", "budget", message, "set budget.hourly_usd or budget.monthly_usd.")
+
+
+def stated(e: Environment) -> Iterator[Finding]:
+    """Where no table has the machines, ceilings and the gate on price need the price that the environment states."""
+    if _buys_nodes(e) or e.slots.replica_hourly_usd is not None:
+        return
+    ceilings = [key for key in ("hourly_usd", "monthly_usd") if getattr(e.budget, key) is not None]
+    gate = ["promotion.gates.usd_per_million_tokens"] if e.promotion.gates.usd_per_million_tokens is not None else []
+    for path in [f"budget.{key}" for key in ceilings] + gate:
+        message = f"no price table has the machines of platform {e.platform}, so that this cannot be judged"
+        message += ": every promotion will be refused." if path in gate else "."
+        fix = f"set slots.replica_hourly_usd to what one replica costs an hour, or leave {path} out."
+        yield Finding("price-unstated", "error" if path in gate else "warning", path, message, fix)
 
 
 def idle_pool(e: Environment) -> Iterator[Finding]:
@@ -85,5 +102,5 @@ def idle_pool(e: Environment) -> Iterator[Finding]:
         yield Finding("idle-nodes", "warning", "gpu.min_nodes", message, f"set gpu.min_nodes to {needed}, or to 0.")
 
 
-CHECKS = (ceiling_set,)
+CHECKS = (ceiling_set, stated)
 ON_HARDWARE = (ceilings, known, idle_pool)

@@ -204,7 +204,13 @@ def partition(e: Environment) -> Iterator[Finding]:
 def system_machine(e: Environment) -> Iterator[Finding]:
     """The machine type of the system pool is sold."""
     platform, name = e.platform.value, e.cloud.system_machine_type
-    if not name or not catalogue.machines(platform) or name in catalogue.machines(platform):
+    if not name or not catalogue.machines(platform):
+        return
+    if sold := catalogue.machines(platform).get(name):
+        if sold.accelerator and not sold.attaches:
+            message = f"`{name}` carries {sold.gpus} x {sold.accelerator}, and nothing on the system pool uses a GPU."
+            fix = f"use `{catalogue.system_machine(platform)}`; GPUs of models are those of `gpu`."
+            yield Finding("system-machine-with-gpu", "warning", "cloud.system_machine_type", message, fix)
         return
     moved = catalogue.retired(platform, name)
     cpu = [m.name for m in catalogue.machines(platform).values() if not m.accelerator]

@@ -16,6 +16,10 @@ def thresholds(e: Environment) -> Iterator[Finding]:
     yield from _unknown(
         "alert-unknown", "monitoring.thresholds", "no alert with a threshold", list(e.monitoring.thresholds), _WITH_THRESHOLD
     )
+    for name, threshold in e.monitoring.thresholds.items():
+        if threshold < 0:
+            message = f"{name} would fire always: no figure is below {threshold:g}."
+            yield Finding("alert-always", "error", f"monitoring.thresholds.{name}", message, "give a threshold of 0 or more.")
 
 
 def receivers(e: Environment) -> Iterator[Finding]:

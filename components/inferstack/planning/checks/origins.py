@@ -64,4 +64,25 @@ def arguments(e: Environment) -> Iterator[Finding]:
             yield Finding("argument-owned", "error", f"engine.arguments[{i}]", message, f"set {owned[flag]}, and leave the argument out.")
 
 
-CHECKS = (image, sources, arguments)
+def shares(e: Environment) -> Iterator[Finding]:
+    """A share of the GPU's memory is one; else the engine ends as it starts, after the node was bought."""
+    flags: list[str] = catalogue.read("arguments.yaml")["shares"]
+    given = e.engine.arguments
+    for i, argument in enumerate(given):
+        flag, joined, value = argument.partition("=")
+        if flag not in flags:
+            continue
+        text = value if joined else given[i + 1] if i + 1 < len(given) else ""
+        if not _is_share(text):
+            message = f"`{flag}` is a share of the GPU's memory, and it is {text or 'nothing'}."
+            yield Finding("argument-share", "error", f"engine.arguments[{i}]", message, f"give {flag} a number above 0 and at most 1.")
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
+
+
+CHECKS = (image, sources, arguments, shares)

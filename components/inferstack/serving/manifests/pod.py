@@ -81,6 +81,7 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
             {"name": "HOME", "value": CACHE_PATH},
             {"name": "HF_HOME", "value": f"{CACHE_PATH}/huggingface"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *([] if engine.own_identity else _user()),
         ],
         "ports": ports,
         "startupProbe": {
@@ -110,6 +111,15 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
     if engine.command:
         found["command"] = list(engine.command)
     return found
+
+
+def _user() -> list[dict[str, str]]:
+    """What an engine image needs to run as a user that it has no entry for.
+
+    PyTorch looks the user up by name as it is imported (getpass.getuser, for the path of its compiler's cache) and ends without one, as
+    vLLM's issue 44548 shows; that cache belongs on the large volume, not in /tmp.
+    """
+    return [{"name": "USER", "value": "inferstack"}, {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{CACHE_PATH}/torchinductor"}]
 
 
 def pre_stop_seconds(environment: Environment) -> int:
