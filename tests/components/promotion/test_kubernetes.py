@@ -216,7 +216,7 @@ def test_paused_before_any_write_to_the_cluster_and_overtaken_it_changes_nothing
     found = points(clean, every=EVERY_REQUEST)
     for index in found:
         paused(prepared(command, bad), command, index, other)
-    name = f"{command.__name__}{' reverted' if bad else ''} overtaken by {'abort' if other is turn_back else 'recover'} on the cluster's adapter"
+    name = f"{command.__name__}{' reverted' if bad else ''} overtaken by {other.__name__} on the cluster's adapter"
     kinds = "requests" if EVERY_REQUEST else "writes"
     print(f"{name}: {len(found)} of {len(found)} pauses changed nothing ({kinds}, of {len(clean.requests)} requests)")
 

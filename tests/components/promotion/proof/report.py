@@ -47,8 +47,8 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from (f"- {line}" for line in part["figures"]["lines"] if "crash points" in line)
     yield ""
-    yield "A promoter is paused before every single call until its lease has ended and somebody else has finished its work or turned it back;"
-    yield "then it goes on, and must change nothing."
+    yield "A promoter is paused before every single call until its lease has ended and somebody else has finished its work or turned it"
+    yield "back; then it goes on, and must change nothing."
     yield ""
     yield from (f"- {line}" for line in part["figures"]["lines"] if "pauses" in line)
     yield ""
