@@ -1,7 +1,7 @@
 """Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
 
 Parts: crash, kills (at random times), points (before drawn calls), seconds (second promoters), sequences, pairs, model-pairs, alarms,
-model-alarms, naive, caught, model-caught, report. Without any: all. Figures of a part replace its former ones in
+model-alarms, rounds, model-rounds, naive, caught, model-caught, report. Without any: all. Figures of a part replace its former ones in
 docs/promotion-report.json, but runs of alarms, model-alarms, kills, points and seconds are kept beside each other, each with the version
 of the gates that judged it; the report is made of what is there.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 from inferstack.platforms import pairs, slot_client
 from inferstack.promotion import baseline, chance, checks, gates, measure
-from tests.components.promotion.proof import kills, points, scenarios
+from tests.components.promotion.proof import kills, points, resampled, scenarios
 from tests.components.promotion.proof.arena import ROOT
 from tests.components.promotion.proof.report import write
 
@@ -33,6 +33,8 @@ PARTS = (
     "model-pairs",
     "alarms",
     "model-alarms",
+    "rounds",
+    "model-rounds",
     "naive",
     "caught",
     "model-caught",
@@ -51,6 +53,8 @@ def main() -> None:
     parser.add_argument("--alarms", type=int, default=200, help="promotions of an unchanged version")
     parser.add_argument("--switches", type=int, default=10, help="naive switches")
     parser.add_argument("--every-request", action="store_true", help="on the cluster's adapter reads are crash points too (slow)")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds of two slots recorded for rounds and model-rounds")
+    parser.add_argument("--checks", type=int, default=10_000, help="checks simulated from them, per factor")
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3600, help="longest time for the promotions of one part")
     parser.add_argument("--figures", type=Path, default=FIGURES)
@@ -62,6 +66,8 @@ def main() -> None:
         "seconds": lambda: kills.seconds(options.kills, options.seed),
         "alarms": lambda: scenarios.alarms(options.alarms, "light", options.seconds),
         "model-alarms": lambda: scenarios.alarms(options.alarms, "model", options.seconds),
+        "rounds": lambda: resampled.rounds(options.rounds, "light", options.checks, options.seed),
+        "model-rounds": lambda: resampled.rounds(options.rounds, "model", options.checks, options.seed),
         "sequences": lambda: scenarios.sequences(options.sequences),
         "pairs": lambda: scenarios.pairs(options.count, "light", options.seconds),
         "model-pairs": lambda: scenarios.pairs(options.count, "model", options.seconds),
