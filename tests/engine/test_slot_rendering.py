@@ -22,9 +22,12 @@ class Notes:
     def __init__(self) -> None:
         self.merged: dict[str, Any] = {}
 
-    def merge(self, path: str, body: Any) -> Any:
-        self.merged[path] = body
-        return body
+    def merge(self, path: str, change: Any) -> Any:
+        self.merged[path] = change
+        return change
+
+    def apply(self, path: str, body: Any) -> Any:
+        raise AssertionError(f"{path} is the stack's")
 
 
 def deployment(engine: Engine, slot: str) -> Any:
@@ -46,18 +49,18 @@ def test_a_promotion_updates_the_idle_slots_stack_and_no_other(engine: Engine, m
     environment = load_environment(engine.folder / "stacks", NAME)
     blue, green = deployment(engine, "blue"), deployment(engine, "green")
     notes = Notes()
-    renderer = PulumiRenderer(notes, engine.folder, NAME, environment)  # type: ignore[arg-type]
+    renderer = PulumiRenderer(engine.folder, NAME, environment)
     spec = replace(with_settings(SlotSpec.from_environment(environment), {"slot.engine.max_queue": 77}), generation=5)
-    renderer.render(SlotName.GREEN, spec)
+    renderer.render(SlotName.GREEN, spec, notes)
     after = deployment(engine, "green")
     assert after != green
     assert after["spec"]["template"]["metadata"]["annotations"][GENERATION_ANNOTATION] == "5"
     assert deployment(engine, "blue") == blue, "the live slot was touched"
     (annotations,) = [body["metadata"]["annotations"] for body in notes.merged.values()]
     assert SlotSpec.from_json(json.loads(annotations[SPEC_ANNOTATION])) == spec
-    renderer.render(SlotName.GREEN, spec)
+    renderer.render(SlotName.GREEN, spec, notes)
     assert deployment(engine, "green") == after, "rendering twice is rendering once"
 
     monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{engine.folder / 'gone'}")
     with pytest.raises(SlotFailed, match=f"pulumi up of {NAME}-green"):
-        renderer.render(SlotName.GREEN, replace(spec, generation=6))
+        renderer.render(SlotName.GREEN, replace(spec, generation=6), notes)

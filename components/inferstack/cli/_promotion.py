@@ -81,7 +81,13 @@ def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
         raise Failure(f"{name}: {error}", code=ExitCode.INPUT, next_step=f"inferstack status {name}") from None
     except LocalError as error:
         raise Failure(error.message, code=ExitCode(error.exit_code), path=error.path, next_step=error.next_step) from None
-    except (PlatformError, LeaseLost, JournalUnreadable) as error:
+    except LeaseLost as error:
+        raise Failure(
+            f"{name}: {error}",
+            code=ExitCode.PLATFORM,
+            next_step=f"`inferstack status {name}` shows how far the other came",
+        ) from None
+    except (PlatformError, JournalUnreadable) as error:
         raise Failure(
             f"{name}: {error}",
             code=ExitCode.PLATFORM,

@@ -35,8 +35,8 @@ def choose_renderer(api: KubeApi, root: Path, name: str, environment: Environmen
     Slots of a cloud's cluster carry what only their stack knows (identities, volumes), so there it is always the stack.
     """
     if environment.platform in (Platform.GKE, Platform.AKS) or (environment.layer is Layer.PLATFORM and by_pulumi(api, environment)):
-        return PulumiRenderer(api, root, name, environment)
-    return ApplyRenderer(api, name, environment)
+        return PulumiRenderer(root, name, environment)
+    return ApplyRenderer(name, environment)
 
 
 def by_pulumi(api: KubeApi, environment: Environment) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from inferstack.environment import BASE_KEY, CONFIG_KEY, SLOT_KEY, Environment, SlotName
-from inferstack.platforms.kube_api import KubeApi, Object
+from inferstack.platforms.kube_api import Object
 from inferstack.platforms.kube_slots import SPEC_ANNOTATION
 from inferstack.promotion.platform import SlotFailed, Unavailable
 from inferstack.promotion.spec import SlotSpec
@@ -24,21 +24,28 @@ PLURALS = {
 }
 
 
+class Writes(Protocol):
+    """Writes that only the holder of the lease can make."""
+
+    def apply(self, path: str, body: Object) -> Object: ...
+    def merge(self, path: str, change: Object) -> Object: ...
+
+
 class Renderer(Protocol):
     """Makes a slot what a spec says; idempotent."""
 
-    def render(self, slot: SlotName, spec: SlotSpec) -> None: ...
+    def render(self, slot: SlotName, spec: SlotSpec, writes: Writes) -> None: ...
 
 
 class ApplyRenderer:
     """Server-side apply of the slot's manifests: where a GitOps controller or no Pulumi at all runs the cluster."""
 
-    def __init__(self, api: KubeApi, name: str, environment: Environment) -> None:
-        self._api, self._name, self._environment = api, name, environment
+    def __init__(self, name: str, environment: Environment) -> None:
+        self._name, self._environment = name, environment
 
-    def render(self, slot: SlotName, spec: SlotSpec) -> None:
+    def render(self, slot: SlotName, spec: SlotSpec, writes: Writes) -> None:
         for manifest in manifests(self._name, self._environment, slot, spec):
-            self._api.apply(object_path(manifest), manifest)
+            writes.apply(object_path(manifest), manifest)
 
 
 def manifests(name: str, environment: Environment, slot: SlotName, spec: SlotSpec) -> list[Object]:
@@ -70,10 +77,10 @@ def object_path(manifest: Object) -> str:
 class PulumiRenderer:
     """`pulumi up` of the slot's stack by the Automation API, and the spec written beside the workload that came of it."""
 
-    def __init__(self, api: KubeApi, root: Path, name: str, environment: Environment) -> None:
-        self._api, self._root, self._name, self._environment = api, root, name, environment
+    def __init__(self, root: Path, name: str, environment: Environment) -> None:
+        self._root, self._name, self._environment = root, name, environment
 
-    def render(self, slot: SlotName, spec: SlotSpec) -> None:
+    def render(self, slot: SlotName, spec: SlotSpec, writes: Writes) -> None:
         from pulumi import automation
 
         stack_name = f"{self._name}-{slot}"
@@ -92,7 +99,7 @@ class PulumiRenderer:
         for manifest in manifests(self._name, self._environment, slot, spec):
             if manifest["kind"] == "Deployment":
                 note = {"metadata": {"annotations": {SPEC_ANNOTATION: manifest["metadata"]["annotations"][SPEC_ANNOTATION]}}}
-                self._api.merge(object_path(manifest), note)
+                writes.merge(object_path(manifest), note)
 
 
 def slot_settings(name: str, slot: SlotName, spec: SlotSpec) -> dict[str, Any]:

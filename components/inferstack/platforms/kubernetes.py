@@ -12,17 +12,19 @@ from typing import Any
 
 import httpx
 
-from inferstack.cluster.names import GATEWAY, ROUTE, ROUTE_TEMPLATE, SLOT_LABEL, slot_name
+from inferstack.cluster.names import GATEWAY, JOURNAL, ROUTE, ROUTE_TEMPLATE, SLOT_LABEL, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.platforms.kept import Kept
 from inferstack.platforms.kube_api import KubeApi, Object
+from inferstack.platforms.kube_fence import Fence
 from inferstack.platforms.kube_reach import Reach
-from inferstack.platforms.kube_render import Renderer, manifests, with_spec
+from inferstack.platforms.kube_render import Renderer, manifests, object_path, with_spec
 from inferstack.platforms.kube_route import read_weights, within
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
 from inferstack.platforms.kube_state import KubeState
 from inferstack.platforms.pairs import compare
 from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
+from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
     Agreement,
@@ -53,6 +55,7 @@ class KubernetesPlatform(Kept):
         self._api, self._name, self._environment, self._renderer, self._reach, self._key = api, name, environment, renderer, reach, key
         self._state = KubeState(api, environment.namespace)
         super().__init__(self._state)
+        self._fence = Fence(api, self._state, lambda: self._held)
         self._route_version = ""
         namespace = environment.namespace
         self._core = f"/api/v1/namespaces/{namespace}"
@@ -168,13 +171,27 @@ class KubernetesPlatform(Kept):
 
     # ---- changing
 
+    def acquire_lease(self, holder: str) -> Lease:
+        """A lease that was not given back is taken over with the objects: what its holder still tries to write is refused."""
+        before = self.read_lease()
+        lease = super().acquire_lease(holder)
+        if before is not None and before.holder:
+            self._fence.stamp(self._written())
+        return lease
+
+    def _written(self) -> list[str]:
+        """Every object that a promotion writes, the journal among them."""
+        spec = SlotSpec.from_environment(self._environment)  # the objects of a slot have the same names whatever it runs
+        rendered = [object_path(item) for slot in SlotName for item in manifests(self._name, self._environment, slot, spec)]
+        return [f"{self._core}/configmaps/{JOURNAL}", f"{self._routes}/httproutes/{ROUTE}", *rendered]
+
     def render(self, slot: SlotName, spec: SlotSpec) -> None:
-        self._state.check_lease(self._held)
-        self._renderer.render(slot, spec)
+        self._fence.check()
+        self._renderer.render(slot, spec, self._fence)
 
     def set_weights(self, weights: Weights) -> None:
         rules = _rules(self._template(), weights)
-        self._state.check_lease(self._held)
+        self._fence.check()
         body = {
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "HTTPRoute",
@@ -187,17 +204,15 @@ class KubernetesPlatform(Kept):
     def scale(self, slot: SlotName, replicas: int) -> None:
         if replicas > 0:
             self.set_floor(slot, replicas)
-        self._state.check_lease(self._held)
         for group in self._groups:
-            self._api.merge(f"{self._apps}/deployments/{slot_name(slot, group)}/scale", {"spec": {"replicas": replicas}})
+            self._fence.merge(f"{self._apps}/deployments/{slot_name(slot, group)}", {"spec": {"replicas": replicas}}, "/scale")
 
     def set_floor(self, slot: SlotName, floor: int) -> None:
-        self._state.check_lease(self._held)
         for scaler in self._scalers_of(slot):
             most = "maxReplicaCount" if scaler.get("kind") == "ScaledObject" else "maxReplicas"
             least = "minReplicaCount" if scaler.get("kind") == "ScaledObject" else "minReplicas"
             change = {least: floor} | ({most: floor} if scaler["spec"].get(most, floor) < floor else {})
-            self._api.merge(f"{self._scalers}/{scaler['metadata']['name']}", {"spec": change})
+            self._fence.merge(f"{self._scalers}/{scaler['metadata']['name']}", {"spec": change})
 
     # ---- measuring
 

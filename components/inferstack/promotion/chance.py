@@ -4,6 +4,9 @@ import functools
 import math
 from collections.abc import Sequence
 
+EARLY_ROUNDS = 7
+"""Rounds after which a test over more of them may end with complete separation."""
+
 
 def unpaired(new: Sequence[float], old: Sequence[float]) -> float:
     """One-sided exact p of the rank test of Mann and Whitney (Annals of Mathematical Statistics 18, 1947, with their recurrence).
@@ -46,6 +49,25 @@ def paired(new: Sequence[float], old: Sequence[float]) -> float:
         counts = [a + b for a, b in zip([*counts, *[0] * rank], [*[0] * rank, *counts], strict=True)]
     above = sum(rank for rank, value in zip(ranks, logs, strict=True) if value > 0)
     return sum(counts[above:]) / sum(counts)
+
+
+def paired_so_far(new: Sequence[float], old: Sequence[float], planned: int, level: float) -> bool | None:
+    """The signed-rank test over `planned` rounds as it stands after those given: True: the new ones are larger, False: no further rounds
+    can show that any more, None: go on.
+
+    Two looks share `level` (Pocock, Biometrika 64, 1977): after EARLY_ROUNDS only complete separation counts, whose probability by chance
+    is 2^-EARLY_ROUNDS, and after the last round what is left of `level`; together they err at most as often as one test at `level`. That
+    it stops once the last look is decided (curtailment) changes no answer: the smallest p left is that of all further rounds coming out
+    above by more than any before.
+    """
+    early = 2.0**-EARLY_ROUNDS
+    if len(new) >= EARLY_ROUNDS and paired(new[:EARLY_ROUNDS], old[:EARLY_ROUNDS]) <= early:
+        return True
+    above = [2.0**1000] * (planned - len(new))
+    lowest = paired([*new, *above], [*old, *(1.0 for _ in above)])
+    if lowest > level - early:
+        return False
+    return None if above else True
 
 
 def at_least(errors: float, requests: float, ratio: float) -> float:

@@ -1,6 +1,5 @@
 """Measures what the gates judge: windows of the slots' own metrics, synthetic load, compared answers."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,9 +18,10 @@ from inferstack.promotion.steps import Check, Result
 LOOK_SECONDS = 2.0
 """Longest time between two looks inside a window."""
 LEAK_PORTIONS = 4
-"""A start's own growth is over after the first of these portions of requests."""
-ROUND_REQUESTS = 4
-"""Synthetic requests to each slot at the same moments."""
+"""Equal portions of the requests over which memory is watched."""
+LEAK_REQUESTS = 10
+"""Those requests, as a multiple of `min_requests`, where the slot answers them within one window; at least LEAST_LEAK_REQUESTS."""
+LEAST_LEAK_REQUESTS = 2
 
 Call = Callable[[Callable[[], Any]], Any]
 Look = tuple[float, Snapshot | None]
@@ -47,9 +47,11 @@ class Checks:
         wanted = op.policy.gates.min_requests
         new_looks = [self._look(step.slot)]
         baseline = self._alone(step.live, op) if step.live is not None else None
-        self._say(f"memory of {step.slot} over {2 * wanted} requests", op)
-        grown = self._leak(step.slot, 2 * wanted)  # before the rounds: what leaked in those would be taken for its size
-        rounds, mine = self._load(step.slot, step.live, op)
+        grown, mine = self._leak(step.slot, op)  # before the rounds: what leaked in those would be taken for its size
+        rounds: Rounds = ()
+        if not gates.is_failing(mine.failures, mine.sent, op.policy.gates):
+            rounds, loaded = self._load(step.slot, step.live, op)
+            mine = replace(loaded, failures=mine.failures + loaded.failures, first_failure=mine.first_failure or loaded.first_failure)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:
@@ -92,13 +94,18 @@ class Checks:
         n = op.policy.gates.min_requests
         if live is None:
             return (), _together([self._exercise(new, size) for size in _portions(n, gates.PARTS)])
-        count = max(gates.ROUNDS, math.ceil(n / ROUND_REQUESTS))
-        self._say(f"{new} and {live} at the same moments: {count + 1} rounds of {ROUND_REQUESTS} synthetic requests to each", op)
-        first, *rounds = (self._round(new, live) for _ in range(count + 1))
-        mine = _together([one for one, _ in rounds])
-        first_failure = first[0].first_failure or mine.first_failure
-        sent, failures = mine.sent + first[0].sent, mine.failures + first[0].failures
-        return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first_failure)
+        count = gates.planned_rounds(op.policy.gates)
+        self._say(
+            f"{new} and {live} at the same moments: up to {count + 1} rounds of {gates.ROUND_REQUESTS} synthetic requests to each", op
+        )
+        first, rounds = self._round(new, live)[0], list[tuple[Exercise, Exercise]]()
+        while len(rounds) < count:
+            rounds.append(self._round(new, live))
+            mine = _together([one for one, _ in rounds])
+            sent, failures = mine.sent + first.sent, mine.failures + first.failures
+            if gates.is_failing(failures, sent, op.policy.gates) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
+                break
+        return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first.first_failure or mine.first_failure)
 
     def _after(self, step: Check, journal: Journal, op: Operation) -> Result:
         """Both slots' own metrics over a window of live traffic, and rounds where those do not tell alone."""
@@ -161,17 +168,28 @@ class Checks:
         return exercise
 
     def _round(self, new: SlotName, live: SlotName) -> tuple[Exercise, Exercise]:
-        both: tuple[Exercise, Exercise] = self._call(lambda: self._platform.compare(new, live, ROUND_REQUESTS))
+        both: tuple[Exercise, Exercise] = self._call(lambda: self._platform.compare(new, live, gates.ROUND_REQUESTS))
         return both
 
-    def _leak(self, slot: SlotName, n: int) -> float | None:
-        """What memory does over requests that fill no cache."""
+    def _leak(self, slot: SlotName, op: Operation) -> tuple[float | None, Exercise]:
+        """What memory does over requests that fill no cache, and what those met. The first of them only end a start's own growth."""
+        wanted, window = op.policy.gates.min_requests, op.policy.gates.window_seconds
+        met = [self._repeated(slot, max(1, wanted // 2))]
+        in_window = int(window * met[0].sent / met[0].seconds) if met[0].seconds else 0
+        n = max(LEAST_LEAK_REQUESTS * wanted, min(LEAK_REQUESTS * wanted, in_window))
+        self._say(f"memory of {slot} over {n} requests", op)
         looks = [self._look(slot)[1]]
         for size in _portions(n, LEAK_PORTIONS):
-            self._call(lambda size=size: self._platform.exercise(slot, size, repeated=True))  # type: ignore[misc]
+            if gates.is_failing(sum(one.failures for one in met), sum(one.sent for one in met), op.policy.gates):
+                return None, _together(met)
+            met.append(self._repeated(slot, size))
             looks.append(self._look(slot)[1])
         good = [look for look in looks if look is not None]
-        return leak(good) if len(good) == len(looks) else None
+        return leak(good) if len(good) == len(looks) else None, _together(met)
+
+    def _repeated(self, slot: SlotName, n: int) -> Exercise:
+        exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n, repeated=True))
+        return exercise
 
     def _agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         agreement: Agreement | None = self._call(lambda: self._platform.agreement(slot, against))

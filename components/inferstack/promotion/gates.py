@@ -6,10 +6,11 @@ no more of it. What was not measured never passes.
 """
 
 import functools
+import math
 from dataclasses import dataclass, field
 
 from inferstack.environment import Gates
-from inferstack.promotion.chance import at_least, paired, unpaired
+from inferstack.promotion.chance import at_least, paired, paired_so_far, unpaired
 from inferstack.promotion.journal import Verdict
 from inferstack.promotion.measure import Histogram, WindowStats
 from inferstack.promotion.platform import Agreement, Exercise
@@ -23,7 +24,10 @@ consecutive parts of a window nearly are (the method of batch means: Law, Simula
 LEAST_PARTS = 4
 """Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
 ROUNDS = 10
-"""Rounds of requests to both slots at once; a round or two that come out the other way still leave p below CHANCE."""
+"""Most rounds of requests to both slots at once, unless `min_requests` asks for more; a round or two that come out the other way still
+leave p below CHANCE."""
+ROUND_REQUESTS = 4
+"""Synthetic requests to each slot at the same moments."""
 LEAST_ROUNDS = 6
 """Fewer cannot be told from chance at all: 5 of 5 have p = 0.03."""
 CHANCE = 0.025
@@ -171,9 +175,10 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
             found.missing.append(f"{name} of the two slots could not be compared: no round was answered by both")
         elif value > most * before:
             text = f"{name} {value:.3f} s, the live slot {before:.3f} s at the same moments (at most {most:g} times)"
-            if len(mine) < LEAST_ROUNDS:
+            slower = _slower(mine, theirs, gates)
+            if slower is None and len(mine) < LEAST_ROUNDS:
                 found.missing.append(f"{text}, in too few rounds to tell it from chance")
-            elif paired(mine, [most * each for each in theirs]) <= CHANCE:
+            elif slower or (slower is None and paired(mine, [most * each for each in theirs]) <= CHANCE):
                 found.suspected.append(text)
     value, before = _p95(new, figure, 1), _p95(live, figure, gates.min_requests)
     if value is not None and before is not None and value > most * before:
@@ -183,6 +188,33 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
             found.missing.extend([] if evidence.rounds else [f"{text}, in too few parts of the window to tell it from chance"])
         elif unpaired(mine, [most * each for each in theirs]) <= CHANCE:
             found.suspected.append(text)
+
+
+def planned_rounds(gates: Gates) -> int:
+    """Rounds after which a comparison ends, if it is not settled before."""
+    return max(ROUNDS, math.ceil(gates.min_requests / ROUND_REQUESTS))
+
+
+def _slower(mine: tuple[float, ...], theirs: tuple[float, ...], gates: Gates) -> bool | None:
+    """Whether the rounds so far show a slot to be slower; None while more of them could."""
+    return paired_so_far(mine, [gates.slower_than_live * each for each in theirs], planned_rounds(gates), CHANCE)
+
+
+def is_settled(rounds: Rounds, gates: Gates) -> bool:
+    """Whether further rounds could change nothing: one figure is slower already, or none can be found slower any more."""
+    found = []
+    for figure in FIGURES:
+        value, before, mine, theirs = by_rounds(rounds, figure)
+        slower = _slower(mine, theirs, gates)
+        if slower and value is not None and before is not None and value > gates.slower_than_live * before:
+            return True
+        found.append(slower)
+    return all(slower is False for slower in found)
+
+
+def is_failing(failures: float, requests: float, gates: Gates) -> bool:
+    """Whether so many failures are beyond chance, so that no further requests are needed to decide."""
+    return failures > 0 and at_least(failures, requests, gates.error_ratio) <= FAULT_CHANCE
 
 
 def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:

@@ -58,6 +58,7 @@ class ClusterWorld:
         self.objects: dict[str, Object] = {}
         self.requests: list[str] = []
         self.kill_at: tuple[int, str] | None = None
+        self.before_request: Callable[[int, KubeProcess], None] = lambda index, process: None
         self.fail: Callable[[str, str], httpx.Response | None] = lambda method, path: None
         self.start_seconds = 2.0
         self.trouble: Callable[[Object], Object | None] = lambda pod: None
@@ -81,9 +82,12 @@ class ClusterWorld:
     # ---- storage
 
     def put(self, path: str, body: Object) -> Object:
-        self.version += 1
+        """Store; a write that changes nothing makes no new version."""
         stored = copy.deepcopy(body)
         before = self.objects.get(path)
+        if before is not None and _without_version(before) == _without_version(stored):
+            return before
+        self.version += 1
         stored["metadata"]["resourceVersion"] = str(self.version)
         generation = before["metadata"].get("generation", 0) if before else 0
         changed = before is None or before.get("spec") != stored.get("spec")
@@ -175,6 +179,7 @@ class ClusterWorld:
         self.requests.append(f"{request.method} {path}")
         if self.kill_at == (index, "before"):
             process.die()
+        self.before_request(index, process)
         self.advance(0.005)
         if (failed := self.fail(request.method, path)) is not None:
             return failed
@@ -192,9 +197,10 @@ class ClusterWorld:
             return httpx.Response(200, text="line one\ncannot open model")
         if path.endswith("/scale"):
             assert body is not None
-            deployment = self.objects[path.removesuffix("/scale")]
-            deployment["spec"]["replicas"] = body["spec"]["replicas"]
-            return httpx.Response(200, json=self.put(path.removesuffix("/scale"), deployment))
+            path = path.removesuffix("/scale")
+            if _outdated(self.objects.get(path), body):
+                return _status(409, "the object has been modified")
+            return httpx.Response(200, json=self.put(path, _merged(self.objects[path], {"spec": {"replicas": body["spec"]["replicas"]}})))
         if method == "GET" and path.split("/")[-1] in ("pods", "endpointslices", "events"):
             return httpx.Response(200, json={"items": self._list(path, query)})
         current = self.objects.get(path)
@@ -206,8 +212,7 @@ class ClusterWorld:
             if path in self.objects:
                 return _status(409, "already exists")
             return httpx.Response(201, json=self.put(path, body))
-        wanted = body.get("metadata", {}).get("resourceVersion")
-        if wanted and (current is None or current["metadata"]["resourceVersion"] != wanted):
+        if _outdated(current, body):
             return _status(409, "the object has been modified")
         if current is None and "apply" not in request.headers["content-type"]:
             return _status(404, f"{path} not found")
@@ -293,6 +298,16 @@ def _status(code: int, message: str) -> httpx.Response:
     return httpx.Response(code, json={"kind": "Status", "code": code, "message": message})
 
 
+def _without_version(item: Object) -> Object:
+    return item | {"metadata": {key: value for key, value in item["metadata"].items() if key not in ("resourceVersion", "generation")}}
+
+
+def _outdated(current: Object | None, body: Object) -> bool:
+    """The write is about a version that the object does not have any more."""
+    wanted = body.get("metadata", {}).get("resourceVersion")
+    return bool(wanted) and (current is None or current["metadata"]["resourceVersion"] != wanted)
+
+
 def _merged(old: Object, new: Object) -> Object:
     """Maps field by field, lists whole, as apply treats the lists that promotion writes."""
     found = dict(old)
@@ -321,9 +336,7 @@ class KubeProcess(KubernetesPlatform):
         self.world, self.holder, self.dead = world, holder, False
         transport = httpx.MockTransport(lambda request: world.handle(request, self))
         api = KubeApi(httpx.Client(base_url="https://cluster", transport=transport), sleep=self.sleep)
-        super().__init__(
-            api, NAME, world.environment, renderer or ApplyRenderer(api, NAME, world.environment), PodReach(world, self), "key"
-        )
+        super().__init__(api, NAME, world.environment, renderer or ApplyRenderer(NAME, world.environment), PodReach(world, self), "key")
 
     def die(self) -> None:
         self.dead = True

@@ -1,11 +1,15 @@
 """Killed before and after every single platform call, a promotion or rollback ends right after one re-run."""
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome, Policy
+from inferstack.promotion.lease import LeaseLost
+from inferstack.promotion.platform import PlatformError
+from inferstack.promotion.transition import NotNow
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Killed, Process, World, converged, policy, version
 
 NEW = version("int8")
@@ -77,6 +81,56 @@ def test_killed_anywhere_one_rerun_converges(
             survived += 1
     assert survived == 2 * total
     print(f"{name}: {survived} of {2 * total} crash points survived")
+
+
+def turn_back(session: commands.Session) -> commands.Ended:
+    """`abort`, or `recover` where there is nothing to turn back."""
+    try:
+        return commands.abort(session)
+    except NotNow:
+        return commands.recover(session)
+
+
+def state(world: World) -> tuple[object, ...]:
+    """Everything that a promoter can change."""
+    slots = tuple((slot, found.spec, len(found.started), found.floor) for slot, found in world.slots.items())
+    return world.journal, world.journal_version, world.weights, world.lease, slots
+
+
+@pytest.mark.parametrize("other", [commands.recover, turn_back], ids=["recover", "abort"])
+@pytest.mark.parametrize(
+    ("name", "make", "command", "plan", "bad"),
+    [pytest.param(*case, id=case[0], marks=() if case[0] == "rollback" else pytest.mark.slow) for case in CASES],
+)
+def test_paused_anywhere_and_overtaken_it_changes_nothing(
+    name: str,
+    make: Callable[[bool], World],
+    command: Callable[..., commands.Ended],
+    plan: Policy,
+    bad: bool,
+    other: Callable[[commands.Session], commands.Ended],
+) -> None:
+    clean = make(bad)
+    command(clean, plan)
+    calls = clean.calls
+    holds = range(calls.index("acquire_lease") + 1, len(calls) - 1)  # the last call gives the lease back
+    for index in holds:
+        world = make(bad)
+        left: list[tuple[object, ...]] = []
+
+        def pause(called: str, process: Process, world: World = world, left: list[tuple[object, ...]] = left, index: int = index) -> None:
+            if process.holder == "alice@host:1" and len(world.calls) - 1 == index:
+                world.advance(40)
+                other(Process(world, "bob@other:2").session())
+                left.append(state(world))
+
+        world.before_call = pause
+        with contextlib.suppress(LeaseLost, PlatformError):  # after its last write there is nothing that it could be refused
+            command(world, plan)
+        assert left == [state(world)], f"{name}: paused before call {index} ({calls[index]})"
+        problem = converged(world)
+        assert problem is None, f"{name}: paused before call {index} ({calls[index]}): {problem}"
+    print(f"{name} overtaken by {other.__name__}: {len(holds)} of {len(holds)} pauses changed nothing")
 
 
 def rerun(world: World, command: Callable[..., commands.Ended], plan: Policy) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from inferstack.environment import Gates
 from inferstack.promotion.baseline import from_baseline, to_baseline
-from inferstack.promotion.chance import at_least, paired, unpaired
+from inferstack.promotion.chance import EARLY_ROUNDS, at_least, paired, paired_so_far, unpaired
 from inferstack.promotion.gates import (
     PARTS,
     ROUNDS,
@@ -18,6 +18,7 @@ from inferstack.promotion.gates import (
     carries_more,
     decide,
     failed_early,
+    is_settled,
     usd_per_million_tokens,
 )
 from inferstack.promotion.measure import Counters, Histogram, WindowStats, leak, over, window
@@ -216,6 +217,42 @@ def test_the_signed_rank_test_is_exact() -> None:
         seen = sum(rank for rank, one in zip(ranks, logs, strict=True) if one > 0)
         sums = [sum(itertools.compress(ranks, signs)) for signs in itertools.product((0, 1), repeat=len(logs))]
         assert paired(new, old) == pytest.approx(sum(each >= seen for each in sums) / len(sums))
+
+
+def both_looks(signs: Sequence[bool], sizes: Sequence[int], level: float) -> bool:
+    """The sequential test as its docstring says it, with all rounds in hand: larger where `signs`, by `sizes`."""
+    new = [math.exp(size if sign else -size) for sign, size in zip(signs, sizes, strict=True)]
+    one = [1.0] * len(new)
+    return all(signs[:EARLY_ROUNDS]) or paired(new, one) <= level - 2.0**-EARLY_ROUNDS
+
+
+def test_stopping_early_changes_no_answer_and_both_looks_together_keep_the_level() -> None:
+    random = Random(5)
+    for planned in (10, 10, 10, 12):
+        sizes = random.sample(range(1, 40), planned)
+        found = stopped = 0
+        for signs in itertools.product((False, True), repeat=planned):
+            whole = both_looks(signs, sizes, 0.025)
+            found += whole
+            if random.random() < 0.1:
+                values = [math.exp(size if sign else -size) for sign, size in zip(signs, sizes, strict=True)]
+                so_far = [paired_so_far(values[:n], [1.0] * n, planned, 0.025) for n in range(1, planned + 1)]
+                first = next(index for index, answer in enumerate(so_far) if answer is not None)
+                assert so_far[first] is whole, (signs, sizes)
+                stopped += first + 1 < planned
+        assert 0.017 < found / 2**planned <= 0.025
+        assert stopped > 0
+
+
+def test_a_comparison_ends_as_soon_as_more_rounds_could_change_nothing() -> None:
+    same, slower = _round([0.1] * 4, [0.1] * 4), _round([0.3] * 4, [0.1] * 4)
+    assert [is_settled((same,) * n, GATES) for n in (1, 3, 4)] == [False, False, True]
+    assert [is_settled((slower,) * n, GATES) for n in (4, 6, 7)] == [False, False, True]
+    assert verdict(stats(), rounds=(same,) * 4) == ("pass", "")
+    assert decide("pre-check", Evidence(new=stats(), rounds=(slower,) * 7), GATES, 0.0).suspected
+    assert verdict(stats(), rounds=(slower, *(same,) * 4)) == ("pass", ""), (
+        "one slow round of five could not become a slower version any more"
+    )
 
 
 def test_a_slot_with_more_traffic_than_the_other_is_not_compared_by_it() -> None:

@@ -14,9 +14,10 @@ from inferstack.platforms.kube_render import slot_settings, with_spec
 from inferstack.platforms.status import platform_status
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome
-from inferstack.promotion.lease import LeaseHeld
+from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec, with_settings
+from inferstack.promotion.transition import NotNow
 from inferstack.promotion.weights import Cohort, Weights
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy
 from tests.components.promotion.world import Killed
@@ -91,6 +92,17 @@ def test_a_replica_that_a_scaler_has_just_added_is_asked_nothing_until_it_is_rea
     assert set(asked) == ready
 
 
+def prepared(command: Callable[..., commands.Ended], bad: bool) -> ClusterWorld:
+    """Where `command` begins; `bad`: the new version fails."""
+    world = ClusterWorld()
+    if command is rollback:
+        assert promote(world).outcome is Outcome.COMMITTED
+        world.requests.clear()
+    if bad:
+        world.errors_of["2"] = 0.5
+    return world
+
+
 def killed(world: ClusterWorld, command: Callable[..., commands.Ended], at: int, when: str) -> None:
     world.kill_at = (at, when)
     with pytest.raises(Killed):
@@ -105,22 +117,13 @@ def killed(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     ("command", "bad"), [(promote, False), (promote, True), (rollback, False)], ids=["promote", "reverted", "rollback"]
 )
 def test_killed_at_any_write_to_the_cluster_one_rerun_converges(command: Callable[..., commands.Ended], bad: bool) -> None:
-    def make() -> ClusterWorld:
-        world = ClusterWorld()
-        if command is rollback:
-            assert promote(world).outcome is Outcome.COMMITTED
-            world.requests.clear()
-        if bad:
-            world.errors_of["2"] = 0.5
-        return world
-
-    clean = make()
+    clean = prepared(command, bad)
     assert command(clean).outcome is (Outcome.REVERTED if bad else Outcome.COMMITTED)
-    points = [index for index, request in enumerate(clean.requests) if EVERY_REQUEST or not request.startswith("GET")]
+    found = [index for index, request in enumerate(clean.requests) if EVERY_REQUEST or not request.startswith("GET")]
     survived = 0
-    for index in points:
+    for index in found:
         for when in ("before", "after"):
-            world = make()
+            world = prepared(command, bad)
             killed(world, command, index, when)
             journal = world.stored()
             last = "rollback" if command is rollback else "promote"
@@ -140,7 +143,82 @@ def test_killed_at_any_write_to_the_cluster_one_rerun_converges(command: Callabl
             survived += 1
     name = f"{command.__name__}{' reverted' if bad else ''} on the cluster's adapter"
     kinds = "requests" if EVERY_REQUEST else "writes"
-    print(f"{name}: {survived} of {2 * len(points)} crash points survived ({kinds}, of {len(clean.requests)} requests)")
+    print(f"{name}: {survived} of {2 * len(found)} crash points survived ({kinds}, of {len(clean.requests)} requests)")
+
+
+def written(world: ClusterWorld) -> dict[str, str]:
+    """Versions of everything that somebody wrote; pods and endpoints are the controllers'."""
+    return {
+        path: item["metadata"]["resourceVersion"]
+        for path, item in world.objects.items()
+        if path.split("/")[-2] not in ("pods", "endpointslices")
+    }
+
+
+def paused(world: ClusterWorld, command: Callable[..., commands.Ended], at: int, other: Callable[..., commands.Ended]) -> None:
+    """Whoever runs `command` stops before its request `at`, `other` takes over when the lease has ended, then the first goes on: it
+    changes nothing."""
+    left: list[dict[str, str]] = []
+
+    def pause(index: int, process: KubeProcess) -> None:
+        if process.holder != "alice@host:1" or index != at:
+            return
+        world.advance(40)
+        ended = other(KubeProcess(world, "bob@other:2").session())
+        assert ended.journal.operation is None
+        left.append(written(world))
+
+    world.before_request = pause
+    with pytest.raises((LeaseLost, PlatformError)):
+        command(world)
+    request = world.requests[at]
+    assert left == [written(world)], f"paused before {request}: it wrote {set(written(world).items()) ^ set(left[0].items())}"
+    journal = world.stored()
+    assert journal is not None
+    assert world.weights() == Weights.share(journal.active, 100) == journal.weights, f"paused before {request}"
+    assert world.ready(journal.active) >= 2
+
+
+def turn_back(session: commands.Session) -> commands.Ended:
+    """`abort`, or `recover` where there is nothing to turn back."""
+    try:
+        return commands.abort(session)
+    except NotNow:
+        return commands.recover(session)
+
+
+def points(world: ClusterWorld, *, every: bool) -> list[int]:
+    """Requests of a clean run at which a promoter that holds the lease can be stopped: its writes, or all."""
+    own = [index for index, request in enumerate(world.requests) if "/leases" in request]
+    first = next(index for index in own if not world.requests[index].startswith("GET"))
+    last = max(own)
+    return [index for index in range(first + 1, last - 1) if every or not world.requests[index].startswith("GET")]
+
+
+def test_a_promoter_that_slept_before_it_moved_the_weights_moves_nothing_once_another_has_turned_back() -> None:
+    clean = ClusterWorld()
+    assert promote(clean).outcome is Outcome.COMMITTED
+    moves = [index for index in points(clean, every=False) if clean.requests[index].endswith("httproutes/inferstack")]
+    assert len(moves) == 1
+    paused(ClusterWorld(), promote, moves[0], commands.abort)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", [commands.recover, turn_back], ids=["recover", "abort"])
+@pytest.mark.parametrize(
+    ("command", "bad"), [(promote, False), (promote, True), (rollback, False)], ids=["promote", "reverted", "rollback"]
+)
+def test_paused_before_any_write_to_the_cluster_and_overtaken_it_changes_nothing(
+    command: Callable[..., commands.Ended], bad: bool, other: Callable[..., commands.Ended]
+) -> None:
+    clean = prepared(command, bad)
+    command(clean)
+    found = points(clean, every=EVERY_REQUEST)
+    for index in found:
+        paused(prepared(command, bad), command, index, other)
+    name = f"{command.__name__}{' reverted' if bad else ''} overtaken by {other.__name__} on the cluster's adapter"
+    kinds = "requests" if EVERY_REQUEST else "writes"
+    print(f"{name}: {len(found)} of {len(found)} pauses changed nothing ({kinds}, of {len(clean.requests)} requests)")
 
 
 def test_the_second_promoter_touches_nothing() -> None:

@@ -1,8 +1,9 @@
 """Measures what promotion promises and writes docs/promotion-report.md.  scripts/prove-promotion [PART...] [options]
 
-Parts: crash, kills, seconds (second promoters), sequences, pairs, model-pairs, alarms, model-alarms, naive, caught, model-caught, report.
-Without any: all. Figures of a part replace its former ones in docs/promotion-report.json, but runs of alarms, model-alarms, kills and
-seconds are kept beside each other, each with the version of the gates that judged it; the report is made of what is there.
+Parts: crash, kills (at random times), points (before drawn calls), seconds (second promoters), sequences, pairs, model-pairs, alarms,
+model-alarms, rounds, model-rounds, naive, caught, model-caught, report. Without any: all. Figures of a part replace its former ones in
+docs/promotion-report.json, but runs of alarms, model-alarms, kills, points and seconds are kept beside each other, each with the version
+of the gates that judged it; the report is made of what is there.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 
 from inferstack.platforms import pairs, slot_client
 from inferstack.promotion import baseline, chance, checks, gates, measure
-from tests.components.promotion.proof import kills, scenarios
+from tests.components.promotion.proof import kills, points, resampled, scenarios
 from tests.components.promotion.proof.arena import ROOT
 from tests.components.promotion.proof.report import write
 
@@ -25,30 +26,35 @@ FIGURES = ROOT / "docs" / "promotion-report.json"
 PARTS = (
     "crash",
     "kills",
+    "points",
     "seconds",
     "sequences",
     "pairs",
     "model-pairs",
     "alarms",
     "model-alarms",
+    "rounds",
+    "model-rounds",
     "naive",
     "caught",
     "model-caught",
     "report",
 )
 
-COLLECTED = ("alarms", "model-alarms", "kills", "seconds")
+COLLECTED = ("alarms", "model-alarms", "kills", "points", "seconds")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/prove-promotion", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--count", type=int, default=100, help="promotions and rollbacks under load")
-    parser.add_argument("--kills", type=int, default=30, help="the command killed at random times")
-    parser.add_argument("--seed", type=int, default=1, help="of the random times of kills and second promoters")
+    parser.add_argument("--kills", type=int, default=30, help="trials of kills, points and seconds")
+    parser.add_argument("--seed", type=int, default=1, help="of what is random in kills, points and seconds")
     parser.add_argument("--alarms", type=int, default=200, help="promotions of an unchanged version")
     parser.add_argument("--switches", type=int, default=10, help="naive switches")
     parser.add_argument("--every-request", action="store_true", help="on the cluster's adapter reads are crash points too (slow)")
+    parser.add_argument("--rounds", type=int, default=200, help="rounds of two slots recorded for rounds and model-rounds")
+    parser.add_argument("--checks", type=int, default=10_000, help="checks simulated from them, per factor")
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=3600, help="longest time for the promotions of one part")
     parser.add_argument("--figures", type=Path, default=FIGURES)
@@ -56,9 +62,12 @@ def main() -> None:
     run: dict[str, Any] = {
         "crash": lambda: scenarios.crash(options.every_request),
         "kills": lambda: kills.kills(options.kills, options.seed),
+        "points": lambda: points.points(options.kills, options.seed),
         "seconds": lambda: kills.seconds(options.kills, options.seed),
         "alarms": lambda: scenarios.alarms(options.alarms, "light", options.seconds),
         "model-alarms": lambda: scenarios.alarms(options.alarms, "model", options.seconds),
+        "rounds": lambda: resampled.rounds(options.rounds, "light", options.checks, options.seed),
+        "model-rounds": lambda: resampled.rounds(options.rounds, "model", options.checks, options.seed),
         "sequences": lambda: scenarios.sequences(options.sequences),
         "pairs": lambda: scenarios.pairs(options.count, "light", options.seconds),
         "model-pairs": lambda: scenarios.pairs(options.count, "model", options.seconds),

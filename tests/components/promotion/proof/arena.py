@@ -87,7 +87,7 @@ class Ran:
 class Arena:
     """One environment under `folder`."""
 
-    def __init__(self, folder: Path, model: str, gates: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, model: str, gates: dict[str, Any], cache: str = "none") -> None:
         self.folder = folder
         (folder / "stacks").mkdir(parents=True, exist_ok=True)
         (folder / "Pulumi.yaml").write_text("name: proof\nruntime: python\n")
@@ -99,7 +99,7 @@ class Arena:
             "platform": "local",
             "models": [MODELS[model]],
             "engine": {"threads": 1},
-            "cache": {"backend": "none"},
+            "cache": {"backend": cache},
             "gateway": {"port": port},
             "drain": {"pre_stop_seconds": 0, "seconds": 30, "grace_seconds": 40},
             "access": {"tiers": {"default": limit, "premium": limit}},
@@ -135,8 +135,8 @@ class Arena:
 
 
 @contextlib.contextmanager
-def arena(model: str = "light", **gates: Any) -> Iterator[Arena]:
-    """The environment up; everything ended and removed afterwards."""
+def arena(model: str = "light", *, cache: str = "none", **gates: Any) -> Iterator[Arena]:
+    """The environment up, with the cache's `backend` (`process`: Valkey); everything ended and removed afterwards."""
     command = [sys.executable, str(FAULTY)]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with (
@@ -145,7 +145,7 @@ def arena(model: str = "light", **gates: Any) -> Iterator[Arena]:
         mock.patch.object(monitoring, "find", return_value={}),  # its cores are for what is measured
         mock.patch.dict(os.environ, {"PYTHONPATH": path}),
     ):
-        made = Arena(Path(folder), model, gates)
+        made = Arena(Path(folder), model, gates, cache)
         try:
             made.machine = up(made.folder, NAME, lambda *_: None)
             yield made

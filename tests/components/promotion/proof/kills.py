@@ -54,6 +54,18 @@ class Kills:
     spans: list[tuple[float, float]] = field(default_factory=list)
     """Times in which a part that carries traffic was dead."""
 
+    def figures(self, results: list[dict[str, Any]]) -> dict[str, Any]:
+        """What was met, and what became of the requests that went through no killed part and met no bad version's fault."""
+        beside = [result for result in results if not any(_overlaps(result, span) for span in self.spans)]
+        spared = [result for result in beside if FAULT not in (result["reason"] or "")]
+        return {
+            "met": dict(sorted(self.met.items())),
+            "problems": self.problems,
+            "through_killed_parts": len(results) - len(beside),
+            "faults_met": len(beside) - len(spared),
+            "load": judged(spared, []),
+        }
+
 
 def kills(count: int, seed: int) -> dict[str, Any]:
     """Commands killed at random times, some with a part of the environment: one `recover` ends with one live slot, and what did not go
@@ -63,18 +75,7 @@ def kills(count: int, seed: int) -> dict[str, Any]:
         for index in range(count):
             _trial(made, chance, index, found)
         results = load.stop()
-    beside = [result for result in results if not any(_overlaps(result, span) for span in found.spans)]
-    spared = [result for result in beside if FAULT not in (result["reason"] or "")]
-    return {
-        "kills": count,
-        "seed": seed,
-        "survived": count - len(found.problems),
-        "met": dict(sorted(found.met.items())),
-        "problems": found.problems,
-        "through_killed_parts": len(results) - len(beside),
-        "faults_met": len(beside) - len(spared),
-        "load": judged(spared, []),
-    }
+    return {"kills": count, "seed": seed, "survived": count - len(found.problems)} | found.figures(results)
 
 
 def _overlaps(result: dict[str, Any], span: tuple[float, float]) -> bool:
@@ -89,7 +90,7 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
     time.sleep(chance.uniform(0, LONGEST_SECONDS if kind.startswith("promote") else LONGEST_SECONDS / 3))
     ended_before = running.poll() is not None
     began = time.time()
-    killed = _kill_part(made, part) if part else ""
+    killed = kill_part(made, part) if part else ""
     running.send_signal(number)
     _, error = running.communicate(timeout=120)
     journal = read_json(made.machine.layout.journal)
@@ -97,10 +98,10 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
     where = f"{index}: {kind}, {number.name}, {part or 'nothing else'} killed in {phase}"
     for word in (f"phase {phase}", f"signal {number.name}", f"command {kind}", f"with {part or 'nothing else'}"):
         found.met[word] += 1
-    untold = "" if ended_before or number is signal.SIGKILL else _untold(running.returncode, number, error)
+    unsaid = "" if ended_before or number is signal.SIGKILL else untold(running.returncode, number, error)
     recovered = command(made, "recover", NAME, "--json")
     _, error = recovered.communicate(timeout=300)
-    if trouble := untold or _not_whole(made, recovered.returncode, error):
+    if trouble := unsaid or not_whole(made, recovered.returncode, error):
         found.problems.append(f"{where}: {trouble}")
     if killed:
         found.spans.append((began, time.time()))
@@ -129,7 +130,7 @@ def _start(made: Arena, kind: str, index: int) -> subprocess.Popen[str]:
     return command(made, kind, NAME, *(settings if kind == "promote" else []))
 
 
-def _kill_part(made: Arena, part: str) -> str:
+def kill_part(made: Arena, part: str) -> str:
     """Kill a part of the environment; its name when it carries traffic, else nothing."""
     machine = made.machine
     weights = machine.weights()
@@ -143,7 +144,7 @@ def _kill_part(made: Arena, part: str) -> str:
     return name if carries else ""
 
 
-def _untold(code: int, number: signal.Signals, error: str) -> str:
+def untold(code: int, number: signal.Signals, error: str) -> str:
     """What is wrong with how an interrupted command ended."""
     if code == -number:  # while the interpreter started: it had begun nothing
         return ""
@@ -156,7 +157,7 @@ def _untold(code: int, number: signal.Signals, error: str) -> str:
     return "" if code in (130, 0, 4, 2, 5) and "Traceback" not in error else f"ended with {code}: {error[-500:]}"
 
 
-def _not_whole(made: Arena, code: int, error: str) -> str:
+def not_whole(made: Arena, code: int, error: str) -> str:
     """What is wrong after `recover`; empty when one slot has all traffic and answers through the gateway."""
     machine = made.machine
     if code not in (0, 4) or "Traceback" in error:

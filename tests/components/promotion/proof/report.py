@@ -45,7 +45,12 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
     yield "The process is killed before and after every single call; after each kill one re-run ends with exactly one serving slot, and the"
     yield "invariants are looked at after every call."
     yield ""
-    yield from (f"- {line}" for line in part["figures"]["lines"])
+    yield from (f"- {line}" for line in part["figures"]["lines"] if "crash points" in line)
+    yield ""
+    yield "A promoter is paused before every single call until its lease has ended and somebody else has finished its work or turned it"
+    yield "back; then it goes on, and must change nothing."
+    yield ""
+    yield from (f"- {line}" for line in part["figures"]["lines"] if "pauses" in line)
     yield ""
     yield f"{'All passed' if part['figures']['passed'] else '**Some failed**'}. {_where(part)}"
     yield from _kills(known)

@@ -20,24 +20,24 @@ QUICK = {"min_requests": 5, "window_seconds": 2}
 BAD = ("slow", "erroring", "wrong-answer", "leaking", "crash-looping", "never-ready")
 
 
-def run_tests(expression: str, **environment: str) -> dict[str, Any]:
-    """Run tests of this folder and report what they print about crash points."""
+def run_tests(*arguments: str, **environment: str) -> dict[str, Any]:
+    """Run tests of this folder and report what they print about crash points and pauses."""
     started = time.time()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *expression.split()],
+        [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
-    survived = [line for line in done.stdout.splitlines() if "crash points survived" in line]
+    survived = [line for line in done.stdout.splitlines() if "crash points survived" in line or "pauses changed nothing" in line]
     return {"passed": done.returncode == 0, "lines": [line.lstrip(".") for line in survived], "seconds": time.time() - started}
 
 
 def crash(every_request: bool) -> dict[str, Any]:
-    """Exhaustive crash injection, over the protocol and over each adapter's own calls."""
-    return run_tests("tests/components/promotion -k test_killed", INFERSTACK_EXHAUSTIVE=str(int(every_request)))
+    """Exhaustive crash injection, over the protocol and over each adapter's own calls; and promoters paused there and overtaken."""
+    return run_tests("tests/components/promotion", "-k", "test_killed or test_paused", INFERSTACK_EXHAUSTIVE=str(int(every_request)))
 
 
 def sequences(count: int) -> dict[str, Any]:
