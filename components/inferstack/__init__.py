@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inferstack.cluster.monitor import Monitoring as Monitoring
     from inferstack.cluster.namespace import ServingNamespace as ServingNamespace
     from inferstack.cluster.redis import RedisCache as RedisCache
+    from inferstack.serving.autoscaler import Autoscaler as Autoscaler
     from inferstack.serving.route import InferenceRoute as InferenceRoute
     from inferstack.serving.service import InferenceService as InferenceService
     from inferstack.serving.slot import InferenceSlot as InferenceSlot
@@ -32,6 +33,7 @@ COMPONENTS = {
     "AksGateway": "inferstack.cloud.aks.gateway",
     "AksGpuPool": "inferstack.cloud.aks.pool",
     "AksStorage": "inferstack.cloud.aks.storage",
+    "Autoscaler": "inferstack.serving.autoscaler",
     "GkeCache": "inferstack.cloud.gke.cache",
     "GkeCluster": "inferstack.cloud.gke.cluster",
     "GkeGpuPool": "inferstack.cloud.gke.pool",

@@ -3,7 +3,7 @@
 Each metric is declared once; the process, recording rules, dashboards, alerts and scalers derive from the declaration.
 
     metrics = Metrics()
-    metrics[REQUESTS].labels(route="/v1/completions", model="m", code="200", tier="default").inc()
+    metrics[REQUESTS].labels("/v1/completions", "m", "200", "default").inc()
     metrics.render()                                 # the text that Prometheus scrapes
 
 Label values are bounded: `model` is a configured name, `route` a template, `tier` a configured tier, the rest the values listed here.
@@ -14,7 +14,10 @@ rules and the compatibility page are made from them.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
+
+from inferstack_runtime.collectors import CounterSeries, Family, GaugeSeries, HistogramSeries, Series, comments, number
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -353,49 +356,64 @@ def find(name: str) -> Metric | None:
 
 
 class Metrics:
-    """The catalogue as live collectors of one process, in a registry of its own."""
+    """The catalogue as the live series of one process."""
 
     def __init__(self) -> None:
-        import prometheus_client
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+        from prometheus_client import CollectorRegistry, ProcessCollector
 
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self._collectors: dict[str, Any] = {}
+        self._process = ProcessCollector(registry=CollectorRegistry())
+        self._families: dict[str, Family | Series] = {}
+        self._pages: list[tuple[str, Family | Series]] = []
         for metric in CATALOGUE:
             if metric.name in _FROM_PROCESS:
                 continue
-            if metric.kind == "counter":
-                collector: Any = Counter(metric.name, metric.help, metric.labels, registry=self.registry)
-            elif metric.kind == "gauge":
-                collector = Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
-                if not metric.labels:
-                    collector.set(metric.start)
-            else:
-                collector = Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry)
-            self._collectors[metric.name] = collector
+            family = Family(metric.labels, partial(_begin, metric)) if metric.labels else _begin(metric, {})
+            self._families[metric.name] = family
+            self._pages.append((comments(metric.name, metric.kind, metric.help), family))
 
     def __getitem__(self, metric: Metric) -> Any:
-        """The collector (`labels`, `inc`, `set`, `observe`) of a catalogue entry."""
-        return self._collectors[metric.name]
+        """A catalogue entry's one series (`inc`, `dec`, `set`, `observe`), or where it has labels what gives one (`labels`)."""
+        return self._families[metric.name]
 
     def value(self, name: str, **labels: str) -> float:
         """Current value of one series, 0 where it has none."""
-        return float(self.registry.get_sample_value(name, labels) or 0.0)
+        return next((value for found, own, value in self.series() if found == name and own == labels), 0.0)
 
     def sum(self, metric: Metric, **labels: str) -> float:
         """Sum of a counter or gauge over all series that carry `labels`."""
-        return sum(value for name, own, value in self.series() if name == metric.name and labels.items() <= own.items())
+        return sum(
+            value for series in _series(self._families[metric.name]) for _, own, value in series.samples() if labels.items() <= own.items()
+        )
 
     def series(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Every sample: name, labels, value."""
-        for family in self.registry.collect():
-            for sample in family.samples:
+        for family in self._families.values():
+            for series in _series(family):
+                yield from series.samples()
+        for process in self._process.collect():
+            for sample in process.samples:
                 yield sample.name, sample.labels, sample.value
 
     def render(self) -> bytes:
         """The exposition text, format 0.0.4."""
-        from prometheus_client import generate_latest
+        lines: list[str] = []
+        for head, family in self._pages:
+            lines.append(head)
+            for series in _series(family):
+                lines.extend(series.lines())
+        for process in self._process.collect():
+            for sample in process.samples:
+                lines.append(f"{comments(sample.name, process.type, process.documentation)}{sample.name} {number(sample.value)}\n")
+        return "".join(lines).encode()
 
-        return bytes(generate_latest(self.registry))
+
+def _begin(metric: Metric, labels: dict[str, str]) -> Series:
+    if metric.kind == "counter":
+        return CounterSeries(metric.name, labels)
+    if metric.kind == "gauge":
+        return GaugeSeries(metric.name, labels, metric.start)
+    return HistogramSeries(metric.name, labels, metric.buckets)
+
+
+def _series(family: Family | Series) -> list[Series]:
+    return family.series if isinstance(family, Family) else [family]

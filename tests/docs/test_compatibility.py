@@ -1,3 +1,4 @@
+import ast
 import json
 import re
 from pathlib import Path
@@ -87,9 +88,61 @@ def test_every_part_of_the_service_is_proven_by_tests():
     assert [part for part in parts if not any(part in row for row in rows)] == []
 
 
+def named():
+    """Every test that a row names."""
+    found = {test for entries in TABLE.values() for _, _, how in entries for test in re.findall(r"`(test_\w+)`", how)}
+    return found | {test for tests in proofs().values() for test in tests}
+
+
+def written():
+    """(file, function, its module) of every test that is written."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        module = ast.parse(path.read_text())
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield path, node, module
+
+
 def test_tests_that_rows_name_exist():
-    named = {test for entries in TABLE.values() for _, _, how in entries for test in re.findall(r"`(test_\w+)`", how)}
-    named |= {test for tests in proofs().values() for test in tests}
-    written = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
-    assert named
-    assert named <= written
+    assert named()
+    assert named() <= {node.name for _, node, _ in written()}
+
+
+def unexplained(node, module):
+    """Skips of a test, or of its whole module, that are for good or do not say why."""
+    values = [one.value for one in module.body if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "pytestmark"]
+    marks = [*node.decorator_list, *(mark for value in values for mark in (value.elts if isinstance(value, ast.List) else [value]))]
+    for mark in marks:
+        text = ast.unparse(mark)
+        if text.startswith(("pytest.mark.skip", "pytest.mark.xfail")):
+            reason = isinstance(mark, ast.Call) and any(keyword.arg == "reason" for keyword in mark.keywords)
+            if not (text.startswith("pytest.mark.skipif(") and reason):
+                yield text
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("pytest.skip", "pytest.xfail") and not (call.args or call.keywords):
+            yield ast.unparse(call)
+
+
+def test_no_test_that_a_row_names_is_skipped_without_a_word():
+    """A part that this machine lacks is a reason; a switch is one where the reason names it."""
+    for path, node, module in written():
+        if node.name in named():
+            assert not list(unexplained(node, module)), f"{path.relative_to(ROOT)}: {node.name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("@pytest.mark.skip\ndef test_a(): ...", 1),
+        ("@pytest.mark.skip(reason='later')\ndef test_a(): ...", 1),
+        ("@pytest.mark.skipif(x)\ndef test_a(): ...", 1),
+        ("@pytest.mark.xfail(reason='x')\ndef test_a(): ...", 1),
+        ("pytestmark = [pytest.mark.parts, pytest.mark.skipif(x)]\ndef test_a(): ...", 1),
+        ("def test_a():\n    pytest.skip()", 1),
+        ("@pytest.mark.skipif(x, reason='no x')\ndef test_a():\n    pytest.skip('no y')", 0),
+        ("pytestmark = pytest.mark.parts\ndef test_a(): ...", 0),
+    ],
+)
+def test_a_skip_without_a_word_is_found(text, found):
+    module = ast.parse(text)
+    assert len(list(unexplained(module.body[-1], module))) == found

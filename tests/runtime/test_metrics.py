@@ -40,5 +40,5 @@ def test_what_a_process_does_not_have_is_neither_up_nor_down():
     """0 would fire AccessKeysMissing and SharedStoreDown for ever in a process without a key file and a shared store."""
     metrics = Metrics()
     for name in ("inferstack_access_keys", "inferstack_shared_store_up"):
-        assert math.isnan(metrics.registry.get_sample_value(name))
+        assert math.isnan(metrics.value(name))
     assert metrics.value("inferstack_open_streams") == 0

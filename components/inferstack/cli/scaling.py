@@ -1,4 +1,4 @@
-"""Try scaling policies on a load before an environment has it."""
+"""Try scaling policies on a load before an environment has it, and size its replicas by what they used."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from inferstack.cli._recommend import recommend
 from inferstack.cli.output import ExitCode, Failure, Json, Project, console, print_json, read_environment
 from inferstack.environment import Environment
 
@@ -16,14 +17,15 @@ GENERATED = "generated:"
 
 def register(app: typer.Typer) -> None:
     """Add the group `scaling`."""
-    group = typer.Typer(help="Try scaling policies on a recorded or generated load.", no_args_is_help=True)
+    group = typer.Typer(help="Try scaling policies on a load, and size replicas by what they used.", no_args_is_help=True)
     group.callback()(_group)
     group.command("backtest")(backtest)
+    group.command("recommend")(recommend)
     app.add_typer(group, name="scaling")
 
 
 def _group() -> None:
-    """Try scaling policies on a recorded or generated load."""
+    """Try scaling policies on a recorded or generated load, and size replicas by what they used."""
 
 
 def backtest(

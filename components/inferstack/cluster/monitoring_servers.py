@@ -11,7 +11,7 @@ from typing import Any
 from inferstack.cluster.images import reference
 from inferstack.cluster.monitoring_config import PORTS, alertmanager_config, datasource, prometheus_config, provider, server_name
 from inferstack.cluster.names import SLOT_LABEL, component_labels, metadata
-from inferstack.cluster.security import container_security, pod_security
+from inferstack.cluster.security import TOKEN_PATH, api_token, container_security, pod_security
 from inferstack.environment import Environment
 
 GRAFANA_SECRET = "inferstack-grafana"  # noqa: S105 - a name
@@ -173,8 +173,8 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         volumes.append({"name": "password", "secret": {"secretName": GRAFANA_SECRET, "defaultMode": 0o440}})
         volumes.append({"name": "boards", "configMap": {"name": server_name("grafana-boards")}})
     if scrapes:
-        mounts.append({"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True})
-        volumes.append({"name": "token", "projected": _token()})
+        mounts.append({"name": "token", "mountPath": TOKEN_PATH, "readOnly": True})
+        volumes.append({"name": "token", "projected": api_token()})
     if server == "alertmanager":
         for severity, secret in sorted(environment.monitoring.receivers.items()):
             mounts.append({"name": f"receiver-{severity}", "mountPath": f"/etc/receivers/{severity}", "readOnly": True})
@@ -204,19 +204,6 @@ def _pod(environment: Environment, server: str) -> dict[str, Any]:
         "securityContext": pod_security(),
         "containers": [container],
         "volumes": volumes,
-    }
-
-
-def _token() -> dict[str, Any]:
-    """What a client of the API server needs to list pods, with a token that expires; only the server that scrapes has it."""
-    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
-    return {
-        "defaultMode": 0o440,
-        "sources": [
-            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
-            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-            {"downwardAPI": {"items": [namespace]}},
-        ],
     }
 
 

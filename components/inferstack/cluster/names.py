@@ -13,6 +13,7 @@ ROUTE_TEMPLATE = "inferstack-route"
 JOURNAL = "inferstack-journal"
 LEASE = "inferstack-promotion"
 CACHE = "inferstack-cache"
+AUTOSCALER = "inferstack-autoscaler"
 
 SLOT_LABEL = "inferstack.dev/slot"
 GPU_RESOURCE = "nvidia.com/gpu"
@@ -25,6 +26,11 @@ ACCELERATOR_LABEL = "inferstack.dev/accelerator"
 def slot_name(slot: SlotName, group: str = "") -> str:
     """Name of a slot's objects; a second group of replicas (a tier) carries its name as a suffix."""
     return f"inferstack-{slot}" + (f"-{group}" if group else "")
+
+
+def registration_name(slot: SlotName, group: str = "") -> str:
+    """ConfigMap with the bounds and the policy that this kit's autoscaler keeps to for a group of replicas."""
+    return f"{slot_name(slot, group)}-scaling"
 
 
 def slot_labels(slot: SlotName, group: str = "") -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""The security contexts of every pod that this kit writes, as the restricted Pod Security Standard asks for them; pure."""
+"""The security contexts of every pod that this kit writes, as the restricted Pod Security Standard asks for them, and the token of the
+few that ask the API server; pure."""
 
 from typing import Any
 
@@ -26,3 +27,19 @@ def container_security() -> dict[str, Any]:
 def root_container_security() -> dict[str, Any]:
     """The same for the one container that must be root, because the host's folder that it writes belongs to root."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True}
+
+
+TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a folder
+
+
+def api_token() -> dict[str, Any]:
+    """A projected volume with what a client of the API server needs, and a token that expires: only pods that ask it have one."""
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    return {
+        "defaultMode": 0o440,
+        "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+            {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [namespace]}},
+        ],
+    }

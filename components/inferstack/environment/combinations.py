@@ -131,6 +131,9 @@ def _engine(e: Environment) -> Iterator[Problem]:
         yield Problem(
             "engine.device", "cuda", "auto or cpu, because engine.kind is native, which computes on the CPU; or engine.cpu_fallback"
         )
+    if e.engine.kind in ENGINE_IMAGES and e.scaling.renderer == "autoscaler":
+        expected = f"hpa, keda or none, because engine.kind is {e.engine.kind}: the autoscaler reads the metrics of this kit's engines"
+        yield Problem("scaling.renderer", "autoscaler", expected)
     names = [model.name for model in e.models]
     for index, model in enumerate(e.models):
         if model.name in names[:index]:

@@ -167,8 +167,10 @@ class GpuPool(Section):
 class Scaling(Section):
     """How replicas follow load."""
 
-    renderer: Literal["keda", "hpa", "none"] = Field(
-        "hpa", description="`keda` (ScaledObject), `hpa` (autoscaling/v2) or `none` (fixed at `replicas.min`)."
+    renderer: Literal["keda", "hpa", "autoscaler", "none"] = Field(
+        "hpa",
+        description="`keda` (ScaledObject), `hpa` (autoscaling/v2), `autoscaler` (this kit's own process, with `/api/v1/scaling`; "
+        "this kit's engines only) or `none` (fixed at `replicas.min`).",
     )
     policy: Literal["queue", "cpu", "hybrid_smart"] = Field(
         "cpu", description="`queue`: waiting requests and KV use; `cpu`: CPU and memory; `hybrid_smart`: as in source B."
@@ -183,4 +185,6 @@ class Scaling(Section):
     )
     up_window_seconds: Seconds = Field(60, le=3600, description="Quiet time before more replicas.")
     down_window_seconds: Seconds = Field(300, le=3600, description="Quiet time before fewer replicas.")
-    prediction_horizon_minutes: NonNegative = Field(0, description="Forecast that may add replicas, never take any; 0: off.")
+    prediction_horizon_minutes: NonNegative = Field(
+        0, description="Forecast that may add replicas, never take any (`renderer: autoscaler`, `policy: queue`); 0: off."
+    )

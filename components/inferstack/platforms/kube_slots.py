@@ -22,8 +22,8 @@ class SlotObjects:
     """What was read of one slot. Lists hold one object per group of replicas."""
 
     deployments: Sequence[Object] = ()
-    scalers: Sequence[Object] = ()
-    """HorizontalPodAutoscalers or ScaledObjects."""
+    floors: Sequence[int] = ()
+    """Fewest replicas that each scaler keeps."""
     pods: Sequence[Object] = ()
     endpoint_slices: Sequence[Object] = ()
     events: Sequence[Object] = ()
@@ -51,7 +51,7 @@ def observe_slot(objects: SlotObjects, base: SlotSpec | None = None, in_flight: 
         replicas=min(int(deployment["spec"].get("replicas", 1)) for deployment in objects.deployments),
         ready=min(by_group) if observed else 0,
         spec=rendered_spec(objects.deployments) or base,
-        floor=min((_floor(scaler) for scaler in objects.scalers), default=None),
+        floor=min(objects.floors, default=None),
         in_flight=0 if not objects.pods else in_flight,
         failure=failure,
         waiting=waiting if observed else "the controller has not seen the change yet",
@@ -98,11 +98,6 @@ def _ready_pods(slices: Sequence[Object]) -> set[str]:
         for endpoint in piece.get("endpoints") or ()
         if endpoint.get("targetRef") and endpoint.get("conditions", {}).get("ready") is not False
     }
-
-
-def _floor(scaler: Object) -> int:
-    spec = scaler["spec"]
-    return int(spec.get("minReplicaCount", 0)) if scaler.get("kind") == "ScaledObject" else int(spec.get("minReplicas", 1))
 
 
 def _trouble(objects: SlotObjects, pods: Sequence[Object]) -> tuple[str | None, str | None]:

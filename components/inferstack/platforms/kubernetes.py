@@ -20,6 +20,7 @@ from inferstack.platforms.kube_fence import Fence
 from inferstack.platforms.kube_reach import Reach
 from inferstack.platforms.kube_render import Renderer, manifests, object_path, with_spec
 from inferstack.platforms.kube_route import read_weights, within
+from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
 from inferstack.platforms.kube_state import KubeState
 from inferstack.platforms.pairs import compare
@@ -61,10 +62,7 @@ class KubernetesPlatform(Kept):
         self._core = f"/api/v1/namespaces/{namespace}"
         self._apps = f"/apis/apps/v1/namespaces/{namespace}"
         self._routes = f"/apis/gateway.networking.k8s.io/v1/namespaces/{namespace}"
-        self._scalers = {
-            "hpa": f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
-            "keda": f"/apis/keda.sh/v1alpha1/namespaces/{namespace}/scaledobjects",
-        }.get(environment.scaling.renderer)
+        self._scalers = Scalers(environment.scaling.renderer, namespace)
 
     # ---- looking
 
@@ -107,7 +105,7 @@ class KubernetesPlatform(Kept):
         pods = self._pods(slot)
         objects = SlotObjects(
             deployments=deployments,
-            scalers=self._scalers_of(slot),
+            floors=[self._scalers.floor(scaler) for _, scaler in self._scalers_of(slot)],
             pods=pods,
             endpoint_slices=[
                 piece
@@ -144,10 +142,10 @@ class KubernetesPlatform(Kept):
     def _pods(self, slot: SlotName) -> list[Object]:
         return self._api.items(f"{self._core}/pods", labelSelector=f"app.kubernetes.io/name=inferstack,{SLOT_LABEL}={slot}")
 
-    def _scalers_of(self, slot: SlotName) -> list[Object]:
-        if self._scalers is None:
-            return []
-        return [found for group in self._groups if (found := self._api.get(f"{self._scalers}/{slot_name(slot, group)}"))]
+    def _scalers_of(self, slot: SlotName) -> list[tuple[str, Object]]:
+        """(path, object) of each group that has one."""
+        paths = [path for group in self._groups if (path := self._scalers.path(slot, group))]
+        return [(path, found) for path in paths if (found := self._api.get(path))]
 
     def _last_lines(self, pod: Object) -> str:
         try:
@@ -208,11 +206,8 @@ class KubernetesPlatform(Kept):
             self._fence.merge(f"{self._apps}/deployments/{slot_name(slot, group)}", {"spec": {"replicas": replicas}}, "/scale")
 
     def set_floor(self, slot: SlotName, floor: int) -> None:
-        for scaler in self._scalers_of(slot):
-            most = "maxReplicaCount" if scaler.get("kind") == "ScaledObject" else "maxReplicas"
-            least = "minReplicaCount" if scaler.get("kind") == "ScaledObject" else "minReplicas"
-            change = {least: floor} | ({most: floor} if scaler["spec"].get(most, floor) < floor else {})
-            self._fence.merge(f"{self._scalers}/{scaler['metadata']['name']}", {"spec": change})
+        for path, scaler in self._scalers_of(slot):
+            self._fence.merge(path, self._scalers.with_floor(scaler, floor))
 
     # ---- measuring
 

@@ -8,6 +8,7 @@ from inferstack.cluster.monitor import Monitoring
 from inferstack.cluster.namespace import ServingNamespace
 from inferstack.cluster.redis import RedisCache
 from inferstack.environment import SlotName, parse_environment
+from inferstack.serving.autoscaler import Autoscaler
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.route import InferenceRoute
 from inferstack.serving.slot import InferenceSlot, InferenceSlotArgs
@@ -27,7 +28,7 @@ class InferenceServiceArgs(TypedDict):
 
 
 class InferenceService(pulumi.ComponentResource):
-    """Namespace, cache in the cluster, gateway and route, both slots, and their scrape configuration.
+    """Namespace, cache in the cluster, gateway and route, both slots, their scrape configuration, and the autoscaler where it scales.
 
     The kubernetes provider is the consumer's. The parts are attributes, with their native resources in `resources`.
     """
@@ -49,6 +50,8 @@ class InferenceService(pulumi.ComponentResource):
         self.monitoring = (
             Monitoring(f"{name}-monitoring", {"settings": settings, "environment": name, "port": port}, after) if watched else None
         )
+        own = environment.scaling.renderer == "autoscaler"
+        self.autoscaler = Autoscaler(f"{name}-autoscaler", {"settings": settings}, after) if own else None
         self.route = InferenceRoute(f"{name}-route", {"settings": settings}, after)
         self.slots: dict[str, InferenceSlot] = {}
         for slot in args.get("slots", [str(slot) for slot in SlotName]):

@@ -13,6 +13,9 @@ from inferstack.serving.manifests.slot import GroupObjects, slot_objects
 
 ROLES = frozenset({"service_account", "config_map", "network_policy", "service", "workload", "scaler", "disruption_budget", *GATEWAY_KINDS})
 
+FLOORS = {"HorizontalPodAutoscaler": "spec.minReplicas", "ScaledObject": "spec.minReplicaCount", "ConfigMap": "data.min_instances"}
+"""Where each kind of scaler keeps the fewest replicas."""
+
 
 class InferenceSlotArgs(TypedDict):
     """Arguments of an InferenceSlot."""
@@ -90,7 +93,7 @@ class InferenceSlot(pulumi.ComponentResource):
         scaler = None
         if objects.scaler:
             # A promotion raises the floor of the idle slot to the live load; an update must not take it back.
-            floor = "spec.minReplicas" if objects.scaler["kind"] == "HorizontalPodAutoscaler" else "spec.minReplicaCount"
+            floor = FLOORS[objects.scaler["kind"]]
             scaler = one("scaler", objects.scaler, pulumi.ResourceOptions(depends_on=[workload], ignore_changes=[floor]))
         budget = one("disruption_budget", objects.disruption_budget)
         policies = tuple(one(manifest["kind"], manifest) for manifest in objects.gateway_policies)

@@ -30,6 +30,7 @@ from inferstack.environment import (
     resolve_config,
 )
 from inferstack.planning import plan_findings
+from inferstack.serving.autoscaler import Autoscaler
 from inferstack.serving.clouds import CloudSide, attach, create, placed
 from inferstack.serving.manifests.engines import bucket, profile
 from inferstack.serving.route import InferenceRoute
@@ -79,6 +80,8 @@ def _platform(
     port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
     if environment.monitoring.backend != "none":
         Monitoring("monitoring", {"settings": settings, "environment": name, "port": port}, after)
+    if environment.scaling.renderer == "autoscaler":
+        Autoscaler("autoscaler", {"settings": settings}, after)
     InferenceRoute("route", {"settings": settings, "customize": {"gateway": side.gateway}}, after)
     return after
 

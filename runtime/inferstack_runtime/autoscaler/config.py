@@ -18,11 +18,16 @@ class ReplicaConfig(Section):
 
 
 class KubernetesScale(Section):
-    """A Deployment whose number of replicas is set. Token and certificate authority are those of the pod's service account."""
+    """A Deployment whose number of replicas is set. Token and certificate authority are those of the pod's service account.
+
+    `registration`: a ConfigMap with `scaling_policy`, `min_instances` and `max_instances`, in place of `state_file`. It is read at every
+    look, so that whoever else moves the bounds (a promotion, before traffic comes) writes them there.
+    """
 
     kind: Literal["kubernetes"]
     namespace: str = Field(min_length=1)
     deployment: str = Field(min_length=1)
+    registration: Annotated[str, Field(min_length=1)] | None = None
     api: str = Field("https://kubernetes.default.svc", pattern=r"^https?://")
     token_file: str = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
     ca_file: str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
@@ -50,6 +55,8 @@ class PolicyConfig(Section):
     cpu: Annotated[float, Field(gt=0, le=1)] = 0.7
     memory: Annotated[float, Field(gt=0, le=1)] = 0.8
     down_seconds: Seconds = 300
+    forecast_samples: Positive = 10
+    """Looks ahead of `queue_forecast`."""
 
 
 class AutoscalerConfig(Section):

@@ -108,7 +108,13 @@ class Fixed:
 
 
 def every_policy(
-    bounds: Bounds, queue_target: float, kv_target: float, cpu_target: float, memory_target: float, down_seconds: float
+    bounds: Bounds,
+    queue_target: float,
+    kv_target: float,
+    cpu_target: float,
+    memory_target: float,
+    down_seconds: float,
+    forecast_samples: int = 10,
 ) -> list[Policy]:
     """The policies that the back-test compares."""
     return [
@@ -117,7 +123,7 @@ def every_policy(
         Thresholds(bounds),
         HybridSmart(bounds),
         QueueAndCache(bounds, queue_target, kv_target, down_seconds),
-        QueueAndCache(bounds, queue_target, kv_target, down_seconds, horizon=10, name="queue_forecast"),
+        QueueAndCache(bounds, queue_target, kv_target, down_seconds, horizon=forecast_samples, name="queue_forecast"),
     ]
 
 

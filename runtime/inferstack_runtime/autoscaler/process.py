@@ -23,7 +23,7 @@ from inferstack_runtime.api.http import Disconnected, Receive, Request, Response
 from inferstack_runtime.autoscaler.actuate import CannotScale, scale_of
 from inferstack_runtime.autoscaler.config import AutoscalerConfig
 from inferstack_runtime.autoscaler.observe import Look, look_at, sample_of
-from inferstack_runtime.autoscaler.registry import POLICIES, Registration, Scaled, scaled
+from inferstack_runtime.autoscaler.registry import POLICIES, Registration, Scaled, registration_of, scaled
 from inferstack_runtime.autoscaler.signals import replica_cap
 from inferstack_runtime.protocol import bounded_protocol
 from inferstack_runtime.server import CannotStart, http_server, open_socket
@@ -59,6 +59,7 @@ class Autoscaler:
         self._looks: dict[str, dict[str, Look]] = {}
         self._busy = asyncio.Lock()
         self.slots: dict[str, Scaled] = {}
+        self.looked = False
         for raw in self._stored():
             registration = Registration(**raw)
             if registration.model_key in config.targets:
@@ -82,19 +83,39 @@ class Autoscaler:
         cap = replica_cap(budget, price) if budget is not None and price is not None else None
         return scaled(registration, self._config.policy, cap, self.slots)
 
-    def register(self, registration: Registration) -> Scaled:
-        """Take a registration, or change it; the same again changes nothing. Raises ApiError 400 or 404."""
+    async def register(self, registration: Registration) -> Scaled:
+        """Take a registration, or change it; the same again changes nothing. Raises ApiError 400, 404 or 502."""
         if registration.model_key not in self._config.targets:
             raise not_found(f"There is no target {registration.model_key[:200]!r}.", "model_key")
         if registration.min_instances > registration.max_instances:
             raise invalid(
                 f"`min_instances` {registration.min_instances} is above `max_instances` {registration.max_instances}.", "min_instances"
             )
-        known = self.slots.get(registration.model_key)
-        if known is None or known.registration != registration:
-            self.slots[registration.model_key] = self._scaled(registration)
-            self._store()
-        return self.slots[registration.model_key]
+        key = registration.model_key
+        async with self._busy:
+            known = self.slots.get(key)
+            if known is None or known.registration != registration:
+                try:
+                    await self._scales[key].register(registration.entries())
+                except CannotScale as error:
+                    raise _cannot_scale(error) from None
+                self.slots[key] = self._scaled(registration)
+                self._store()
+            return self.slots[key]
+
+    async def _refresh(self, key: str) -> None:
+        """Take over what others have registered where registrations are kept. Raises CannotScale."""
+        if not self._scales[key].registers:
+            return
+        entries, known = await self._scales[key].registration(), self.slots.get(key)
+        try:
+            found = registration_of(key, entries)
+        except ValueError as error:
+            raise CannotScale(f"the registration of {key}: {error}") from None
+        if found is None:
+            self.slots.pop(key, None)
+        elif known is None or known.registration != found:
+            self.slots[key] = self._scaled(found)
 
     async def manual(self, key: str, wanted: int) -> tuple[int | None, bool]:
         """Set a number of replicas now; the number before, and whether this is a dry run. Raises ApiError 400, 404 or 502."""
@@ -109,7 +130,7 @@ class Autoscaler:
                 before = await self._scales[key].read()
                 await self._scales[key].write(wanted)
             except CannotScale as error:
-                raise ApiError(502, str(error), code="cannot_scale") from None
+                raise _cannot_scale(error) from None
             slot.changed = time.time()
         _log.info("scaled by request", extra={"fields": {"model_key": key, "from": before, "to": wanted, "dry_run": self.dry_run(key)}})
         return before, self.dry_run(key)
@@ -120,23 +141,29 @@ class Autoscaler:
     async def look(self) -> None:
         """One round: look at every registered slot, decide, and do it."""
         async with self._busy:
-            for key, slot in list(self.slots.items()):
-                await self._round(key, slot)
+            for key in self._config.targets:
+                try:
+                    await self._refresh(key)
+                    if key in self.slots:
+                        await self._round(key, self.slots[key])
+                except CannotScale as error:
+                    _log.error("cannot scale", extra={"fields": {"model_key": key, "error": str(error)}})
+            self.looked = True
 
     async def _round(self, key: str, slot: Scaled) -> None:
+        """Raises CannotScale."""
         now, target, scale = time.time(), self._config.targets[key], self._scales[key]
         looks = await look_at(target.metrics, now)
-        try:
-            wanted = await scale.read()
-            replicas = len(looks) if wanted is None else wanted
-            decision = slot.decide(sample_of(self._looks.get(key, {}), looks, replicas, target.replica, now))
-            self._looks[key] = looks
-            if decision.target_replicas == replicas:
-                return
-            await scale.write(decision.target_replicas)
-        except CannotScale as error:
-            _log.error("cannot scale", extra={"fields": {"model_key": key, "error": str(error)}})
+        wanted = await scale.read()
+        if wanted == 0 < slot.bounds.fewest:
+            slot.rest(now)
             return
+        replicas = len(looks) if wanted is None else wanted
+        decision = slot.decide(sample_of(self._looks.get(key, {}), looks, replicas, target.replica, now))
+        self._looks[key] = looks
+        if decision.target_replicas == replicas:
+            return
+        await scale.write(decision.target_replicas)
         slot.changed = now
         _log.info("scaled", extra={"fields": {"model_key": key, "from": replicas, "dry_run": scale.dry_run, **asdict(decision)}})
 
@@ -151,7 +178,7 @@ class Autoscaler:
 
 
 class ScalingApp:
-    """`/api/v1/scaling/…` and `/livez`."""
+    """`/api/v1/scaling/…`, `/livez` and `/readyz` (200 once every target was looked at)."""
 
     def __init__(self, autoscaler: Autoscaler, keys: Authenticator) -> None:
         self._autoscaler = autoscaler
@@ -173,6 +200,9 @@ class ScalingApp:
     async def _answer(self, request: Request) -> Response:
         if request.path == "/livez":
             return json_response({"status": "ok"})
+        if request.path == "/readyz":
+            ready = self._autoscaler.looked
+            return json_response({"ready": ready}, status=200 if ready else 503)
         method = OPERATIONS.get(request.path)
         if method is None:
             raise ApiError(404, f"There is no {request.path[:200]}; there are {', '.join(OPERATIONS)}.", code="not_found")
@@ -184,7 +214,7 @@ class ScalingApp:
         return await self._manual(request) if request.path == _MANUAL else self._status()
 
     async def _register(self, request: Request) -> Response:
-        slot = self._autoscaler.register(Registration(**REGISTER.read(await _body(request))))
+        slot = await self._autoscaler.register(Registration(**REGISTER.read(await _body(request))))
         return json_response(slot.to_json() | {"dry_run": self._autoscaler.dry_run(slot.registration.model_key)})
 
     async def _manual(self, request: Request) -> Response:
@@ -200,6 +230,10 @@ class ScalingApp:
     def _status(self) -> Response:
         slots = [slot.to_json() | {"dry_run": self._autoscaler.dry_run(key)} for key, slot in self._autoscaler.slots.items()]
         return json_response({"registrations": slots})
+
+
+def _cannot_scale(error: CannotScale) -> ApiError:
+    return ApiError(502, str(error), code="cannot_scale")
 
 
 async def _body(request: Request) -> dict[str, Any]:

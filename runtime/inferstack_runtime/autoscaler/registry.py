@@ -15,7 +15,8 @@ POLICIES = tuple(policy.name for policy in every_policy(Bounds(), 1, 1, 1, 1, 0)
 
 def policy_named(name: str, bounds: Bounds, aims: PolicyConfig) -> Policy:
     """One of `POLICIES`, with its bounds and targets."""
-    return {policy.name: policy for policy in every_policy(bounds, aims.queue, aims.kv, aims.cpu, aims.memory, aims.down_seconds)}[name]
+    every = every_policy(bounds, aims.queue, aims.kv, aims.cpu, aims.memory, aims.down_seconds, aims.forecast_samples)
+    return {policy.name: policy for policy in every}[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,28 @@ class Registration:
     scaling_policy: str
     min_instances: int
     max_instances: int
+
+    def entries(self) -> dict[str, str]:
+        """Its entries in a ConfigMap; the key is the target's."""
+        return {key: str(value) for key, value in asdict(self).items() if key != "model_key"}
+
+
+def registration_of(key: str, data: Mapping[str, str]) -> Registration | None:
+    """The registration in a ConfigMap's entries, None where there is none; raises ValueError that names what is wrong."""
+    if not data:
+        return None
+    policy = data.get("scaling_policy", "queue")
+    if policy not in POLICIES:
+        raise ValueError(f"scaling_policy is {policy!r}: expected one of {', '.join(POLICIES)}")
+    bounds = {}
+    for name in ("min_instances", "max_instances"):
+        text = data.get(name, "")
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError(f"{name} is {text!r}: expected a number of replicas")
+        bounds[name] = int(text)
+    if bounds["min_instances"] > bounds["max_instances"]:
+        raise ValueError(f"min_instances {bounds['min_instances']} is above max_instances {bounds['max_instances']}")
+    return Registration(key, policy, **bounds)
 
 
 @dataclass
@@ -48,6 +71,11 @@ class Scaled:
             decision = to(sample.replicas, kept, 1.0, f"{decision.reasoning}; into the bounds {self.bounds.fewest} to {self.bounds.most}")
         self.last = decision
         return decision
+
+    def rest(self, now: float) -> None:
+        """Somebody has set it to 0, and its bounds would not: it stays stopped until somebody starts it."""
+        self.last = to(0, 0, 1.0, "stopped: it has 0 replicas, which its bounds do not allow; start it to have it scaled")
+        self.history.append(Sample(now, 0, missing=True))
 
     def to_json(self) -> dict[str, Any]:
         """The registration, its bounds, and the last look and decision."""

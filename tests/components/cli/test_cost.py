@@ -1,6 +1,8 @@
-"""`inferstack cost` and `inferstack scaling backtest`: figures from prices and measurements, unknown where nothing is known."""
+"""`inferstack cost` and `inferstack scaling`: figures from prices and measurements, unknown where nothing is known."""
 
 import json
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +13,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 
 from inferstack.cli import run
+from inferstack.cli._recommend import USED
 from inferstack.cli.cost import QUERIES, cost_report
 from inferstack.delivery.comment import _policies
 from inferstack.environment import parse_environment
@@ -158,3 +161,66 @@ def test_boards_are_listed_and_their_place_is_told(capsys: pytest.CaptureFixture
     for name, told in (("local", "inferstack console"), ("prod-gke", "grafana_dashboard=1"), ("kubernetes", "inferstack dashboards list")):
         assert run(["dashboards", "open", name, "--project", str(ROOT)]) == 0
         assert told in capsys.readouterr().out
+
+
+def test_requests_are_recommended_from_what_the_busiest_replica_used(
+    answers: tuple[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, known = answers
+    queries = {
+        key: query.format(environment="kubernetes", models="smollm2\\\\-135m\\\\-instruct", window="7d") for key, query in USED.items()
+    }
+    for key, value in (("cpu_cores", 0.5), ("memory_bytes", 1.2e9), ("seconds", 86400)):
+        known[queries[key]] = [({}, value)]
+    command = ["scaling", "recommend", "kubernetes", "--prometheus", address, "--project", str(ROOT)]
+    assert run([*command, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["recommendations"]
+    assert row["queries"] == queries
+    assert (row["cpu"], row["used"]["seconds"]) == ("600m", 86400)
+    assert run(command) == 0
+    assert "inferstack promote kubernetes --set slot.resources.cpu=600m" in capsys.readouterr().out
+    known[queries["seconds"]] = [({}, 600)]
+    assert run(command) == 2
+    assert "only 10 minutes were seen" in capsys.readouterr().err
+    known.clear()
+    assert run(command) == 2
+    assert "knows nothing of the replicas of kubernetes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["kubernetes"], 2, "no Prometheus to ask"),
+        (["kubernetes", "--prometheus", "http://127.0.0.1:9"], 5, "127.0.0.1:9"),
+        (["kubernetes", "--prometheus", "http://127.0.0.1:9", "--window", "a week"], 2, "no length of time"),
+        (["prod-aks"], 2, "engine.kind vllm"),
+    ],
+)
+def test_what_cannot_be_recommended_is_told_with_the_next_step(
+    more: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["scaling", "recommend", *more, "--project", str(ROOT)]) == code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parts
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package prometheus)")
+def test_prometheus_answers_what_is_asked_of_it(tmp_path: Path) -> None:
+    """Two replicas of the model asked for, and a busier one of another model, over three hours."""
+    series = []
+    for instance, model, cores, memory in (("a", "small-1", 0.5, 1000), ("b", "small-1", 0.25, 3000), ("c", "other", 4, 9000)):
+        labels = f'{{environment="e",instance="{instance}"}}'
+        series += [
+            {"series": f"process_cpu_seconds_total{labels}", "values": f"0+{cores * 60:g}x180"},
+            {"series": f"process_resident_memory_bytes{labels}", "values": f"{memory}x180"},
+            {"series": f'inferstack_identity_info{{environment="e",instance="{instance}",model="{model}"}}', "values": "1x180"},
+        ]
+    expected = {"cpu_cores": 0.5, "memory_bytes": 3000, "seconds": 300 * 37}
+    asked = {key: query.format(environment="e", models=r"small\\-1", window="3h") for key, query in USED.items()}
+    cases = [{"expr": query, "eval_time": "3h", "exp_samples": [{"labels": "{}", "value": expected[key]}]} for key, query in asked.items()]
+    file = tmp_path / "test.yaml"
+    file.write_text(
+        json.dumps({"evaluation_interval": "1m", "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": cases}]})
+    )
+    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

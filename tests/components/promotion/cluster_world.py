@@ -121,6 +121,9 @@ class ClusterWorld:
         scaler = self.find("horizontalpodautoscalers", name)
         if scaler and spec.get("replicas", 1) > 0:
             spec["replicas"] = max(spec.get("replicas", 1), scaler["spec"]["minReplicas"])
+        registration = self.find("configmaps", f"{name}-scaling")
+        if registration and spec.get("replicas", 1) > 0:  # an autoscaler that sees no load, and always takes what its bounds allow
+            spec["replicas"] = int(registration["data"]["min_instances"])
         spec.setdefault("replicas", 1)
         deployment["status"] = {"observedGeneration": deployment["metadata"]["generation"], "conditions": []}
         template = json.dumps(spec["template"]["metadata"]) + spec["template"]["spec"]["containers"][0]["image"]
@@ -200,7 +203,7 @@ class ClusterWorld:
             path = path.removesuffix("/scale")
             if _outdated(self.objects.get(path), body):
                 return _status(409, "the object has been modified")
-            return httpx.Response(200, json=self.put(path, _merged(self.objects[path], {"spec": {"replicas": body["spec"]["replicas"]}})))
+            return httpx.Response(200, json=self.put(path, merged(self.objects[path], {"spec": {"replicas": body["spec"]["replicas"]}})))
         if method == "GET" and path.split("/")[-1] in ("pods", "endpointslices", "events"):
             return httpx.Response(200, json={"items": self._list(path, query)})
         current = self.objects.get(path)
@@ -216,7 +219,7 @@ class ClusterWorld:
             return _status(409, "the object has been modified")
         if current is None and "apply" not in request.headers["content-type"]:
             return _status(404, f"{path} not found")
-        after = body if method == "PUT" else _merged(current or {}, body)
+        after = body if method == "PUT" else merged(current or {}, body)
         self._check(path, current, after)
         return httpx.Response(200, json=self.put(path, after))
 
@@ -308,11 +311,11 @@ def _outdated(current: Object | None, body: Object) -> bool:
     return bool(wanted) and (current is None or current["metadata"]["resourceVersion"] != wanted)
 
 
-def _merged(old: Object, new: Object) -> Object:
+def merged(old: Object, new: Object) -> Object:
     """Maps field by field, lists whole, as apply treats the lists that promotion writes."""
     found = dict(old)
     for key, value in new.items():
-        found[key] = _merged(found[key], value) if isinstance(value, dict) and isinstance(found.get(key), dict) else copy.deepcopy(value)
+        found[key] = merged(found[key], value) if isinstance(value, dict) and isinstance(found.get(key), dict) else copy.deepcopy(value)
     return found
 
 

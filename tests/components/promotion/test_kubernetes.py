@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from inferstack.environment import CONFIG_KEY, SLOT_KEY, SlotName, parse_environment, resolve_config
-from inferstack.platforms.kube_render import slot_settings, with_spec
+from inferstack.platforms.kube_render import object_path, slot_settings, with_spec
+from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.status import platform_status
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome
@@ -19,7 +20,8 @@ from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec, with_settings
 from inferstack.promotion.transition import NotNow
 from inferstack.promotion.weights import Cohort, Weights
-from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy
+from inferstack.serving.manifests.slot import slot_objects
+from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy, merged
 from tests.components.promotion.world import Killed
 
 BLUE, GREEN = SlotName.BLUE, SlotName.GREEN
@@ -55,6 +57,37 @@ def test_a_promotion_moves_the_route_and_keeps_the_old_slot_warm() -> None:
     back = rollback(world)
     assert back.outcome is Outcome.COMMITTED
     assert world.weights() == Weights(100, 0)
+
+
+def test_this_kits_autoscaler_never_takes_back_what_a_promotion_has_brought() -> None:
+    """It wants the fewest replicas all the time; the idle slot still has those of the live one before any weight comes to it."""
+    world, ready = ClusterWorld(environment(scaling={"renderer": "autoscaler"})), []
+    world.on_route = lambda weights: ready.append((weights.of(GREEN), world.ready(GREEN)))
+    assert world.ready(GREEN) == 1
+    ended = promote(world, strategy="canary", steps=(25, 100))
+    assert ended.outcome is Outcome.COMMITTED, ended.entry
+    assert [count for weight, count in ready if weight] == [2, 2]
+    registration = world.find("configmaps", "inferstack-blue-scaling")
+    assert registration is not None
+    assert registration["data"]["min_instances"] == "2"
+    back = rollback(world)
+    assert back.outcome is Outcome.COMMITTED
+    assert world.weights() == Weights(100, 0)
+
+
+def test_the_floor_of_every_kind_of_scaler_is_read_and_written_where_it_keeps_it() -> None:
+    for renderer, least, most in (("hpa", 3, 7), ("keda", 3, 7), ("autoscaler", 3, 7)):
+        settings = environment(scaling={"renderer": renderer}, slots={"replicas": {"min": least, "max": most}})
+        scaler = slot_objects(settings, BLUE, name="test")[0].scaler
+        assert scaler is not None
+        kept = Scalers(renderer, "ns")
+        assert kept.path(BLUE, "") == object_path(scaler)
+        assert kept.floor(scaler) == least
+        for floor in (1, 5, 9):
+            changed = merged(scaler, kept.with_floor(scaler, floor))
+            assert kept.floor(changed) == floor
+            assert max(most, floor) in [int(value) for value in (changed.get("spec") or changed["data"]).values() if str(value).isdigit()]
+    assert Scalers("none", "ns").path(BLUE, "") is None
 
 
 def test_a_canary_by_header_is_a_rule_of_the_route_until_all_traffic_has_moved() -> None:

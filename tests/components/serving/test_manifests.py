@@ -22,6 +22,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "other engine": {"engine": {"kind": "openai", "arguments": ["--serve"]}},
     "fixed": {"scaling": {"renderer": "none"}},
     "keda": {"scaling": {"renderer": "keda", "policy": "queue"}, "monitoring": {"prometheus_url": "http://prometheus:9090"}},
+    "autoscaler": {"scaling": {"renderer": "autoscaler", "policy": "queue", "prediction_horizon_minutes": 5}},
     "hpa on the queue": {"scaling": {"policy": "queue", "queue_target": 3.5}},
     "hybrid": {"scaling": {"policy": "hybrid_smart"}},
     "external cache": {"cache": {"backend": "external", "url_secret": "cache-url"}},
@@ -169,7 +170,7 @@ def test_a_leaving_pod_serves_on_and_an_engine_that_cannot_drain_gets_the_drain_
     assert seconds < pod["terminationGracePeriodSeconds"] == 40
 
 
-@pytest.mark.parametrize("renderer", ["hpa", "keda", "none"])
+@pytest.mark.parametrize("renderer", ["hpa", "keda", "autoscaler", "none"])
 def test_the_number_of_replicas_has_one_owner(renderer: str) -> None:
     group, _, _ = first({"scaling": {"renderer": renderer}})
     assert ("replicas" in group.workload["spec"]) == (group.scaler is None)

@@ -22,6 +22,7 @@ from inferstack_runtime.autoscaler.process import Autoscaler, ScalingApp
 from inferstack_runtime.config import InvalidConfig
 
 ADMIN = {"authorization": "Bearer root"}
+MAP = "/api/v1/namespaces/ns/configmaps/inferstack-blue-scaling"
 PAGE = """# TYPE process_cpu_seconds_total counter
 process_cpu_seconds_total {cpu}
 # TYPE process_resident_memory_bytes gauge
@@ -42,6 +43,8 @@ class Cluster:
 
     def __init__(self):
         self.replicas, self.writes, self.page, self.refuse, self.tokens = 2, [], PAGE, False, set()
+        self.version, self.map = 7, {"scaling_policy": "queue", "min_instances": "2", "max_instances": "4"}
+        self.before_write = lambda: None
         self.values = {"cpu": 1.0, "waiting": 0, "good": 10, "bad": 0}
         outer = self
 
@@ -52,12 +55,23 @@ class Cluster:
             def do_GET(self):
                 if self.path == "/metrics":
                     self._send(outer.page.format(**outer.values).encode())
+                elif self.path == MAP:
+                    self._send(json.dumps({"data": outer.map}).encode())
                 else:
                     self._scale()
 
             def do_PATCH(self):
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if self.path == MAP:
+                    outer.map |= body["data"]
+                    self._send(b"{}")
+                    return
+                outer.before_write()
+                if body.get("metadata", {}).get("resourceVersion", str(outer.version)) != str(outer.version):
+                    self._send(b'{"message": "the object has been modified"}', 409)
+                    return
                 if not outer.refuse:
+                    outer.version += 1
                     outer.replicas = body["spec"]["replicas"]
                     outer.writes.append(outer.replicas)
                 self._scale()
@@ -68,7 +82,8 @@ class Cluster:
                 if outer.refuse:
                     self._send(b'{"message": "no"}', 403)
                 else:
-                    self._send(json.dumps({"spec": {"replicas": outer.replicas}}).encode())
+                    found = {"metadata": {"resourceVersion": str(outer.version)}, "spec": {"replicas": outer.replicas}}
+                    self._send(json.dumps(found).encode())
 
             def _send(self, data, status=200):
                 self.send_response(status)
@@ -205,6 +220,88 @@ async def test_a_dry_run_says_what_it_would_do_and_changes_nothing(config, clust
         assert cluster.writes == []
         (line,) = [record.fields for record in caplog.records if record.message == "scaled"]
         assert (line["dry_run"], line["from"], line["target_replicas"]) == (True, 1, 3)
+
+
+@pytest.fixture
+def shared(config):
+    """As in a cluster: the registration is a ConfigMap that promotions write too."""
+    small = config.targets["small"]
+    scale = small.scale.model_copy(update={"registration": "inferstack-blue-scaling"})
+    return config.model_copy(update={"targets": {"small": small.model_copy(update={"scale": scale})}, "state_file": None})
+
+
+async def test_a_registration_in_a_config_map_is_there_without_a_request_and_outlives_the_process(shared, cluster):
+    with asked(shared) as autoscaler:
+        await autoscaler.look()
+        assert autoscaler.slots["small"].registration.min_instances == 2
+        body = {"scaling_policy": "hybrid_smart", "min_instances": 1, "max_instances": 3}
+        assert (await register(autoscaler, **body)).status_code == 200
+        assert cluster.map == {key: str(value) for key, value in body.items()}
+    with asked(shared) as again:
+        await again.look()
+        assert again.slots["small"].registration == autoscaler.slots["small"].registration
+        assert again.slots["small"].policy.name == "hybrid_smart"
+
+
+async def test_it_is_ready_once_it_has_looked(shared):
+    with asked(shared) as autoscaler:
+        assert (await autoscaler.client.get("/livez")).status_code == 200
+        assert (await autoscaler.client.get("/readyz")).status_code == 503
+        await autoscaler.look()
+        assert (await autoscaler.client.get("/readyz")).status_code == 200
+
+
+async def test_a_floor_that_a_promotion_raises_holds_at_the_next_look(shared, cluster):
+    with asked(shared) as autoscaler:
+        await autoscaler.look()
+        cluster.map["min_instances"] = "4"
+        await autoscaler.look()
+        assert cluster.writes == [4]
+
+
+async def test_a_slot_that_a_promotion_stopped_stays_stopped(shared, cluster):
+    with asked(shared) as autoscaler:
+        cluster.replicas = 0
+        for _ in range(3):
+            await autoscaler.look()
+        assert cluster.writes == []
+        assert autoscaler.slots["small"].last.reasoning.startswith("stopped")
+        answer = await autoscaler.client.post("/api/v1/scaling/manual", json={"model_key": "small", "target_instances": 2})
+        assert answer.status_code == 200
+        assert cluster.writes == [2]
+
+
+async def test_a_number_that_somebody_else_set_meanwhile_is_not_overwritten(shared, cluster, caplog):
+    with asked(shared) as autoscaler:
+        await autoscaler.look()
+        cluster.map["min_instances"] = "3"
+
+        def promotion() -> None:
+            cluster.before_write, cluster.replicas, cluster.version = (lambda: None), 4, cluster.version + 1
+
+        cluster.before_write = promotion
+        await autoscaler.look()
+        assert cluster.writes == []
+        assert cluster.replicas == 4
+        assert "409" in next(record.fields["error"] for record in caplog.records if record.message == "cannot scale")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"min_instances": "two"}, "min_instances is 'two'"),
+        ({"min_instances": "5"}, "above max_instances"),
+        ({"scaling_policy": "guess"}, "expected one of"),
+        ({"max_instances": ""}, "max_instances is ''"),
+    ],
+)
+async def test_a_wrong_config_map_is_named_and_the_last_good_one_stays(shared, cluster, caplog, entries, said):
+    with asked(shared) as autoscaler:
+        await autoscaler.look()
+        good, cluster.map = autoscaler.slots["small"], cluster.map | entries
+        await autoscaler.look()
+        assert autoscaler.slots["small"] is good
+        assert said in next(record.fields["error"] for record in caplog.records if record.message == "cannot scale")
 
 
 def test_a_sample_is_the_mean_over_the_replicas_that_were_seen_twice():

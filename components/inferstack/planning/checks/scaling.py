@@ -51,12 +51,17 @@ def _owner(scaling: Scaling, group: placement.Group) -> Iterator[Finding]:
     low, high, path = group.replicas.min, group.replicas.max, f"{group.path}.replicas"
     if scaling.renderer == "none" and low < high:
         message = f"{path} may be {low} to {high}, but scaling.renderer is none: they stay at {low}."
-        yield Finding("replicas-without-scaler", "error", "scaling.renderer", message, f"use hpa or keda, or {path}.max {max(1, low)}.")
+        yield Finding(
+            "replicas-without-scaler", "error", "scaling.renderer", message, f"use hpa, keda or autoscaler, or {path}.max {max(1, low)}."
+        )
     if scaling.renderer != "none" and low == high:
         message = f"{scaling.renderer} is to scale replicas whose number is fixed at {low}: both would own it."
         yield Finding("scaler-and-fixed-replicas", "warning", "scaling.renderer", message, f"use renderer none, or raise {path}.max.")
     if scaling.renderer == "hpa" and low == 0:
         message = "an HPA on CPU, memory or pod metrics cannot start from zero replicas."
+        yield Finding("zero-without-signal", "error", f"{path}.min", message, f"set {path}.min to 1.")
+    if scaling.renderer == "autoscaler" and low == 0:
+        message = "the autoscaler reads the slot's own replicas: at zero nothing says that requests wait, and they fail."
         yield Finding("zero-without-signal", "error", f"{path}.min", message, f"set {path}.min to 1.")
     if scaling.renderer == "keda" and low == 0:
         message = "KEDA's triggers read the slot's own pods: at zero replicas nothing says that requests wait, and they fail."
@@ -66,6 +71,10 @@ def _owner(scaling: Scaling, group: placement.Group) -> Iterator[Finding]:
 
 def signal(e: Environment) -> Iterator[Finding]:
     """The scaler follows something that says when a GPU replica is full, and can reach its target."""
+    if e.scaling.prediction_horizon_minutes and (e.scaling.renderer, e.scaling.policy) != ("autoscaler", "queue"):
+        message = f"renderer {e.scaling.renderer} with policy {e.scaling.policy} does not look ahead: the setting has no effect."
+        fix = "use scaling.renderer autoscaler with policy queue, or leave prediction_horizon_minutes out."
+        yield Finding("forecast-without-autoscaler", "warning", "scaling.prediction_horizon_minutes", message, fix)
     if e.scaling.renderer == "none":
         return
     if e.scaling.policy != "cpu" and e.engine.kind == "openai":

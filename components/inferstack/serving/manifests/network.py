@@ -18,18 +18,18 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
     the cluster only. Out: names, the cache, HTTPS for weights and key sets, traces, and a cloud's metadata server.
     """
     engine = profile(environment.engine.kind)
-    ingress: list[dict[str, Any]] = [{"ports": [_tcp(environment.engine.port)]}]
+    ingress: list[dict[str, Any]] = [{"ports": [tcp(environment.engine.port)]}]
     if engine.own_metrics_port:
-        ingress.append({"from": [{"namespaceSelector": {}}], "ports": [_tcp(METRICS_PORT)]})
-    egress: list[dict[str, Any]] = [dns(), {"ports": [_tcp(443)]}]
+        ingress.append({"from": [{"namespaceSelector": {}}], "ports": [tcp(METRICS_PORT)]})
+    egress: list[dict[str, Any]] = [dns(), {"ports": [tcp(443)]}]
     if environment.cache.backend == "cluster":
-        egress.append({"to": [{"podSelector": {"matchLabels": component_labels("cache")}}], "ports": [_tcp(6379)]})
+        egress.append({"to": [{"podSelector": {"matchLabels": component_labels("cache")}}], "ports": [tcp(6379)]})
     if environment.cache.backend in ("managed", "external"):
-        egress.append({"ports": [_tcp(6379), _tcp(6380), _tcp(10000)]})
+        egress.append({"ports": [tcp(6379), tcp(6380), tcp(10000)]})
     if environment.monitoring.otlp_endpoint:
-        egress.append({"ports": [_tcp(4317), _tcp(4318)]})
+        egress.append({"ports": [tcp(4317), tcp(4318)]})
     if environment.platform in ("gke", "aks"):
-        egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in _METADATA_SERVERS], "ports": [_tcp(80), _tcp(988)]})
+        egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in _METADATA_SERVERS], "ports": [tcp(80), tcp(988)]})
     labels = slot_labels(slot, group.name)
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -44,5 +44,6 @@ def dns() -> dict[str, Any]:
     return {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 
 
-def _tcp(port: int) -> dict[str, Any]:
+def tcp(port: int) -> dict[str, Any]:
+    """One port of a rule."""
     return {"protocol": "TCP", "port": port}

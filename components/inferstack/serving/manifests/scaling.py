@@ -1,4 +1,4 @@
-"""One scaling policy, rendered as an HorizontalPodAutoscaler or a KEDA ScaledObject; pure.
+"""One scaling policy, rendered as an HorizontalPodAutoscaler, a KEDA ScaledObject, or a registration for this kit's autoscaler; pure.
 
 Targets and defaults: queue 3 to 5 waiting requests per replica (Google's guide to autoscaling LLM inference on GKE), KV cache 0.8, quiet
 time before shrinking 300 s. CPU and memory are for CPU tiers only: they do not measure the work of a GPU.
@@ -8,7 +8,7 @@ from math import ceil
 from typing import Any
 
 from inferstack.cluster.monitoring_config import bundled_address
-from inferstack.cluster.names import SLOT_LABEL, metadata, slot_labels, slot_name
+from inferstack.cluster.names import SLOT_LABEL, metadata, registration_name, slot_labels, slot_name
 from inferstack.environment import Environment, SlotName
 from inferstack.serving.manifests.distributed import distributed
 from inferstack.serving.manifests.engines import profile
@@ -26,6 +26,8 @@ def scaler(environment: Environment, slot: SlotName, group: ReplicaGroup, *, flo
         return _hpa(environment, slot, group, floor)
     if environment.scaling.renderer == "keda":
         return _scaled_object(environment, slot, group, floor)
+    if environment.scaling.renderer == "autoscaler":
+        return _registration(environment, slot, group, floor)
     return None
 
 
@@ -49,6 +51,22 @@ def _target(environment: Environment, group: ReplicaGroup, name: str) -> dict[st
     if distributed(environment, group):
         return {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet", "name": name}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+
+
+def _registration(environment: Environment, slot: SlotName, group: ReplicaGroup, floor: int) -> dict[str, Any]:
+    """What the autoscaler reads at every look; its API and promotions change it."""
+    scaling = environment.scaling
+    forecast = scaling.policy == "queue" and scaling.prediction_horizon_minutes > 0
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(registration_name(slot, group.name), environment.namespace, slot_labels(slot, group.name)),
+        "data": {
+            "scaling_policy": "queue_forecast" if forecast else scaling.policy,
+            "min_instances": str(floor),
+            "max_instances": str(max(group.replicas.max, floor, 1)),
+        },
+    }
 
 
 def _hpa_metrics(environment: Environment, group: ReplicaGroup) -> list[dict[str, Any]]:
