@@ -127,6 +127,7 @@ def test_a_drained_node_keeps_the_last_replica_of_the_live_slot(fresh: Deployed)
 
 
 def test_replicas_beyond_the_quota_are_refused_and_said_and_those_that_run_go_on(fresh: Deployed) -> None:
+    fresh.fix_replicas("blue", 1)  # its scaler must not make room meanwhile
     used = len(fresh.pods("blue")) + len(fresh.pods("green"))
     quota = {
         "apiVersion": "v1",
