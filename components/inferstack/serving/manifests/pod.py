@@ -105,12 +105,13 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_seconds(environment)}}},
         "resources": resources(group),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(environment, group, placement),
     }
+    if seconds := pre_stop_seconds(environment):  # Kubernetes before 1.33 refuses to sleep for no time
+        found["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
     if engine.command:
         found["command"] = list(engine.command)
     return found
