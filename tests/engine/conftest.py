@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,13 @@ class Engine:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
+    """A project of its own, for a test that breaks something."""
+    with project(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def project(tmp_path: Path) -> Iterator[Engine]:
     """A copy of this project that a real `pulumi` runs against stub clouds and a backend in a folder."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "stacks", folder / "stacks", ignore=shutil.ignore_patterns("__pycache__"))

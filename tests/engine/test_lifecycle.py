@@ -1,13 +1,17 @@
 """Every preset through the real engine: up, no change, a change, drift, a failed update retried, and down in order."""
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from inferstack.environment import Layer, Platform, environment_names, load_environment
+from inferstack.environment import Environment, Layer, Platform, environment_names, load_environment
 from inferstack.program.plan import plan_environment
-from tests.engine.conftest import ROOT, Engine
+from tests.engine.conftest import ROOT, Engine, project
+from tests.engine.objects import key, rendered, without_annotations_of_the_engine
 
 PRESETS = [
     name
@@ -37,22 +41,64 @@ def unprotect(engine: Engine, name: str) -> None:
     engine.up(name)
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *MORE])
-def test_a_preset_goes_up_settles_and_comes_down(engine: Engine, name: str) -> None:
-    for stack in stacks(engine, name):
-        engine.pulumi("stack", "init", stack)
-        engine.up(stack)
+@dataclass(frozen=True)
+class Standing:
+    """An environment whose stacks are up."""
+
+    engine: Engine
+    name: str
+
+    @property
+    def stacks(self) -> list[str]:
+        return stacks(self.engine, self.name)
+
+    @property
+    def environment(self) -> Environment:
+        return load_environment(self.engine.folder / "stacks", self.name)
+
+
+@pytest.fixture(scope="module", params=[*PRESETS, *MORE])
+def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """Each environment, brought up once for the tests that ask it something; the last of them takes it down."""
+    with project(tmp_path_factory.mktemp("engine")) as engine:
+        up = Standing(engine, request.param)
+        for stack in up.stacks:
+            engine.pulumi("stack", "init", stack)
+            engine.up(stack)
+        yield up
+
+
+def test_a_preset_settles_with_everything_that_was_planned(standing: Standing) -> None:
+    engine, name = standing.engine, standing.name
+    for stack in standing.stacks:
         engine.preview(stack, "--expect-no-changes")
     planned = {(item.type, item.name) for item in plan_environment(engine.folder, name).resources if ":providers:" not in item.type}
-    states = [engine.state(stack)["deployment"]["resources"] for stack in stacks(engine, name)]
+    states = [engine.state(stack)["deployment"]["resources"] for stack in standing.stacks]
     made = {(item["type"], item["urn"].rpartition("::")[2]) for state in states for item in state}
     assert planned <= made
     assert {kind for kind, _ in made - planned} <= {"pulumi:pulumi:Stack", "pulumi:pulumi:StackReference"} | {
         f"pulumi:providers:{package}" for package in ("gcp", "azure-native", "kubernetes", "pulumi")
     }
-    if load_environment(engine.folder / "stacks", name).platform is not Platform.KUBERNETES:
-        unprotect(engine, name)
-    for stack in reversed(stacks(engine, name)):
+
+
+def test_a_rendering_is_what_the_update_created(standing: Standing) -> None:
+    engine, name = standing.engine, standing.name
+    cloud = [item for item in engine.cloud()["resources"].values() if item["type"].startswith("kubernetes:")]
+    made = {key(item["inputs"]): without_annotations_of_the_engine(item["inputs"]) for item in cloud}
+    outputs = json.loads(engine.pulumi("stack", "output", "--stack", name, "--json").stdout)
+    wanted = rendered(engine.folder, name, outputs if standing.environment.platform is Platform.AKS else None)
+    assert wanted == {one: item for one, item in made.items() if one[0] != "Secret"}
+
+
+def test_what_is_protected_stops_a_teardown_and_without_protection_all_goes(standing: Standing) -> None:
+    engine = standing.engine
+    if standing.environment.platform is not Platform.KUBERNETES and standing.environment.cloud.deletion_protection:
+        refused = engine.destroy(standing.name, check=False)
+        assert refused.returncode != 0
+        assert "protect" in refused.stdout + refused.stderr
+        assert f"{standing.name}-weights" in refused.stdout + refused.stderr
+        unprotect(engine, standing.name)
+    for stack in reversed(standing.stacks):
         engine.destroy(stack)
     assert engine.cloud()["resources"] == {}
 
@@ -106,15 +152,6 @@ def test_a_slot_stack_reads_its_cluster_from_the_platform_stack(engine: Engine) 
     engine.up("prod-gke-blue")
     deployments = [item for item in engine.cloud()["resources"].values() if item["type"] == "kubernetes:apps/v1:Deployment"]
     assert [item["inputs"]["metadata"]["name"] for item in deployments] == ["inferstack-blue"]
-
-
-def test_protected_resources_stop_a_teardown_and_are_named(engine: Engine) -> None:
-    engine.pulumi("stack", "init", "staging-gke")
-    engine.up("staging-gke")
-    refused = engine.destroy("staging-gke", check=False)
-    assert refused.returncode != 0
-    assert "protect" in refused.stdout + refused.stderr
-    assert "staging-gke-weights" in refused.stdout + refused.stderr
 
 
 def test_a_retry_after_a_half_failed_update_converges(engine: Engine) -> None:

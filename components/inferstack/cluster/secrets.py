@@ -24,6 +24,8 @@ def referenced(environment: Environment) -> dict[str, str]:
         found[environment.cache.url_secret] = "Opaque"
     if environment.gateway.tls_secret and not environment.gateway.existing:
         found[environment.gateway.tls_secret] = "kubernetes.io/tls"
+    if environment.engine.hub_secret:
+        found[environment.engine.hub_secret] = "Opaque"
     if environment.engine.pull_secret:
         found[environment.engine.pull_secret] = "kubernetes.io/dockerconfigjson"
     return found | dict.fromkeys(environment.monitoring.receivers.values(), "Opaque")

@@ -134,6 +134,8 @@ def _engine(e: Environment) -> Iterator[Problem]:
     if e.engine.kind in ENGINE_IMAGES and e.scaling.renderer == "autoscaler":
         expected = f"hpa, keda or none, because engine.kind is {e.engine.kind}: the autoscaler reads the metrics of this kit's engines"
         yield Problem("scaling.renderer", "autoscaler", expected)
+    if e.engine.hub_secret and (why := _no_hub(e)):
+        yield Problem("engine.hub_secret", e.engine.hub_secret, f"nothing, because {why}")
     names = [model.name for model in e.models]
     for index, model in enumerate(e.models):
         if model.name in names[:index]:
@@ -143,6 +145,15 @@ def _engine(e: Environment) -> Iterator[Problem]:
             served = [model.name for model in e.models if model.tier == tier]
             if len(served) > 1:
                 yield Problem("models", served, f"one model per tier, because an engine image of kind {e.engine.kind} serves one")
+
+
+def _no_hub(e: Environment) -> str | None:
+    """Why no slot would read a token of the hub; None where one does."""
+    if e.platform is Platform.LOCAL:
+        return "platform is local, whose processes read HF_TOKEN"
+    if e.engine.kind in ("llamacpp", "openai"):
+        return f"engine.kind is {e.engine.kind}, whose image reads no token from a file"
+    return None if any(model.source.startswith("hf://") for model in e.models) else "no model's source is hf://"
 
 
 def _gpu(e: Environment) -> Iterator[Problem]:

@@ -110,6 +110,9 @@ class Engine(Section):
     pull_secret: Name | None = Field(
         None, description="Secret with the registry's credentials, where the nodes' own identity may not pull the image."
     )
+    hub_secret: Name | None = Field(
+        None, description="Secret whose entry `token` opens models of Hugging Face that are not public (`hf://`)."
+    )
     threads: Positive | None = Field(None, description="Compute threads; by default the cores that the process may use.")
     max_sequences: Positive = Field(32, description="Most sequences decoded together.")
     max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")

@@ -11,8 +11,8 @@ from inferstack.environment import Environment
 from inferstack.platforms.kube_api import KubeApi, Object
 from inferstack.promotion.platform import Unavailable
 
-LEAST_MINOR = 29
-"""Kubernetes 1.29, as the environment `kubernetes` names it."""
+LEAST_MINOR = 30
+"""Kubernetes 1.30: the first that knows a sleep before the stop without a feature gate (KEP-3960)."""
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _REMEDIES = {
     "gateway.networking.k8s.io": "install the Gateway API's custom resources and a controller for them",

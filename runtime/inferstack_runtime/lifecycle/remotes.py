@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 from inferstack_runtime.engines.base import ModelLoadError
@@ -53,7 +54,7 @@ _OPENER = urllib.request.build_opener(_SameMethod)
 
 
 class HuggingFace:
-    """`ORG/REPO[@REVISION][/FILE]` of the hub at `$HF_ENDPOINT`; `$HF_TOKEN` opens what is not public."""
+    """`ORG/REPO[@REVISION][/FILE]` of the hub at `$HF_ENDPOINT`; `$HF_TOKEN`, or the file `$HF_TOKEN_PATH`, opens what is not public."""
 
     def __init__(self, rest: str) -> None:
         parts = rest.strip("/").split("/")
@@ -110,7 +111,7 @@ class HuggingFace:
 
     def _open(self, url: str, method: str, headers: dict[str, str] | None = None) -> Any:
         request = urllib.request.Request(url, headers=headers or {}, method=method)  # noqa: S310 (the endpoint is the operator's)
-        token = os.environ.get("HF_TOKEN")
+        token = _token()
         if token:
             request.add_unredirected_header("authorization", f"Bearer {token}")
         try:
@@ -125,6 +126,16 @@ class HuggingFace:
                 raise ModelLoadError(f"{url}: HTTP {error.code}{hint}") from None
         except (urllib.error.URLError, HTTPException) as error:
             raise RemoteTrouble(f"{url}: {error}") from None
+
+
+def _token() -> str | None:
+    """The hub's token, as its own library finds it: `$HF_TOKEN`, else the file `$HF_TOKEN_PATH`; None where neither has one."""
+    if token := os.environ.get("HF_TOKEN"):
+        return token
+    try:
+        return Path(os.environ["HF_TOKEN_PATH"]).read_text(encoding="utf-8").strip() or None
+    except (KeyError, OSError):
+        return None
 
 
 def _tag(headers: Any) -> str | None:

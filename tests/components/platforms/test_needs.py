@@ -80,7 +80,7 @@ def test_a_cluster_with_everything_lacks_nothing() -> None:
 @pytest.mark.parametrize(
     ("path", "answer", "said"),
     [
-        ("/version", {"minor": "28", "gitVersion": "v1.28.0"}, "Kubernetes v1.28.0: needs 1.29"),
+        ("/version", {"minor": "29", "gitVersion": "v1.29.14"}, "Kubernetes v1.29.14: needs 1.30"),
         (GATEWAY_API, None, "no Gateway of gateway.networking.k8s.io/v1, which x is: install the Gateway API"),
         (f"{GATEWAY_API}/gatewayclasses/envoy", None, "no GatewayClass envoy: set gateway.class_name; there are: envoy"),
         (f"{GATEWAY_API}/gatewayclasses/envoy", {}, "not accepted (no controller has looked at it)"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from inferstack.cluster.secrets import referenced
 from inferstack.environment import Engine, EngineKind, Environment, Model, SlotName
 from inferstack.planning import catalogue
 from inferstack.serving.manifests.engines import profile
@@ -139,6 +140,19 @@ def test_an_engine_image_is_given_the_key_that_it_checks_and_is_probed_without_o
     told = {item["name"]: item.get("value") for item in container["env"]}
     assert told["USER"], "PyTorch ends at import where the user has neither a name in the environment nor an entry in the image"
     assert told["TORCHINDUCTOR_CACHE_DIR"].startswith(told["HOME"])
+
+
+@pytest.mark.parametrize("kind", ["native", "vllm", "sglang"])
+def test_a_token_of_the_hub_reaches_the_pod_as_a_file(kind: str) -> None:
+    models = [{"name": "m", "source": "hf://meta-llama/Llama-3.1-8B-Instruct"}]
+    found = environment({"gpu": {"accelerator": "nvidia-l4"}, "models": models, "engine": {"kind": kind, "hub_secret": "hub"}})
+    assert referenced(found)["hub"] == "Opaque"
+    (group,) = slot_objects(found, SlotName.BLUE, name="test")
+    pod = group.workload["spec"]["template"]["spec"]
+    path = {item["name"]: item.get("value") for item in pod["containers"][0]["env"]}["HF_TOKEN_PATH"]
+    (mount,) = [item for item in pod["containers"][0]["volumeMounts"] if path.startswith(item["mountPath"] + "/")]
+    (volume,) = [item for item in pod["volumes"] if item["name"] == mount["name"]]
+    assert volume["secret"] == {"secretName": "hub", "items": [{"key": "token", "path": path.rpartition("/")[2]}]}
 
 
 @pytest.mark.parametrize("there", [True, False])

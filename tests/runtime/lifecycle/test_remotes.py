@@ -143,3 +143,18 @@ def test_a_folder_is_brought_whole(scheme, store, tmp_path):
 def test_a_source_of_no_known_form_says_what_was_expected(tmp_path, source):
     with pytest.raises(ModelLoadError, match=f"{source}: expected "):
         local_source(source, None, tmp_path, lambda phase, share: None)
+
+
+@pytest.mark.parametrize("scheme", ["hf"], indirect=True)
+@pytest.mark.parametrize(("variable", "there", "sent"), [(True, True, "Bearer a"), (False, True, "Bearer b"), (False, False, None)])
+def test_the_hubs_token_is_the_variables_else_the_files(scheme, store, tmp_path, monkeypatch, variable, there, sent):
+    if there:
+        (tmp_path / "token").write_text("b\n")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if variable:
+        monkeypatch.setenv("HF_TOKEN", "a")
+    store.refuse = 401
+    with pytest.raises(ModelLoadError, match="HF_TOKEN"):
+        load(scheme, tmp_path)
+    assert {headers.get("authorization") for _, _, headers in store.asked} == {sent}

@@ -8,7 +8,8 @@ from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, Environment, Platfo
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
-_OLDEST_KUBERNETES = (1, 24)
+_OLDEST_KUBERNETES = (1, 30)
+"""The first that knows a sleep before the stop without a feature gate (KEP-3960)."""
 _PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 """RFC 1918 and RFC 6598."""
 _PODS, _SERVICES, _PROXIES = (ipaddress.IPv4Network(text) for text in ("10.64.0.0/14", "10.68.0.0/20", "10.69.0.0/23"))
@@ -80,7 +81,7 @@ def control_plane(e: Environment) -> Iterator[Finding]:
         except ValueError:
             parts = ()
         if len(parts) < 2 or parts < _OLDEST_KUBERNETES:
-            message = f"`{version}` is no Kubernetes version of 1.24 or newer."
+            message = f"`{version}` is no Kubernetes version of 1.30 or newer, whose pods can sleep before they stop."
             yield Finding(
                 "kubernetes-too-old",
                 "error",

@@ -13,6 +13,8 @@ from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_
 from inferstack.serving.manifests.groups import ReplicaGroup
 
 PROBE_SECONDS = 5
+_HUB_PATH = "/etc/inferstack/hub"
+"""Folder of the token that Hugging Face's library reads, by HF_TOKEN_PATH (huggingface_hub docs, environment variables)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
             {"name": "HF_HOME", "value": f"{CACHE_PATH}/huggingface"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             *([] if engine.own_identity else _user()),
+            *([{"name": "HF_TOKEN_PATH", "value": f"{_HUB_PATH}/token"}] if settings.hub_secret else []),
         ],
         "ports": ports,
         "startupProbe": {
@@ -102,12 +105,13 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_seconds(environment)}}},
         "resources": resources(group),
         "securityContext": container_security(),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(environment, group, placement),
     }
+    if seconds := pre_stop_seconds(environment):  # Kubernetes before 1.33 refuses to sleep for no time
+        found["lifecycle"] = {"preStop": {"sleep": {"seconds": seconds}}}
     if engine.command:
         found["command"] = list(engine.command)
     return found
@@ -160,6 +164,8 @@ def _mounts(environment: Environment, group: ReplicaGroup, placement: Placement)
             found.append({"name": "cache-url", "mountPath": CACHE_SECRET_PATH, "readOnly": True})
     elif profile(environment.engine.kind).checks_key:
         found.append({"name": "keys", "mountPath": KEYS_PATH, "readOnly": True})
+    if environment.engine.hub_secret:
+        found.append({"name": "hub", "mountPath": _HUB_PATH, "readOnly": True})
     if _needs_weights(group, placement):
         found.append({"name": "weights", "mountPath": WEIGHTS_PATH, "readOnly": True})
     if _shared_memory(environment):
@@ -180,6 +186,8 @@ def _volumes(environment: Environment, slot: SlotName, group: ReplicaGroup, plac
     elif profile(environment.engine.kind).checks_key:
         item = {"key": KEY_ENTRY, "path": KEY_ENTRY}
         found.append({"name": "keys", "secret": {"secretName": environment.access.keys_secret, "items": [item]}})
+    if secret := environment.engine.hub_secret:
+        found.append({"name": "hub", "secret": {"secretName": secret, "items": [{"key": "token", "path": "token"}]}})
     if _needs_weights(group, placement):
         found.append({"name": "weights", **(placement.weights_volume or {})})
     if _shared_memory(environment):
