@@ -12,6 +12,7 @@ an exit code and a message, or a JSON object when `--json` was given.
 
 import ast
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,13 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
+from inferstack.cli._stop import install
 from inferstack.cli.output import ExitCode, Failure, close_stdout, show_failure, to_failure
 
 
 def main() -> None:
     """Entry point: run the command of this process's arguments and exit with its code."""
+    install(signal.SIGINT)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from inferstack.cli._progress import Progress
 from inferstack.cli._records import comparison_table
+from inferstack.cli._stop import HeedingClock, stoppable
 from inferstack.cli.output import ExitCode, Failure, console, read_environment
 from inferstack.environment import Environment, Platform
 from inferstack.platforms.holder import holder_name, person
@@ -33,7 +33,7 @@ class Opened:
 
     def session(self, progress: Progress) -> Session:
         base = SlotSpec.from_environment(self.environment)
-        return Session(self.name, self.platform, self.platform, progress, holder_name(), person(), base)
+        return Session(self.name, self.platform, HeedingClock(self.platform), progress, holder_name(), person(), base)
 
 
 def open_environment(name: str, project: Path | None, *, running: bool = True) -> Opened:
@@ -57,12 +57,9 @@ def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
     """Faults as failures with exit code and next step; SIGINT, SIGTERM and SIGHUP leave a state that can be resumed, and say how."""
     from inferstack.local.errors import LocalError
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP) if _heeds(number)}
     try:
-        yield
+        with stoppable(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
     except KeyboardInterrupt:
         where = f" in phase {progress.phase}, weights {progress.weights}" if progress and progress.phase else ""
         raise Failure(
@@ -93,14 +90,6 @@ def orderly(name: str, progress: Progress | None = None) -> Iterator[None]:
             code=ExitCode.PLATFORM,
             next_step=f"`inferstack recover {name}` goes on from the journal once that is mended",
         ) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _heeds(number: signal.Signals) -> bool:
-    """Whether the signal ends this process; under `nohup` SIGHUP does not, and then it shall not."""
-    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:

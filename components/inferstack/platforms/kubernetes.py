@@ -14,6 +14,7 @@ import httpx
 
 from inferstack.cluster.names import GATEWAY, JOURNAL, ROUTE, ROUTE_TEMPLATE, SLOT_LABEL, slot_name
 from inferstack.environment import Environment, SlotName
+from inferstack.platforms.agreement import agree
 from inferstack.platforms.kept import Kept
 from inferstack.platforms.kube_api import KubeApi, Object
 from inferstack.platforms.kube_fence import Fence
@@ -24,7 +25,7 @@ from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
 from inferstack.platforms.kube_state import KubeState
 from inferstack.platforms.pairs import compare
-from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
+from inferstack.platforms.slot_client import SlotClient, exercise, seen_through
 from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
@@ -256,8 +257,7 @@ class KubernetesPlatform(Kept):
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._clients(slot) as mine, self._clients(against) as theirs:
-            found = agree(mine, theirs)
-        return Agreement(*found) if found else None
+            return agree(mine, theirs)
 
     def metrics(self, slot: SlotName) -> Snapshot | None:
         found = {}

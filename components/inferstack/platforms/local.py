@@ -18,9 +18,10 @@ from inferstack.local.layout import read_json, write_json
 from inferstack.local.machine import LocalMachine, SlotState, part_name
 from inferstack.local.parts import last_lines, read_part
 from inferstack.local.slots import runtime_config
+from inferstack.platforms.agreement import agree
 from inferstack.platforms.kept import Kept
 from inferstack.platforms.pairs import compare
-from inferstack.platforms.slot_client import SlotClient, agree, exercise, seen_through
+from inferstack.platforms.slot_client import SlotClient, exercise, seen_through
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
@@ -191,8 +192,7 @@ class LocalPlatform(Kept):
 
     def agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         with self._client(slot) as one, self._client(against) as other:
-            found = agree([one], [other])
-        return Agreement(*found) if found else None
+            return agree([one], [other])
 
     def metrics(self, slot: SlotName) -> Snapshot | None:
         with self._client(slot) as client:

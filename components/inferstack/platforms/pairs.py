@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 from inferstack.platforms.slot_client import SlotClient, Timing, told
 from inferstack.promotion.platform import Exercise
@@ -38,19 +39,26 @@ def compare(
     left, right = _to_add(_running(mine, sleep), _running(theirs, sleep), len(mine), len(theirs))
     with _occupied(mine, left), _occupied(theirs, right), ThreadPoolExecutor(2 * n) as pool:
         started = time.perf_counter()
-        futures = [_send(pool, target, label) for pair, label in zip(pairs, _labels(n), strict=True) for target in pair]
+        labels = _labels(n)
+        futures = [_send(pool, target, labels[turn], turn) for turn, pair in enumerate(pairs) for target in pair]
         timings = [future.result() for future in futures]
         seconds = time.perf_counter() - started
-    return told(timings[0::2], seconds), told(timings[1::2], seconds)
+    both = [_counted(one, other) for one, other in zip(timings[0::2], timings[1::2], strict=True)]
+    return told([one for one, _ in both], seconds), told([other for _, other in both], seconds)
 
 
 def _nobody(clients: Sequence[SlotClient], n: int) -> Exercise:
     return Exercise(0, 0) if clients else Exercise(n, n, "no replica to send to")
 
 
-def _send(pool: ThreadPoolExecutor, target: Target, label: str) -> Future[Timing]:
+def _counted(one: Timing, other: Timing) -> tuple[Timing, Timing]:
+    """Both answers to a prompt; their lengths count only where neither failed, so that the sums are about the same prompts."""
+    return (replace(one, tokens=0), replace(other, tokens=0)) if one.error or other.error else (one, other)
+
+
+def _send(pool: ThreadPoolExecutor, target: Target, label: str, turn: int) -> Future[Timing]:
     client, model = target
-    return pool.submit(client.generate, model, label=label)
+    return pool.submit(client.generate, model, label=label, turn=turn)
 
 
 def _labels(n: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Talks to one replica of a slot directly, past the gateway: short generations, a synthetic load, compared answers, its metrics.
+"""Talks to one replica of a slot directly, past the gateway: short generations, a synthetic load, likely next tokens, its metrics.
 
 The synthetic prompts carry a number that was never used before, so that no response cache answers in the engine's place.
 """
@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -31,6 +31,8 @@ TOKENS = 8
 OCCUPY_TOKENS = 64
 """Of an answer that only keeps a slot busy."""
 OCCUPY_PAUSE_SECONDS = 0.2
+LIMITED_SECONDS = 90.0
+"""Longest wait for a limit of requests per minute to let promotion's own requests through."""
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome. Rivers run from the mountains to the sea.",
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return a * b\n",
@@ -39,6 +41,8 @@ TEXTS = (
     "One, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve, thirteen, fourteen, fifteen.",
 )
 """Fixed texts whose next tokens two slots are compared on. Plain and predictable, so that a sound model of any format is sure of many."""
+BEGINNINGS = tuple(text[: 2 * len(text) // 3].rstrip() for text in TEXTS)
+"""Prompts of synthetic requests: cut off inside a sentence, so that a sound model has something to say."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,54 @@ class Timing:
     error: str = ""
     ttft: float | None = None
     gaps: tuple[float, ...] = ()
+    tokens: int = 0
+    """Of an answer with any text; none are a fault only where the other slot gives some."""
+
+
+@dataclass(frozen=True)
+class TopTokens:
+    """The most likely next token after each position of a text, and the text as the slot gives it back."""
+
+    top: tuple[str, ...] | None = None
+    """None where the engine gives no log-probabilities; `error` says what it answered."""
+    text: str = ""
+    error: str = ""
+
+
+@dataclass
+class _Stream:
+    """What has come of a streamed answer so far."""
+
+    times: list[float] = field(default_factory=list)
+    tokens: int | None = None
+    finished: bool = False
+    error: str = ""
+
+    def read(self, line: str) -> bool:
+        """Take one line; False when nothing more is wanted."""
+        if not line.startswith("data:"):
+            return True
+        data = line.removeprefix("data:").strip()
+        if data == "[DONE]":
+            self.finished = True
+            return False
+        event = json.loads(data)
+        if "error" in event:
+            self.error = f"error inside the stream: {event['error']}"
+        elif any(choice.get("finish_reason") == "error" for choice in event.get("choices") or ()):
+            self.error = "the answer ended with an error"
+        elif any(choice.get("text") for choice in event.get("choices") or ()):
+            self.times.append(time.perf_counter())
+        self.tokens = (event.get("usage") or {}).get("completion_tokens", self.tokens)
+        return not self.error
+
+    def timing(self, started: float) -> Timing:
+        if self.error or not self.finished:
+            return Timing(self.error or "the stream was cut off")
+        if not self.times:
+            return Timing(ttft=time.perf_counter() - started)
+        gaps = tuple(later - earlier for earlier, later in itertools.pairwise(self.times))
+        return Timing(ttft=self.times[0] - started, gaps=gaps, tokens=len(self.times) if self.tokens is None else self.tokens)
 
 
 class SlotClient:
@@ -83,41 +135,37 @@ class SlotClient:
         return Health(True)
 
     def generate(
-        self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False, label: str = ""
+        self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False, label: str = "", turn: int = 0
     ) -> Timing:
-        """One streamed completion on a prompt of its own (begun by `label` where one is given); `repeated`: always the same prompt, told
-        apart by its seed alone."""
-        body = _completion(model, tokens, f"{label or uuid.uuid4().hex[:8]} {TEXTS[0]}")
+        """One streamed completion on a prompt of its own (begun by `label` where one is given, on the text whose `turn` it is);
+        `repeated`: always the same prompt, told apart by its seed alone. Waits where only a limit of requests per minute is in the way."""
+        prompt = BEGINNINGS[turn % len(BEGINNINGS)]
+        body = _completion(model, tokens, f"{label or uuid.uuid4().hex[:8]} {prompt}") | {"stream_options": {"include_usage": True}}
         if repeated:
-            body |= {"prompt": TEXTS[0], "seed": uuid.uuid4().int % 2**31}
-        started, times, finished = time.perf_counter(), [], False
+            body |= {"prompt": prompt, "seed": uuid.uuid4().int % 2**31}
+        until = time.monotonic() + LIMITED_SECONDS
+        while True:
+            timing, wait = self._streamed(body, seconds)
+            if wait is None or time.monotonic() + wait > until:
+                return timing
+            time.sleep(wait)
+
+    def _streamed(self, body: dict[str, Any], seconds: float) -> tuple[Timing, float | None]:
+        """What came of one request, and how long to wait before it can be sent again where it was only too many."""
+        started, stream = time.perf_counter(), _Stream()
         try:
             with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=seconds) as answer:
                 if answer.status_code != 200:
-                    return Timing(f"HTTP {answer.status_code} {answer.read()[:200].decode(errors='replace')}")
+                    text = answer.read()[:200].decode(errors="replace")
+                    return Timing(f"HTTP {answer.status_code} {text}"), _wait(answer)
                 for line in answer.iter_lines():
-                    if not line.startswith("data:"):
-                        continue
-                    data = line.removeprefix("data:").strip()
-                    if data == "[DONE]":
-                        finished = True
+                    if not stream.read(line):
                         break
-                    event = json.loads(data)
-                    if "error" in event:
-                        return Timing(f"error inside the stream: {event['error']}")
-                    if any(choice.get("finish_reason") == "error" for choice in event.get("choices", ())):
-                        return Timing("the answer ended with an error")
-                    if any(choice.get("text") for choice in event.get("choices", ())):
-                        times.append(time.perf_counter())
                     if time.perf_counter() - started > seconds:
-                        return Timing(f"not finished after {seconds:.0f} s")
+                        return Timing(f"not finished after {seconds:.0f} s"), None
         except (httpx.HTTPError, ValueError) as error:
-            return Timing(f"{type(error).__name__}: {error}")
-        if not finished:
-            return Timing("the stream was cut off")
-        if not times:
-            return Timing(ttft=time.perf_counter() - started)
-        return Timing(ttft=times[0] - started, gaps=tuple(later - earlier for earlier, later in itertools.pairwise(times)))
+            return Timing(f"{type(error).__name__}: {error}"), None
+        return stream.timing(started), None
 
     def occupy(self, model: str, stop: threading.Event, begun: threading.Event) -> None:
         """Keep one request running until `stop`; `begun` is set once the first gives its first answer, be it a refusal."""
@@ -130,7 +178,7 @@ class SlotClient:
 
     def _occupy_once(self, model: str, stop: threading.Event, begun: threading.Event) -> int:
         """The status of one such request; it is left as soon as `stop` is set, and the replica ends it then."""
-        body = _completion(model, OCCUPY_TOKENS, f"{uuid.uuid4().hex[:8]} {TEXTS[0]}")
+        body = _completion(model, OCCUPY_TOKENS, f"{uuid.uuid4().hex[:8]} {BEGINNINGS[0]}")
         with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=VERIFY_SECONDS) as answer:
             for _ in answer.iter_raw():
                 begun.set()
@@ -138,18 +186,24 @@ class SlotClient:
                     break
             return answer.status_code
 
-    def top_tokens(self, model: str, text: str) -> list[str] | None:
-        """The most likely next token after each position of `text`; None where the engine gives no log-probabilities."""
+    def top_tokens(self, model: str, text: str) -> TopTokens:
+        """What the slot names as most likely after each position of `text`."""
         body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        until = time.monotonic() + LIMITED_SECONDS
         try:
-            answer = self._client.post("/v1/completions", json=body, headers=self._headers, timeout=REQUEST_SECONDS)
-            answer.raise_for_status()
-            top = answer.json()["choices"][0]["logprobs"]["top_logprobs"]
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError):
-            return None
-        if not isinstance(top, list):
-            return None
-        return [max(options, key=lambda token: float(options[token])) if isinstance(options, dict) and options else "" for options in top]
+            while (wait := _wait(answer := self._post(body))) is not None and time.monotonic() + wait < until:
+                time.sleep(wait)
+            if answer.status_code != 200:
+                return TopTokens(error=f"HTTP {answer.status_code} {answer.text[:200]}")
+            choice = answer.json()["choices"][0]
+            top = choice["logprobs"]["top_logprobs"]
+            named = tuple(max(options, key=lambda token: float(options[token])) if options else "" for options in top)
+            return TopTokens(named, str(choice.get("text", ""))[: len(text)])
+        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            return TopTokens(error=f"{type(error).__name__}: {error}")
+
+    def _post(self, body: dict[str, Any]) -> httpx.Response:
+        return self._client.post("/v1/completions", json=body, headers=self._headers, timeout=REQUEST_SECONDS)
 
     def counters(self) -> Counters | None:
         """Its cumulative figures; None when its metrics do not answer."""
@@ -159,6 +213,16 @@ class SlotClient:
         except httpx.HTTPError:
             return None
         return counters(answer.text)
+
+
+def _wait(answer: httpx.Response) -> float | None:
+    """Seconds after which a request that was one too many (429) may come again; None for every other answer."""
+    if answer.status_code != 429:
+        return None
+    try:
+        return max(0.1, float(answer.headers.get("retry-after", "")))
+    except ValueError:
+        return 1.0
 
 
 def _completion(model: str, tokens: int, prompt: str) -> dict[str, Any]:
@@ -186,27 +250,8 @@ def told(timings: Sequence[Timing], seconds: float) -> Exercise:
         seconds=seconds,
         ttft=Histogram.of(timing.ttft for timing in timings if timing.ttft is not None),
         inter_token=Histogram.of(gap for timing in timings for gap in timing.gaps),
+        tokens=sum(timing.tokens for timing in timings),
     )
-
-
-def agree(mine: Sequence[SlotClient], theirs: Sequence[SlotClient]) -> tuple[float, int] | None:
-    """Share of positions of TEXTS where both slots name the same next token, and the number of positions; None when one gives none.
-
-    The first replica of each model speaks for all.
-    """
-    one = {model: client for client in reversed(mine) for model in client.models}
-    other = {model: client for client in reversed(theirs) for model in client.models}
-    if set(one) != set(other):
-        return None
-    same = positions = 0
-    for model, text in itertools.product(one, TEXTS):
-        left, right = one[model].top_tokens(model, text), other[model].top_tokens(model, text)
-        if left is None or right is None or len(left) != len(right):
-            return None
-        pairs = [(a, b) for a, b in zip(left, right, strict=True) if a or b]
-        same += sum(a == b for a, b in pairs)
-        positions += len(pairs)
-    return (same / positions, positions) if positions else None
 
 
 def seen_through(client: httpx.Client, n: int, key: str | None, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:

@@ -127,7 +127,10 @@ class Checks:
                 new_looks.append(self._look(step.slot))
                 live = _comparable(new, as_of_now(live, baseline, rounds)) if live is not None else _told(rounds)
                 new = _filled(new, over(new_looks, 1), mine)
-        evidence = Evidence(new, live, rounds, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op))
+        comparable = _same_models(journal, op, step.slot.other)
+        evidence = Evidence(
+            new, live, rounds, comparable=comparable, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op)
+        )
         return Result(verdict=self._judge(step, evidence, op))
 
     def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
@@ -274,6 +277,7 @@ def _together(parts: list[Exercise]) -> Exercise:
             seconds=whole.seconds + part.seconds,
             ttft=whole.ttft.plus(part.ttft),
             inter_token=whole.inter_token.plus(part.inter_token),
+            tokens=whole.tokens + part.tokens,
         )
     return whole
 

@@ -107,6 +107,7 @@ def decide(stage: str, evidence: Evidence, gates: Gates, now: float) -> Verdict:
             _memory(new, gates, found)
             _price(new, evidence.hourly_usd, gates, found)
             _cache(new, gates, found)
+    _lengths(evidence, gates, found)
     _answers(evidence, gates, found)
     if found.suspected:
         (found.failed if evidence.confirmed else found.missing).extend(found.suspected)
@@ -271,10 +272,24 @@ def _answers(evidence: Evidence, gates: Gates, found: _Findings) -> None:
     if evidence.agreement is None:
         if evidence.comparable:
             found.missing.append("the answers of the two slots could not be compared")
-    elif evidence.agreement.share < gates.answers:
+        return
+    said = evidence.agreement
+    if said.fault:
+        found.failed.append(said.fault)
+    for share, positions, where in (
+        (said.share, said.positions, "next tokens"),
+        (said.long_same / max(1, said.long_positions), said.long_positions, "next tokens of a long text"),
+    ):
+        if positions and share < gates.answers:
+            found.failed.append(f"the slots agree on {share:.1%} of {positions} {where}, at least {gates.answers:.0%} is needed")
+
+
+def _lengths(evidence: Evidence, gates: Gates, found: _Findings) -> None:
+    """Answers that end early, or say nothing, where the live slot's to the same prompts go on."""
+    new, live = (sum(pair[side].tokens for pair in evidence.rounds) for side in (0, 1))
+    if evidence.comparable and live >= gates.min_requests and new < gates.answers * live:
         found.failed.append(
-            f"the slots agree on {evidence.agreement.share:.1%} of {evidence.agreement.positions} next tokens, "
-            f"at least {gates.answers:.0%} is needed"
+            f"its answers have {new} tokens, the live slot's to the same prompts {live}: at least {gates.answers:.0%} is needed"
         )
 
 

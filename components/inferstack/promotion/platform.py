@@ -98,6 +98,8 @@ class Exercise:
     ttft: Histogram = field(default_factory=Histogram)
     """As the sender saw it, like the next."""
     inter_token: Histogram = field(default_factory=Histogram)
+    tokens: int = 0
+    """Of all answers; where two slots were sent the same prompts, of those that both answered."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Agreement:
 
     share: float
     positions: int
+    long_same: int = 0
+    long_positions: int = 0
+    """The same in a long text; none where no length of it could be asked for."""
+    fault: str = ""
+    """What only the new slot does wrong with a text that both were sent."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The commands: exit codes, plain lines, JSON events, what an interruption says."""
 
+import contextlib
 import io
 import json
 import signal
@@ -240,6 +241,25 @@ def test_a_signal_is_an_interruption_that_says_how_to_go_on(
     assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
     assert "inferstack recover local" in capsys.readouterr().err
     assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_was_lost_is_heeded_all_the_same(
+    world: World, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(name: str, process: Process) -> None:
+        if name == "warm":
+            with contextlib.suppress(KeyboardInterrupt):  # as where the interpreter calls back and ignores what comes out
+                signal.raise_signal(number)
+
+    world.before_call = lose
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    assert "inferstack recover local" in capsys.readouterr().err
+    assert world.weights is not None
+    assert world.weights.sole is BLUE
+    world.before_call = lambda name, process: None
+    assert run(["recover", "local"]) == 0, "what was asked once counts once"
+    assert world.weights.sole is GREEN
 
 
 def test_an_aborted_promotion_is_done(world: World) -> None:

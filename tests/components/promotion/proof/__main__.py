@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from inferstack.platforms import pairs, slot_client
+from inferstack.platforms import agreement, pairs, slot_client
 from inferstack.promotion import baseline, chance, checks, gates, measure
 from tests.components.promotion.proof import kills, points, resampled, scenarios
 from tests.components.promotion.proof.arena import ROOT
@@ -89,7 +89,7 @@ def main() -> None:
 
 def _judges() -> str:
     """The version of what decides over a promotion: a hash of its modules' code, comments apart."""
-    modules = (baseline, chance, checks, gates, measure, pairs, slot_client)
+    modules = (agreement, baseline, chance, checks, gates, measure, pairs, slot_client)
     trees = [ast.dump(ast.parse(Path(str(module.__file__)).read_text())) for module in modules]
     return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 

@@ -29,6 +29,8 @@ FAULT = "a fault on demand"
 """What a bad version answers: its own fault, and nobody lost it."""
 BEGUN = 0.85
 """Share of the commands that are killed only after they have taken the lease; the others die at any time from their start."""
+ENDS_SECONDS = 240
+"""Longest time that a command may take to its end, signals included."""
 LEASE_SECONDS = 3
 """Of the commands that are stopped for longer than their lease lives."""
 
@@ -92,7 +94,7 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
     began = time.time()
     killed = kill_part(made, part) if part else ""
     running.send_signal(number)
-    _, error = running.communicate(timeout=120)
+    error = ending(running)
     journal = read_json(made.machine.layout.journal)
     phase = journal["phase"] if journal else "none"
     where = f"{index}: {kind}, {number.name}, {part or 'nothing else'} killed in {phase}"
@@ -100,11 +102,20 @@ def _trial(made: Arena, chance: random.Random, index: int, found: Kills) -> None
         found.met[word] += 1
     unsaid = "" if ended_before or number is signal.SIGKILL else untold(running.returncode, number, error)
     recovered = command(made, "recover", NAME, "--json")
-    _, error = recovered.communicate(timeout=300)
+    error = ending(recovered)
     if trouble := unsaid or not_whole(made, recovered.returncode, error):
         found.problems.append(f"{where}: {trouble}")
     if killed:
         found.spans.append((began, time.time()))
+
+
+def ending(running: subprocess.Popen[str]) -> str:
+    """What a command says on stderr until it ends; one that does not is killed, and then that is said."""
+    try:
+        return running.communicate(timeout=ENDS_SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        running.kill()
+        return f"did not end within {ENDS_SECONDS} s; {running.communicate()[1]}"
 
 
 def _wait_begun(made: Arena, running: subprocess.Popen[str]) -> None:
@@ -146,6 +157,8 @@ def kill_part(made: Arena, part: str) -> str:
 
 def untold(code: int, number: signal.Signals, error: str) -> str:
     """What is wrong with how an interrupted command ended."""
+    if error.startswith("did not end"):
+        return error[-500:]
     if code == -number:  # while the interpreter started: it had begun nothing
         return ""
     if error.strip() == "error: interrupted":  # before it had the lease

@@ -113,11 +113,10 @@ def _trial(made: Arena, index: int, point: Point, found: Kills) -> bool:
         if point.fate is not signal.SIGCONT:
             running.send_signal(point.fate)
         running.send_signal(signal.SIGCONT)
-        _, error = running.communicate(timeout=300)
-        code = running.returncode
+        error, code = kills.ending(running), running.returncode
     untold = kills.untold(code, point.fate, error) if reached and point.fate is not signal.SIGKILL else ""
     recovered = kills.command(made, "recover", NAME, "--json")
-    _, error = recovered.communicate(timeout=300)
+    error = kills.ending(recovered)
     if trouble := untold or kills.not_whole(made, recovered.returncode, error) or _dead(made):
         found.problems.append(f"{index}: {point}: {trouble}")
     if killed:
