@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import subprocess
+from pathlib import Path
 
 import openai
 import pytest
@@ -91,20 +93,12 @@ async def test_langchain(server):
     assert isinstance(model.with_structured_output(City, method="json_schema").invoke("hello"), City)
 
 
-def test_llamaindex(server):
-    reason = "LlamaIndex is not installed (300 MB): pip install llama-index-llms-openai-like"
-    models = pytest.importorskip("llama_index.llms.openai_like", reason=reason)
-    from llama_index.core.llms import ChatMessage
+PYTHON = Path(__file__).parents[2] / ".venv-clients/bin/python"
 
-    model = models.OpenAILike(
-        model="fake", api_base=f"{server.url}/v1", api_key="any", is_chat_model=True, temperature=0, context_window=2048
-    )
-    asked = [ChatMessage(role="user", content="hello")]
-    whole = model.chat(asked).message.content
-    assert whole
-    assert "".join(part.delta or "" for part in model.stream_chat(asked)) == whole
-    structured = model.model_copy(update={"should_use_structured_outputs": True})
-    assert isinstance(structured.as_structured_llm(City).chat(asked).raw, City)
-    text = models.OpenAILike(model="fake", api_base=f"{server.url}/v1", api_key="any", is_chat_model=False, temperature=0, max_tokens=5)
-    assert text.complete("hello").text
-    assert "".join(part.delta or "" for part in text.stream_complete("hello")) == text.complete("hello").text
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="no LlamaIndex (200 MB): `scripts/setup clients` installs it")
+def test_llamaindex(server):
+    program = Path(__file__).parent / "clients/llamaindex.py"
+    ran = subprocess.run([PYTHON, program, server.url], capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.split() == ["chat", "stream", "structured", "text", "asynchronous"]
