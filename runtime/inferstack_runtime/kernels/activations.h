@@ -33,26 +33,27 @@ struct Activations {
 INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int row, int group) {
   const float largest = largest_magnitude(low, high);  // NaN and infinity are larger than any number
   const f32x16 factor = splat(largest > 0 ? 127.0f / largest : 0.0f), magic = splat(12582912.0f);
-  const i32x16 x = (i32x16)(low * factor + magic) - (i32x16)magic, y = (i32x16)(high * factor + magic) - (i32x16)magic;
+  const i32x16 x = as_int(low * factor + magic) - as_int(magic), y = as_int(high * factor + magic) - as_int(magic);
   const Activations::Place place = a.place(row, group);
   alignas(32) int8_t quants[GROUP];
 #if defined(__AVX512F__)
   _mm_store_si128((__m128i*)quants, _mm512_cvtsepi32_epi8((__m512i)x));
   _mm_store_si128((__m128i*)(quants + 16), _mm512_cvtsepi32_epi8((__m512i)y));
-  const int32_t total = _mm512_reduce_add_epi32((__m512i)(x + y));
+#elif defined(__AVX2__)
+  const __m256i pairs = _mm256_packs_epi32((__m256i)x.low, (__m256i)x.high), others = _mm256_packs_epi32((__m256i)y.low, (__m256i)y.high);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // a pack works within halves of the register
+  _mm256_store_si256((__m256i*)quants, _mm256_permutevar8x32_epi32(_mm256_packs_epi16(pairs, others), order));
 #else
-  int32_t total = 0;
-  for (int i = 0; i < 16; i++) {
-    quants[i] = (int8_t)x[i];
-    quants[16 + i] = (int8_t)y[i];
-    total += x[i] + y[i];
-  }
+  int32_t integers[GROUP];
+  store(integers, x);
+  store(integers + 16, y);
+  for (int i = 0; i < GROUP; i++) quants[i] = (int8_t)integers[i];
 #endif
   for (int quad = 0; quad < GROUP / 4; quad++) store(a.quants + place.quants + quad * 4 * place.height, load<int32_t>(quants + 4 * quad));
   float scale = largest * (1.0f / 127);
   scale += scale - scale;  // infinity to NaN
   a.scales[place.group] = scale;
-  a.sums[place.group] = (float)total;
+  a.sums[place.group] = (float)sum(x + y);
 }
 
 }  // namespace

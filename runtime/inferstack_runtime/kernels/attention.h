@@ -39,17 +39,27 @@ struct Cache {
       key_factor = k > 0 ? 127 / k : 0;
       value_factor = v > 0 ? 127 / v : 0;
     }
+    if constexpr (T == CACHE_BF16) {
+      for (int i = 0; i < head_dim; i += 16) {
+        uint32_t pairs[8];
+        to_pairs(to_bfloat(load<f32x16>(key + i)), pairs);
+        for (int pair = 0; pair < 8; pair++) store(head + (((i / 2 + pair) * BLOCK) + position) * 4, pairs[pair]);
+        // The place of the next position is cleared: it is read with weight 0, and what was there before may not be a number.
+        uint8_t* to = values + ((position / 2) * head_dim + i) * 4;
+        const u32x16 rounded = to_bfloat(load<f32x16>(value + i));
+        store(to, position % 2 ? (load<u32x16>(to) & 0xffffu) | rounded : rounded >> 16);
+      }
+      return;
+    }
     for (int i = 0; i < head_dim; i++) {
       const int at = ((i / 2) * BLOCK + position) * 2 + i % 2, to = ((position / 2) * head_dim + i) * 2 + position % 2;
-      if constexpr (T == CACHE_BF16) {
-        ((uint16_t*)head)[at] = float_to_bfloat(key[i]);
-        ((uint16_t*)values)[to] = float_to_bfloat(value[i]);
-      } else if constexpr (T == CACHE_INT8) {
+      if constexpr (T == CACHE_INT8) {
         ((int8_t*)head)[at] = to_int8(key[i] * key_factor);
         ((int8_t*)values)[to] = to_int8(value[i] * value_factor);
       } else {
         ((float*)head)[i * BLOCK + position] = key[i];
         ((float*)values)[position * head_dim + i] = value[i];
+        if (position % 2 == 0) ((float*)values)[(position + 1) * head_dim + i] = 0;
       }
     }
   }
@@ -58,13 +68,12 @@ struct Cache {
   static INLINE void pairs(const uint8_t* base, int64_t row, int64_t stride, int64_t column, f32x16& even, f32x16& odd) {
     if constexpr (T == CACHE_BF16) {
       const u32x16 both = load<u32x16>(base + (row * stride + column) * 4);
-      even = (f32x16)(both << 16);
-      odd = (f32x16)(both & 0xffff0000u);
+      even = as_float(both << 16);
+      odd = as_float(both & 0xffff0000u);
     } else if constexpr (T == CACHE_INT8) {
-      typedef uint16_t u16x16 __attribute__((vector_size(32)));
-      const i32x16 both = __builtin_convertvector(load<u16x16>(base + (row * stride + column) * 2), i32x16);
-      even = __builtin_convertvector(both << 24 >> 24, f32x16);
-      odd = __builtin_convertvector(both << 16 >> 24, f32x16);
+      const i32x16 both = load_short(base + (row * stride + column) * 2);
+      even = to_float(both << 24 >> 24);
+      odd = to_float(both << 16 >> 24);
     } else {
       even = load<f32x16>(base + (row * 2 * stride + column) * 4);
       odd = load<f32x16>(base + ((row * 2 + 1) * stride + column) * 4);
@@ -72,17 +81,19 @@ struct Cache {
   }
 };
 
+// A tile is so many queries; scores are computed for SCORE_PARTS times 16 positions at a time, outputs for as many times 16 dimensions.
 #if defined(__AVX512F__)
-constexpr int QUERY_TILE = 6, DIM_TILE = 4;
+constexpr int QUERY_TILE = 12, PARTS = 2;
 #else
-constexpr int QUERY_TILE = 3, DIM_TILE = 2;
+constexpr int QUERY_TILE = 6, PARTS = 1;
 #endif
-constexpr int MAX_QUERIES = 48;
+constexpr int MAX_QUERIES = 48, MAX_HEAD_DIM = 256;
 
 // Running state of up to MAX_QUERIES queries that share a key-value head (flash attention: Dao et al. 2022).
 struct Attention {
-  alignas(64) float output[MAX_QUERIES * 256];
-  float peak[MAX_QUERIES], mass[MAX_QUERIES];
+  alignas(64) float output[MAX_QUERIES * MAX_HEAD_DIM];
+  alignas(64) float queries[MAX_QUERIES * MAX_HEAD_DIM];  // of each tile [head_dim / 2][queries][2], as its scores read them
+  alignas(64) float mass[MAX_QUERIES][16], peak[MAX_QUERIES + 16];
 };
 
 // Fetch `bytes` from `at` on into the cache, some lines per call, while the block before is worked on.
@@ -94,77 +105,113 @@ struct Prefetch {
   }
 };
 
+// `f(0)` ... `f(N - 1)`, unrolled.
+template <int N, class F>
+INLINE void repeat(const F& f) {
+#pragma GCC unroll 12
+  for (int i = 0; i < N; i++) f(i);
+}
+
+// One block of 32 positions and N queries, `first_query` the state's first of them.
 template <int T, int N>
-INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_start, int window, int used, const float* const* queries, const int* positions,
-                        float* output, float* peak, float* mass) {
-  f32x16 scores[N][2];
-  for (int q = 0; q < N; q++) scores[q][0] = scores[q][1] = splat(0.0f);
-  for (int pair = 0; pair < head_dim / 2; pair++) {
-    next.lines(2);
-    f32x16 even[2], odd[2];
-    Cache<T>::pairs(head, pair, BLOCK, 0, even[0], odd[0]);
-    Cache<T>::pairs(head, pair, BLOCK, 16, even[1], odd[1]);
-#pragma GCC unroll 6
-    for (int q = 0; q < N; q++) {
-      const f32x16 x = splat(queries[q][2 * pair]), y = splat(queries[q][2 * pair + 1]);
-      scores[q][0] = madd(y, odd[0], madd(x, even[0], scores[q][0]));
-      scores[q][1] = madd(y, odd[1], madd(x, even[1], scores[q][1]));
+INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_start, int window, int used, const int* positions, Attention& state,
+                        int first_query) {
+  const float* queries = state.queries + first_query * head_dim;
+  float* output = state.output + first_query * head_dim;
+  float* peak = state.peak + first_query;
+  alignas(64) float weights[N][BLOCK], top[16];
+  for (int half = 0; half < 2; half += PARTS) {
+    f32x16 scores[N][PARTS];
+    repeat<N>([&](int q) __attribute__((always_inline)) { repeat<PARTS>([&](int p) __attribute__((always_inline)) { scores[q][p] = splat(0.0f); }); });
+    const float* pair_of = queries;
+    for (int pair = 0; pair < head_dim / 2; pair++, pair_of += 2 * N) {
+      next.lines(PARTS);
+      f32x16 even[PARTS], odd[PARTS];
+      repeat<PARTS>([&](int p) __attribute__((always_inline)) { Cache<T>::pairs(head, pair, BLOCK, 16 * (half + p), even[p], odd[p]); });
+      repeat<N>([&](int q) __attribute__((always_inline)) {
+        const f32x16 x = splat(pair_of[2 * q]);
+        repeat<PARTS>([&](int p) __attribute__((always_inline)) { scores[q][p] = madd(x, even[p], scores[q][p]); });
+      });
+      repeat<N>([&](int q) __attribute__((always_inline)) {
+        const f32x16 y = splat(pair_of[2 * q + 1]);
+        repeat<PARTS>([&](int p) __attribute__((always_inline)) { scores[q][p] = madd(y, odd[p], scores[q][p]); });
+      });
     }
+    repeat<N>([&](int q) __attribute__((always_inline)) {
+      repeat<PARTS>([&](int p) __attribute__((always_inline)) { store(weights[q] + 16 * (half + p), scores[q][p]); });
+    });
   }
-  const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const f32x16 nothing = splat(-INFINITY);
-  alignas(64) float weights[N][BLOCK];
-  float keep[N];
   for (int q = 0; q < N; q++) {
     const int last = positions[q] - block_start, first = window ? last - window : -1;
+    f32x16 scores[2];
     for (int half = 0; half < 2; half++) {
-      if constexpr (T == CACHE_INT8) scores[q][half] *= load<f32x16>(Cache<T>::scales_of(head, head_dim) + 16 * half);
-      const i32x16 at = lane + 16 * half;
-      scores[q][half] = (at <= last) & (at > first) ? scores[q][half] : nothing;
+      scores[half] = load<f32x16>(weights[q] + 16 * half);
+      if constexpr (T == CACHE_INT8) scores[half] *= load<f32x16>(Cache<T>::scales_of(head, head_dim) + 16 * half);
+      if (last < BLOCK - 1 || first >= 0) {
+        const i32x16 at = lanes() + 16 * half;
+        scores[half] = select((at <= last) & (at > first), scores[half], splat(-INFINITY));
+      }
+      store(weights[q] + 16 * half, scores[half]);
     }
-    const float block_peak = maximum(max(scores[q][0], scores[q][1]));
-    const float top = block_peak > peak[q] ? block_peak : peak[q];
-    f32x16 low = exp2(scores[q][0] - splat(top)), high = exp2(scores[q][1] - splat(top));
-    keep[q] = exp2(splat(peak[q] - top))[0];
-    mass[q] = mass[q] * keep[q] + sum(low + high);
-    peak[q] = top;
+    const float block_peak = maximum(max(scores[0], scores[1]));
+    top[q] = block_peak > peak[q] ? block_peak : peak[q];
+  }
+  for (int q = N; q < 16; q++) top[q] = 0;
+  alignas(64) float keep[16];
+  store(keep, exp2(load<f32x16>(peak) - load<f32x16>(top)));
+  for (int q = 0; q < N; q++) {
+    peak[q] = top[q];
+    f32x16 low = exp2(load<f32x16>(weights[q]) - splat(top[q])), high = exp2(load<f32x16>(weights[q] + 16) - splat(top[q]));
+    float* mass = state.mass[first_query + q];
+    store(mass, madd(load<f32x16>(mass), splat(keep[q]), low + high));
     if constexpr (T == CACHE_INT8) {
       const float* scales = Cache<T>::scales_of(head, head_dim) + BLOCK;
       const f32x16 zero = splat(0.0f);  // a masked position's scale may be stale
-      low = low > zero ? low * load<f32x16>(scales) : low;
-      high = high > zero ? high * load<f32x16>(scales + 16) : high;
+      low = select(low > zero, low * load<f32x16>(scales), low);
+      high = select(high > zero, high * load<f32x16>(scales + 16), high);
     }
     store(weights[q], low);
     store(weights[q] + 16, high);
   }
   const uint8_t* values = Cache<T>::values_of(head, head_dim);
-  for (int dim = 0; dim < head_dim; dim += 16 * DIM_TILE) {
-    f32x16 out[N][DIM_TILE];
-    const int parts = (head_dim - dim) / 16 < DIM_TILE ? (head_dim - dim) / 16 : DIM_TILE;
-    const auto accumulate = [&](auto count) __attribute__((always_inline)) {
-      constexpr int C = decltype(count)::value;
-      for (int q = 0; q < N; q++)
-        for (int c = 0; c < C; c++) out[q][c] = load<f32x16>(output + q * head_dim + dim + 16 * c) * splat(keep[q]);
-      for (int pair = 0; pair < (used + 1) / 2; pair++) {
-        next.lines(2);
-        f32x16 even[C], odd[C];
-#pragma GCC unroll 4
-        for (int c = 0; c < C; c++) Cache<T>::pairs(values, pair, head_dim, dim + 16 * c, even[c], odd[c]);
-#pragma GCC unroll 6
-        for (int q = 0; q < N; q++) {
-          const f32x16 x = splat(weights[q][2 * pair]), y = splat(weights[q][2 * pair + 1]);
-#pragma GCC unroll 4
-          for (int c = 0; c < C; c++) out[q][c] = madd(y, odd[c], madd(x, even[c], out[q][c]));
-        }
-      }
-      for (int q = 0; q < N; q++)
-        for (int c = 0; c < C; c++) store(output + q * head_dim + dim + 16 * c, out[q][c]);
-    };
-    if (parts == DIM_TILE) accumulate(std::integral_constant<int, DIM_TILE>{});
-    else if (parts == 3) accumulate(std::integral_constant<int, DIM_TILE < 3 ? DIM_TILE : 3>{});
-    else if (parts == 2) accumulate(std::integral_constant<int, 2>{});
-    else accumulate(std::integral_constant<int, 1>{});
+  for (int dim = 0; dim < head_dim; dim += 16 * PARTS) {
+    f32x16 out[N][PARTS];
+    const auto at = [&](int q, int p) __attribute__((always_inline)) { return output + q * head_dim + dim + 16 * p; };
+    repeat<N>([&](int q) __attribute__((always_inline)) {
+      const f32x16 factor = splat(keep[q]);
+      repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = load<f32x16>(at(q, p)) * factor; });
+    });
+    for (int pair = 0; pair < (used + 1) / 2; pair++) {
+      next.lines(2);
+      f32x16 even[PARTS], odd[PARTS];
+      repeat<PARTS>([&](int p) __attribute__((always_inline)) { Cache<T>::pairs(values, pair, head_dim, dim + 16 * p, even[p], odd[p]); });
+      repeat<N>([&](int q) __attribute__((always_inline)) {
+        const f32x16 x = splat(weights[q][2 * pair]);
+        repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(x, even[p], out[q][p]); });
+      });
+      repeat<N>([&](int q) __attribute__((always_inline)) {
+        const f32x16 y = splat(weights[q][2 * pair + 1]);
+        repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(y, odd[p], out[q][p]); });
+      });
+    }
+    repeat<N>([&](int q) __attribute__((always_inline)) {
+      repeat<PARTS>([&](int p) __attribute__((always_inline)) { store(at(q, p), out[q][p]); });
+    });
   }
+}
+
+// `f(size, first)` for tiles that together hold `count` queries, `size` a constant.
+template <class F>
+INLINE void in_query_tiles(int count, const F& f) {
+  int q = 0;
+  const auto run = [&](auto size) __attribute__((always_inline)) {
+    for (; q + size() <= count; q += size()) f(size, q);
+  };
+  run(std::integral_constant<int, QUERY_TILE>{});
+  if constexpr (QUERY_TILE > 6) run(std::integral_constant<int, 6>{});
+  run(std::integral_constant<int, 4>{});
+  run(std::integral_constant<int, 3>{});
+  run(std::integral_constant<int, 1>{});
 }
 
 // Attention of `count` queries (scaled by log2(e) / sqrt(head_dim)) of one sequence and key-value head; `head_of(block)` is the head's
@@ -176,8 +223,14 @@ void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, i
     last = positions[q] > last ? positions[q] : last;
     first = positions[q] < first ? positions[q] : first;
     state.peak[q] = -1e30f;
-    state.mass[q] = 0;
+    store(state.mass[q], splat(0.0f));
   }
+  in_query_tiles(count, [&](auto size, int q) {
+    constexpr int N = decltype(size)::value;
+    float* to = state.queries + q * head_dim;
+    for (int pair = 0; pair < head_dim / 2; pair++)
+      for (int i = 0; i < N; i++, to += 2) store(to, load<int64_t>(queries[q + i] + 2 * pair));
+  });
   memset(state.output, 0, sizeof(float) * (size_t)(count * head_dim));
   const int start = window && first >= window ? (first - window + 1) / BLOCK : 0;
   const int64_t bytes = head_bytes(T, head_dim);
@@ -186,21 +239,17 @@ void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, i
     Prefetch next{nullptr, nullptr};
     if (b < last / BLOCK) next.at = head_of(b + 1), next.end = next.at + bytes;
     const int used = last - b * BLOCK + 1 < BLOCK ? last - b * BLOCK + 1 : BLOCK;
-    const auto run = [&](auto size, int q) {
-      constexpr int N = decltype(size)::value;
-      attend_tile<T, N>(next, head, head_dim, b * BLOCK, window, used, queries + q, positions + q, state.output + q * head_dim, state.peak + q,
-                        state.mass + q);
-    };
-    int q = 0;
-    for (; q + QUERY_TILE <= count; q += QUERY_TILE) run(std::integral_constant<int, QUERY_TILE>{}, q);
-    for (; q + 3 <= count; q += 3) run(std::integral_constant<int, 3>{}, q);
-    for (; q < count; q++) run(std::integral_constant<int, 1>{}, q);
+    in_query_tiles(count, [&](auto size, int q) {
+      attend_tile<T, decltype(size)::value>(next, head, head_dim, b * BLOCK, window, used, positions + q, state, q);
+    });
   }
-  for (int q = 0; q < count; q++)
+  for (int q = 0; q < count; q++) {
+    const f32x16 mass = splat(sum(load<f32x16>(state.mass[q])));
     for (int i = 0; i < head_dim; i += 16) {
       float* out = state.output + q * head_dim + i;
-      store(out, load<f32x16>(out) / splat(state.mass[q]));
+      store(out, load<f32x16>(out) / mass);
     }
+  }
 }
 
 }  // namespace

@@ -109,8 +109,9 @@ EXPORT int32_t inferstack_limits(int32_t threads, int64_t bytes, int32_t rounds,
       const uint8_t* from = buffer.data + index * piece;
       for (int64_t i = 0; i < piece; i += 256)
         for (int j = 0; j < 4; j++) total[j] += load<u32x16>(from + i + 64 * j);
-      const u32x16 all = total[0] + total[1] + total[2] + total[3];
-      for (int i = 0; i < 16; i++) sink += all[i];
+      uint32_t all[16];
+      store(all, total[0] + total[1] + total[2] + total[3]);
+      for (const uint32_t part : all) sink += part;
     };
     {
       Team team(threads, [&](Team::Place& place) { self.load()->share(place, pieces, read); });

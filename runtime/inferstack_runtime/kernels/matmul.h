@@ -145,20 +145,28 @@ void float_tile(const float* weights, int k, const float* x, float* out) {
 }
 
 template <int F>
-INLINE void integer_rows(const uint8_t* panel, const Activations& a, float* out) {
+INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unused]] float* scratch, float* out) {
+#if defined(__AVX512VNNI__)
+  if constexpr (F != READY && F != W8_CHANNEL)
+    if (a.rows >= READY_ROWS) {
+      auto* ready = (ReadyBlock*)scratch;
+      make_ready<F>(panel, a.k / GROUP, ready);
+      return integer_rows<READY>(ready->weights, a, nullptr, out);
+    }
+#endif
   in_tiles<TILE_ROWS>(a.rows, [&](auto size, int row) {
     integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, out + (int64_t)row * PANEL);
   });
 }
 
-// out[a.rows][32] = activations x panel `index`. `scratch` holds k * 32 floats (float formats only).
+// out[a.rows][32] = activations x panel `index`. `scratch` holds k * 32 floats.
 void panel_product(const Matrix& w, int index, const Activations& a, float* scratch, float* out) {
   const uint8_t* panel = w.data + panel_bytes(w.format, w.k) * index;
   switch (w.format) {
-    case W8_CHANNEL: return integer_rows<W8_CHANNEL>(panel, a, out);
-    case W8_GROUP: return integer_rows<W8_GROUP>(panel, a, out);
-    case W4_GROUP: return integer_rows<W4_GROUP>(panel, a, out);
-    case W4_MINIMUM: return integer_rows<W4_MINIMUM>(panel, a, out);
+    case W8_CHANNEL: return integer_rows<W8_CHANNEL>(panel, a, scratch, out);
+    case W8_GROUP: return integer_rows<W8_GROUP>(panel, a, scratch, out);
+    case W4_GROUP: return integer_rows<W4_GROUP>(panel, a, scratch, out);
+    case W4_MINIMUM: return integer_rows<W4_MINIMUM>(panel, a, scratch, out);
   }
   const float* weights = (const float*)panel;
   if (w.format != F32) unpack_panel(w, index, scratch), weights = scratch;

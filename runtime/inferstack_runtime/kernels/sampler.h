@@ -68,7 +68,7 @@ struct Sampler {
     for (int i = 0; i < padded; i += 16) {
       const f32x16 v = load<f32x16>(row + i);
       peak = max(peak, v);
-      poison = v == v ? poison : splat(1.0f);
+      poison = select(v == v, poison, splat(1.0f));
     }
     const float top = maximum(peak);
     if (sum(poison) != 0 || top == INFINITY || top == -INFINITY) {
@@ -121,10 +121,7 @@ struct Sampler {
       int i = 0;
       const f32x16 wanted = splat(top);
       for (; i < padded; i += 16) {
-        const i32x16 equal = load<f32x16>(row + i) == wanted;
-        int32_t any = 0;
-        for (int j = 0; j < 16; j++) any |= equal[j];
-        if (any) break;
+        if (sum(load<f32x16>(row + i) == wanted)) break;
       }
       while (row[i] != top) i++;
       *token = i;
@@ -138,8 +135,10 @@ struct Sampler {
       const double goal = u * total;
       double passed = 0;
       for (int i = 0; i < padded; i += 16) {
-        const f32x16 weights = exp2((load<f32x16>(row + i) - shift) * factor);
-        const double block = (double)sum(weights);
+        const f32x16 scaled = exp2((load<f32x16>(row + i) - shift) * factor);
+        const double block = (double)sum(scaled);
+        float weights[16];
+        store(weights, scaled);
         if (passed + block > goal)
           for (int j = 0; j < 16; j++) {
             if (weights[j] <= 0) continue;
@@ -186,9 +185,11 @@ struct Sampler {
       double held = 0;
       const float least = std::max(cut, spec.min_p);
       for (int i = 0; i < padded; i += 16) {
-        const f32x16 weights = exp2((load<f32x16>(row + i) - shift) * factor);
-        *total += (double)sum(weights);
-        if (maximum(weights) < least) continue;
+        const f32x16 scaled = exp2((load<f32x16>(row + i) - shift) * factor);
+        *total += (double)sum(scaled);
+        if (maximum(scaled) < least) continue;
+        float weights[16];
+        store(weights, scaled);
         for (int j = 0; j < 16; j++)
           if (weights[j] >= least && weights[j] > 0) {
             candidates.push_back({weights[j], i + j});

@@ -13,10 +13,6 @@ namespace {
 
 #define INLINE inline __attribute__((always_inline))
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-
 template <class T>
 INLINE T load(const void* p) {
   T v;
@@ -27,37 +23,142 @@ template <class T>
 INLINE void store(void* p, T v) {
   memcpy(p, &v, sizeof v);
 }
-INLINE f32x16 splat(float x) { return f32x16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+
+#if defined(__AVX512F__)
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+
+INLINE f32x16 splat(float x) { return (f32x16)_mm512_set1_ps(x); }
+INLINE i32x16 as_int(f32x16 v) { return (i32x16)v; }
+INLINE f32x16 as_float(i32x16 v) { return (f32x16)v; }
+INLINE f32x16 as_float(u32x16 v) { return (f32x16)v; }
+INLINE u32x16 as_bits(i32x16 v) { return (u32x16)v; }
+INLINE f32x16 to_float(i32x16 v) { return (f32x16)_mm512_cvtepi32_ps((__m512i)v); }
+template <class T>
+INLINE T select(i32x16 mask, T a, T b) {
+  return mask ? a : b;
+}
+#else
+// Two halves of one register each: the compiler keeps a vector that is wider than a register in memory.
+template <class T>
+struct Wide {
+  typedef T Half __attribute__((vector_size(32)));
+  Half low, high;
+  static INLINE Wide from(const void* p) { return {load<Half>(p), load<Half>((const uint8_t*)p + sizeof(Half))}; }
+  INLINE friend void store(void* p, Wide v) {
+    store(p, v.low);
+    store((uint8_t*)p + sizeof(Half), v.high);
+  }
+  INLINE friend Wide operator+(Wide a, Wide b) { return {a.low + b.low, a.high + b.high}; }
+  INLINE friend Wide operator-(Wide a, Wide b) { return {a.low - b.low, a.high - b.high}; }
+  INLINE friend Wide operator*(Wide a, Wide b) { return {a.low * b.low, a.high * b.high}; }
+  INLINE friend Wide operator/(Wide a, Wide b) { return {a.low / b.low, a.high / b.high}; }
+  INLINE friend Wide operator&(Wide a, Wide b) { return {a.low & b.low, a.high & b.high}; }
+  INLINE friend Wide operator+(Wide a, T b) { return {a.low + b, a.high + b}; }
+  INLINE friend Wide operator-(Wide a, T b) { return {a.low - b, a.high - b}; }
+  INLINE friend Wide operator|(Wide a, Wide b) { return {a.low | b.low, a.high | b.high}; }
+  INLINE friend Wide operator|(Wide a, T b) { return {a.low | b, a.high | b}; }
+  INLINE friend Wide operator&(Wide a, T b) { return {a.low & b, a.high & b}; }
+  INLINE friend Wide operator<<(Wide a, int count) { return {a.low << count, a.high << count}; }
+  INLINE friend Wide operator>>(Wide a, int count) { return {a.low >> count, a.high >> count}; }
+  INLINE friend Wide<int32_t> operator>(Wide a, Wide b) { return {a.low > b.low, a.high > b.high}; }
+  INLINE friend Wide<int32_t> operator<(Wide a, Wide b) { return {a.low < b.low, a.high < b.high}; }
+  INLINE friend Wide<int32_t> operator==(Wide a, Wide b) { return {a.low == b.low, a.high == b.high}; }
+  INLINE friend Wide<int32_t> operator>(Wide a, T b) { return {a.low > b, a.high > b}; }
+  INLINE friend Wide<int32_t> operator<=(Wide a, T b) { return {a.low <= b, a.high <= b}; }
+  INLINE Wide& operator+=(Wide b) { return *this = *this + b; }
+  INLINE Wide& operator*=(Wide b) { return *this = *this * b; }
+};
+typedef Wide<float> f32x16;
+typedef Wide<int32_t> i32x16;
+typedef Wide<uint32_t> u32x16;
+
+// Half by half: a copy of the whole is one through memory.
+template <>
+INLINE f32x16 load(const void* p) {
+  return f32x16::from(p);
+}
+template <>
+INLINE i32x16 load(const void* p) {
+  return i32x16::from(p);
+}
+template <>
+INLINE u32x16 load(const void* p) {
+  return u32x16::from(p);
+}
+
+INLINE f32x16 splat(float x) {
+  const f32x16::Half half = {x, x, x, x, x, x, x, x};
+  return {half, half};
+}
+INLINE i32x16 as_int(f32x16 v) { return {(i32x16::Half)v.low, (i32x16::Half)v.high}; }
+INLINE f32x16 as_float(i32x16 v) { return {(f32x16::Half)v.low, (f32x16::Half)v.high}; }
+INLINE f32x16 as_float(u32x16 v) { return {(f32x16::Half)v.low, (f32x16::Half)v.high}; }
+INLINE u32x16 as_bits(i32x16 v) { return {(u32x16::Half)v.low, (u32x16::Half)v.high}; }
+INLINE f32x16 to_float(i32x16 v) { return {__builtin_convertvector(v.low, f32x16::Half), __builtin_convertvector(v.high, f32x16::Half)}; }
+template <class T>
+INLINE T select(i32x16 mask, T a, T b) {
+  return {mask.low ? a.low : b.low, mask.high ? a.high : b.high};
+}
+#endif
+
+// 0, 1, ... 15
+INLINE i32x16 lanes() {
+  alignas(64) static constexpr int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load<i32x16>(numbers);
+}
 
 INLINE f32x16 madd(f32x16 a, f32x16 b, f32x16 c) {
 #if defined(__AVX512F__)
   return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
-  struct Halves { __m256 low, high; };
-  Halves x, y, z;
-  memcpy(&x, &a, 64);
-  memcpy(&y, &b, 64);
-  memcpy(&z, &c, 64);
-  z.low = _mm256_fmadd_ps(x.low, y.low, z.low);
-  z.high = _mm256_fmadd_ps(x.high, y.high, z.high);
-  memcpy(&c, &z, 64);
-  return c;
+  return {(f32x16::Half)_mm256_fmadd_ps((__m256)a.low, (__m256)b.low, (__m256)c.low),
+          (f32x16::Half)_mm256_fmadd_ps((__m256)a.high, (__m256)b.high, (__m256)c.high)};
 #else
   return a * b + c;
 #endif
 }
 
-INLINE f32x16 max(f32x16 a, f32x16 b) { return a > b ? a : b; }
+INLINE f32x16 max(f32x16 a, f32x16 b) { return select(a > b, a, b); }
+
+// Neighbours exchanged.
+INLINE f32x16 swap_pairs(f32x16 v) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_permute_ps((__m512)v, 0xb1);
+#else
+  const i32x16::Half partner = {1, 0, 3, 2, 5, 4, 7, 6};
+  return {__builtin_shuffle(v.low, partner), __builtin_shuffle(v.high, partner)};
+#endif
+}
+
+// Reduce 16 lanes by an associative operation on vectors of any length and on numbers.
+#if !defined(__AVX512F__)
+template <class T, class Operation>
+INLINE T reduce(Wide<T> v, const Operation& both) {
+  typedef T Quarter __attribute__((vector_size(16)));
+  typedef int32_t Indices __attribute__((vector_size(16)));
+  Quarter quarters[2];
+  store(quarters, both(v.low, v.high));
+  Quarter rest = both(quarters[0], quarters[1]);
+  rest = both(rest, __builtin_shuffle(rest, Indices{2, 3, 2, 3}));
+  return both(rest, __builtin_shuffle(rest, Indices{1, 1, 1, 1}))[0];
+}
+#endif
 
 INLINE float sum(f32x16 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_ps((__m512)v);
 #else
-  float t[16];
-  store(t, v);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; i++) t[i] += t[i + width];
-  return t[0];
+  return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
+#endif
+}
+
+INLINE int32_t sum(i32x16 v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32((__m512i)v);
+#else
+  return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 #endif
 }
 
@@ -65,22 +166,17 @@ INLINE float maximum(f32x16 v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)v);
 #else
-  float t[16];
-  store(t, v);
-  float m = t[0];
-  for (int i = 1; i < 16; i++) m = t[i] > m ? t[i] : m;
-  return m;
+  return reduce(v, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 #endif
 }
 
 // The largest absolute value of both, by the order of the bits: NaN and infinity count as larger than any number.
 INLINE float largest_magnitude(f32x16 a, f32x16 b) {
-  const i32x16 x = (i32x16)a & 0x7fffffff, y = (i32x16)b & 0x7fffffff, both = x > y ? x : y;
+  const i32x16 x = as_int(a) & 0x7fffffff, y = as_int(b) & 0x7fffffff, both = select(x > y, x, y);
 #if defined(__AVX512F__)
   const int32_t bits = _mm512_reduce_max_epi32((__m512i)both);
 #else
-  int32_t bits = 0;
-  for (int i = 0; i < 16; i++) bits = both[i] > bits ? both[i] : bits;
+  const int32_t bits = reduce(both, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 #endif
   float m;
   memcpy(&m, &bits, 4);
@@ -89,15 +185,13 @@ INLINE float largest_magnitude(f32x16 a, f32x16 b) {
 
 // 2^x; below 2^-126 exactly 0, NaN stays NaN. Cephes-style polynomial on [-0.5, 0.5], relative error below 2e-7.
 INLINE f32x16 exp2(f32x16 x) {
-  const f32x16 low = splat(-126.0f), high = splat(126.0f);
-  const auto underflow = x < low;
-  const auto number = x == x;
-  const f32x16 original = x;
-  x = x < low ? low : x;
-  x = x > high ? high : x;
   const f32x16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const f32x16 shifted = x + magic;
-  const f32x16 f = x - (shifted - magic);
+#if !defined(__AVX512F__)
+  const f32x16 original = x;
+  x = select(x < splat(-126.0f), splat(-126.0f), x);
+  x = select(x > splat(126.0f), splat(126.0f), x);
+#endif
+  const f32x16 shifted = x + magic, whole = shifted - magic, f = x - whole;
   f32x16 p = splat(1.535336188319500e-4f);
   p = madd(p, f, splat(1.339887440266574e-3f));
   p = madd(p, f, splat(9.618437357674640e-3f));
@@ -105,9 +199,14 @@ INLINE f32x16 exp2(f32x16 x) {
   p = madd(p, f, splat(2.402264791363012e-1f));
   p = madd(p, f, splat(6.931472028550421e-1f));
   p = madd(p, f, splat(1.0f));
-  const i32x16 n = (i32x16)shifted - (i32x16)magic;
-  const i32x16 bits = (i32x16)p + (n << 23);
-  return number ? (underflow ? splat(0.0f) : (f32x16)bits) : original;
+#if defined(__AVX512F__)
+  const __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return (f32x16)_mm512_maskz_scalef_ps(counts, (__m512)p, (__m512)whole);
+#else
+  const f32x16 power = as_float(as_int(p) + ((as_int(shifted) - as_int(magic)) << 23));
+  const f32x16 result = select(original < splat(-126.0f), splat(0.0f), power);
+  return select(original == original, result, original);
+#endif
 }
 
 constexpr float LOG2E = 1.44269504088896340736f;
@@ -166,28 +265,45 @@ INLINE uint16_t float_to_bfloat(float f) {
   return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// The same for 16 floats, each in the upper half of its lane.
+INLINE u32x16 to_bfloat(f32x16 v) {
+  const i32x16 bits = as_int(v), rounded = bits + 0x7fff + (bits >> 16 & 1);
+  return as_bits(select((bits & 0x7fffffff) > 0x7f800000, bits | 0x400000, rounded)) & 0xffff0000u;
+}
+
 INLINE f32x16 load_half(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__F16C__)
-  float t[16];
-  _mm256_storeu_ps(t, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)));
-  _mm256_storeu_ps(t + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8))));
-  return load<f32x16>(t);
+  return {(f32x16::Half)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          (f32x16::Half)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 #else
   float t[16];
   for (int i = 0; i < 16; i++) t[i] = half_to_float(p[i]);
   return load<f32x16>(t);
 #endif
 }
-INLINE f32x16 load_bfloat(const uint16_t* p) {
+// Sixteen 16-bit integers without a sign.
+INLINE i32x16 load_short(const void* p) {
 #if defined(__AVX512F__)
-  return (f32x16)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+  return (i32x16)_mm512_cvtepu16_epi32(load<__m256i>(p));
 #else
-  float t[16];
-  for (int i = 0; i < 16; i++) t[i] = bfloat_to_float(p[i]);
-  return load<f32x16>(t);
+  typedef uint16_t Eight __attribute__((vector_size(16)));
+  return {__builtin_convertvector(load<Eight>(p), i32x16::Half), __builtin_convertvector(load<Eight>((const uint8_t*)p + 16), i32x16::Half)};
 #endif
 }
+
+// The upper halves of the lanes, packed: two neighbours in each number, the first one lower.
+INLINE void to_pairs(u32x16 v, uint32_t pairs[8]) {
+#if defined(__AVX512F__)
+  store(pairs, _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)v, 16)));
+#else
+  uint32_t t[16];
+  store(t, v);
+  for (int i = 0; i < 8; i++) pairs[i] = t[2 * i] >> 16 | t[2 * i + 1];
+#endif
+}
+
+INLINE f32x16 load_bfloat(const uint16_t* p) { return as_float(load_short(p) << 16); }
 
 }  // namespace

@@ -322,10 +322,9 @@ class Model {
       const f32x16 factor = splat(1.0f / sqrtf(sum(squares) / (float)dim + spec_.epsilon));
       for (int i = 0; i < dim; i += 16) store(head + i, load<f32x16>(head + i) * factor * load<f32x16>(norm + i));
     }
-    const i32x16 partner = {1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14};
     for (int i = 0; i < dim; i += 16) {
       const f32x16 v = load<f32x16>(head + i);
-      store(head + i, madd(__builtin_shuffle(v, partner), load<f32x16>(table + dim + i), v * load<f32x16>(table + i)));
+      store(head + i, madd(swap_pairs(v), load<f32x16>(table + dim + i), v * load<f32x16>(table + i)));
     }
   }
 

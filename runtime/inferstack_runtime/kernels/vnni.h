@@ -15,12 +15,23 @@ INLINE void dot(__m512i& sum, __m512i weights, const int8_t* quad) {
 }
 INLINE void add_product(__m512& total, __m512 a, const float* b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(total) : "v"(a), "m"(*b)); }
 
+// A block of any group format made ready for many rows: one unsigned byte per weight, in W8_GROUP's order, and its scales as floats.
+constexpr int READY = FORMATS;
+struct ReadyBlock {
+  uint8_t weights[1024];
+  float d[PANEL], zero[PANEL], least[PANEL];
+};
+
 // What turns the sums of 16 columns into floats: sum * d + zero + least * (sum of the row's quants).
 struct Scales {
   __m512 d, zero, least;
 };
 template <int F>
 INLINE Scales scales_of(const uint8_t* block, int half) {
+  if constexpr (F == READY) {
+    const auto* ready = (const ReadyBlock*)block;
+    return {_mm512_load_ps(ready->d + half * 16), _mm512_load_ps(ready->zero + half * 16), _mm512_load_ps(ready->least + half * 16)};
+  }
   __m512 d = _mm512_set1_ps(1.0f), least;
   if constexpr (F != W8_CHANNEL) d = (__m512)load_half((const uint16_t*)(block + (F == W8_GROUP ? 1024 : 512) + half * 32));
   if constexpr (F == W4_MINIMUM) least = (__m512)load_half((const uint16_t*)(block + 576 + half * 32));
@@ -34,15 +45,16 @@ template <int F, int MR, int HALVES>
 void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, float* out) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *sums = a.sums + (int64_t)row * groups;
-  const uint8_t* block = panel + header_bytes(F);
+  const uint8_t* block = panel + (F == READY ? 0 : header_bytes(F));
+  constexpr int size = F == READY ? (int)sizeof(ReadyBlock) : block_bytes(F);
   const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
   __m512 total[MR][HALVES];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; m++)
     for (int h = 0; h < HALVES; h++) total[m][h] = _mm512_setzero_ps();
-  for (int g = 0; g < groups; g++, block += block_bytes(F), quants += GROUP * MR, scales += MR, sums += MR) {
-    if (half == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
-      for (int line = 0; line < block_bytes(F); line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
+  for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
+    if (F != READY && half == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
+      for (int line = 0; line < size; line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
     __m512i sum[MR][HALVES];
 #pragma GCC unroll 12
     for (int m = 0; m < MR; m++)
@@ -75,7 +87,10 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
 #pragma GCC unroll 8
       for (int j = 0; j < 8; j++) {
         __m512i weights[HALVES];
-        for (int h = 0; h < HALVES; h++) weights[h] = _mm512_xor_si512(_mm512_load_si512(block + j * 128 + (half + h) * 64), flip);
+        for (int h = 0; h < HALVES; h++) {
+          weights[h] = _mm512_load_si512(block + j * 128 + (half + h) * 64);
+          if constexpr (F != READY) weights[h] = _mm512_xor_si512(weights[h], flip);
+        }
         add_quad(j, weights);
       }
     }
@@ -105,5 +120,28 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
   } else {
     integer_columns<F, MR, 1>(panel, groups, a, row, 0, out);
     integer_columns<F, MR, 1>(panel, groups, a, row, 1, out);
+  }
+}
+
+// With so many rows unpacking a panel once costs less than unpacking it for each tile.
+constexpr int READY_ROWS = 3 * TILE_ROWS;
+
+template <int F>
+void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
+  const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
+  for (int g = 0; g < groups; g++, block += block_bytes(F), ready++) {
+    for (int at = 0; at < 1024; at += 64) {
+      __m512i weights;
+      if constexpr (F == W8_GROUP) weights = _mm512_xor_si512(_mm512_load_si512(block + at), flip);
+      else if (at < 512) weights = _mm512_and_si512(_mm512_load_si512(block + at), mask);
+      else weights = _mm512_and_si512(_mm512_srli_epi16(_mm512_load_si512(block + at - 512), 4), mask);
+      _mm512_store_si512(ready->weights + at, weights);
+    }
+    for (int half = 0; half < 2; half++) {
+      const Scales s = scales_of<F>(block, half);
+      _mm512_store_ps(ready->d + half * 16, s.d);
+      _mm512_store_ps(ready->zero + half * 16, s.zero);
+      _mm512_store_ps(ready->least + half * 16, s.least);
+    }
   }
 }

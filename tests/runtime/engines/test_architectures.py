@@ -144,10 +144,13 @@ def write_folder(folder: Path, config: dict[str, Any], weights: Weights) -> Path
     return folder
 
 
-def logits_of(source: ModelSource, tokens: list[int], chunks: list[int], quantization: str = "none", **changes: Any) -> np.ndarray:
-    """Logits of every position, computed in chunks of the given sizes."""
+def logits_of(
+    source: ModelSource, tokens: list[int], chunks: list[int], quantization: str = "none", *, stale: int = 0, **changes: Any
+) -> np.ndarray:
+    """Logits of every position, computed in chunks of the given sizes, over a cache whose bytes are `stale`."""
     decoder = Decoder(source, quantization, context=256, **{"cache_type": "f32", "threads": 2, **changes})
     decoder.allocate_cache(8)
+    decoder._cache[:] = stale
     tables = np.array([[5, 2, 7, 1, 3, 0, 6, 4]], np.int32)  # any order of blocks will do
     out, start = [], 0
     for rows in chunks:
@@ -188,11 +191,24 @@ def test_a_smaller_cache_stays_near(cache_type: str, tmp_path: Path) -> None:
     assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95
 
 
-@pytest.mark.parametrize("quantization", ["none", "int8", "int4", "nf4", "fp16"])
-def test_any_chunking_gives_the_same_bits(quantization: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", kernels.supported())
+@pytest.mark.parametrize(
+    ("quantization", "cache_type"), [("none", "f32"), ("int8", "bf16"), ("int4", "int8"), ("nf4", "f32"), ("fp16", "bf16")]
+)
+def test_any_chunking_gives_the_same_bits(quantization: str, cache_type: str, variant: str, tmp_path: Path) -> None:
     source = open_model(write_folder(tmp_path / "model", CONFIG, random_weights(CONFIG)), None)
-    whole = logits_of(source, TOKENS, [75], quantization)
-    np.testing.assert_array_equal(logits_of(source, TOKENS, [1] * 40 + [13, 7, 15], quantization), whole)
+    options = {"cache_type": cache_type, "library": kernels.load(variant)}
+    whole = logits_of(source, TOKENS, [75], quantization, **options)
+    np.testing.assert_array_equal(logits_of(source, TOKENS, [1] * 40 + [13, 7, 15], quantization, **options), whole)
+
+
+@pytest.mark.parametrize("variant", kernels.supported())
+@pytest.mark.parametrize("cache_type", ["f32", "bf16", "int8"])
+def test_what_a_block_held_before_does_not_matter(cache_type: str, variant: str, tmp_path: Path) -> None:
+    source = open_model(write_folder(tmp_path / "model", CONFIG, random_weights(CONFIG)), None)
+    options = {"cache_type": cache_type, "library": kernels.load(variant)}
+    clean = logits_of(source, TOKENS, [1, 2, 40, 32], **options)
+    np.testing.assert_array_equal(logits_of(source, TOKENS, [1, 2, 40, 32], stale=0xFF, **options), clean)  # all values NaN
 
 
 @pytest.mark.parametrize("threads", [1, 3, 7])
