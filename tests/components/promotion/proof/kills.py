@@ -1,6 +1,7 @@
 """Real commands of a machine under load, killed, stopped and doubled at random times."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -65,6 +66,7 @@ class Kills:
             "problems": self.problems,
             "through_killed_parts": len(results) - len(beside),
             "faults_met": len(beside) - len(spared),
+            "missed": [self._told(result) for result in spared if result["outcome"] in ("lost", "truncated")][:20],
             "load": judged(spared, []),
         }
 
@@ -78,6 +80,13 @@ def kills(count: int, seed: int) -> dict[str, Any]:
             _trial(made, chance, index, found)
         results = load.stop()
     return {"kills": count, "seed": seed, "survived": count - len(found.problems)} | found.figures(results)
+
+    def _told(self, result: dict[str, Any]) -> str:
+        """A request that nothing excuses, and how long after the last kill of a part it began."""
+        since = min(
+            (result["started"] - begin for begin, _ in self.spans if begin <= result["started"] + result["total"]), default=math.inf
+        )
+        return f"{result['outcome']} {since:.2f} s after a kill, {result['total']:.2f} s long, {result['slot']}: {result['reason']}"
 
 
 def _overlaps(result: dict[str, Any], span: tuple[float, float]) -> bool:
