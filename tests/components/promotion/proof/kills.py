@@ -70,6 +70,13 @@ class Kills:
             "load": judged(spared, []),
         }
 
+    def _told(self, result: dict[str, Any]) -> str:
+        """A request that nothing excuses, and how long after the last kill of a part it began."""
+        since = min(
+            (result["started"] - begin for begin, _ in self.spans if begin <= result["started"] + result["total"]), default=math.inf
+        )
+        return f"{result['outcome']} {since:.2f} s after a kill, {result['total']:.2f} s long, {result['slot']}: {result['reason']}"
+
 
 def kills(count: int, seed: int) -> dict[str, Any]:
     """Commands killed at random times, some with a part of the environment: one `recover` ends with one live slot, and what did not go
@@ -80,13 +87,6 @@ def kills(count: int, seed: int) -> dict[str, Any]:
             _trial(made, chance, index, found)
         results = load.stop()
     return {"kills": count, "seed": seed, "survived": count - len(found.problems)} | found.figures(results)
-
-    def _told(self, result: dict[str, Any]) -> str:
-        """A request that nothing excuses, and how long after the last kill of a part it began."""
-        since = min(
-            (result["started"] - begin for begin, _ in self.spans if begin <= result["started"] + result["total"]), default=math.inf
-        )
-        return f"{result['outcome']} {since:.2f} s after a kill, {result['total']:.2f} s long, {result['slot']}: {result['reason']}"
 
 
 def _overlaps(result: dict[str, Any], span: tuple[float, float]) -> bool:
