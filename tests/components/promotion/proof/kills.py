@@ -40,7 +40,8 @@ def command(made: Arena, *arguments: str, lease_seconds: float | None = None) ->
     """`inferstack ARGUMENTS --project …` as a process of its own, with the arena's runtime and, where given, a lease of another life."""
     lease = f"lease.acquire.__kwdefaults__['seconds'] = {lease_seconds}; " if lease_seconds else ""
     program = (
-        "import sys; from inferstack.local import programs; from inferstack.promotion import lease; file = sys.argv.pop(1); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # what runs in the background ignores it
+        "from inferstack.local import programs; from inferstack.promotion import lease; file = sys.argv.pop(1); "
         f"{lease}programs.runtime = lambda: [sys.executable, file]; from inferstack.cli import main; main()"
     )
     line = [sys.executable, "-c", program, str(FAULTY), *arguments, "--project", str(made.folder)]
