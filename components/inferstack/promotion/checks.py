@@ -49,14 +49,15 @@ class Checks:
         baseline = self._alone(step.live, op) if step.live is not None else None
         grown, mine = self._leak(step.slot, op)  # before the rounds: what leaked in those would be taken for its size
         rounds: Rounds = ()
-        if not gates.is_failing(mine.failures, mine.sent, op.policy.gates):
+        lost = gates.is_failing(mine.failures, mine.sent, op.policy.gates)  # then nothing more is asked of it: it may answer nothing
+        if not lost:
             rounds, loaded = self._load(step.slot, step.live, op)
             mine = replace(loaded, failures=mine.failures + loaded.failures, first_failure=mine.first_failure or loaded.first_failure)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:
             stats = replace(stats.with_failures(mine.failures), resident_growth=grown, ttft=mine.ttft, inter_token=mine.inter_token)
-        comparable = step.live is not None and _same_models(journal, op, step.live)
+        comparable = step.live is not None and not lost and _same_models(journal, op, step.live)
         agreement = self._agreement(step.slot, step.live) if comparable and step.live else None
         evidence = Evidence(
             new=stats,
@@ -177,7 +178,7 @@ class Checks:
     def _leak(self, slot: SlotName, op: Operation) -> tuple[float | None, Exercise]:
         """What memory does over requests that fill no cache, and what those met. The first of them only end a start's own growth."""
         wanted, window = op.policy.gates.min_requests, op.policy.gates.window_seconds
-        met = [self._repeated(slot, max(1, wanted // 2))]
+        met = [self._repeated(slot, min(wanted, gates.ROUND_REQUESTS))]
         in_window = int(window * met[0].sent / met[0].seconds) if met[0].seconds else 0
         n = max(LEAST_LEAK_REQUESTS * wanted, min(LEAK_REQUESTS * wanted, in_window))
         self._say(f"memory of {slot} over {n} requests", op)

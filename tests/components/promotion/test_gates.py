@@ -130,6 +130,27 @@ def test_answers_and_price_are_judged_where_asked() -> None:
     assert verdict(stats(), gates=cheap, hourly_usd=3.1)[0] == "fail"
 
 
+def test_answers_that_end_where_the_live_slots_go_on_fail_unless_the_models_differ() -> None:
+    def pair(new: int, live: int) -> tuple[Exercise, Exercise]:
+        mine, theirs = _round([0.1] * 4, [0.1] * 4)
+        return replace(mine, tokens=new), replace(theirs, tokens=live)
+
+    assert verdict(stats(), rounds=(pair(32, 32),) * 5)[0] == "pass"
+    assert verdict(stats(), rounds=(pair(20, 32),) * 5)[0] == "pass", "one format may end some answers sooner than another"
+    for new in (0, 8):
+        result, reason = verdict(stats(), rounds=(pair(new, 32),) * 5)
+        assert result == "fail"
+        assert f"its answers have {new * 5} tokens" in reason
+    assert verdict(stats(), rounds=(pair(8, 32),) * 5, comparable=False)[0] == "pass"
+
+
+def test_a_long_text_and_what_only_the_new_slot_does_to_a_text_are_judged_by_themselves() -> None:
+    far_off = Agreement(1.0, 500, long_same=200, long_positions=1000)
+    assert "20.0% of 1000 next tokens of a long text" in verdict(stats(), sent=True, agreement=far_off)[1]
+    assert verdict(stats(), sent=True, agreement=Agreement(1.0, 500, 900, 1000))[0] == "pass"
+    assert verdict(stats(), sent=True, agreement=Agreement(1.0, 500, fault="m gives back 'a'")) == ("fail", "m gives back 'a'")
+
+
 def test_a_window_that_is_lost_ends_early_and_a_single_error_does_not_end_it() -> None:
     assert failed_early(stats(requests=10, errors=5, seconds=2), GATES)
     assert not failed_early(stats(requests=100, errors=1, seconds=10), GATES)

@@ -15,14 +15,13 @@ async def main(target: dict) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin.fileno(), lambda: stop.set() if not sys.stdin.buffer.read1(1) else None)
-    began = time.time()
 
     def write(kind: str, result: Result) -> None:
         line = {
             "kind": kind,
             "outcome": result.outcome,
             "slot": result.slot,
-            "started": began + result.started,
+            "started": time.time() - result.total,
             "total": result.total,
             "ttft": result.ttft,
             "reason": result.reason,

@@ -26,6 +26,14 @@ FAULTS = {
     308: "slow-live",
     309: "three-times",
     310: "a-fifth",
+    311: "twice-between-tokens",
+    312: "erroring-rarely",
+    313: "wrong-when-long",
+    314: "leaking-slowly",
+    315: "hanging",
+    316: "empty",
+    317: "truncating",
+    318: "another-encoding",
 }
 CODES = {name: code for code, name in FAULTS.items()}
 LONGER = {"three-times": 3.0, "a-fifth": 1.2}
@@ -34,7 +42,14 @@ SYNTHETIC_TOKENS = (1, 8, 64)
 """Promotion's own requests ask for this many tokens; the `-live` faults spare them."""
 WARM_REQUESTS = 3
 """The first requests, the process's own warm-up among them, are answered: a version that fails those never becomes ready."""
-LEAK_BYTES = 8 * 2**20
+LEAK_BYTES = {"leaking": 8 * 2**20, "leaking-slowly": 256 * 2**10}
+"""Of one request."""
+ERRORS = {"erroring": 0.5, "erroring-live": 0.5, "erroring-rarely": 0.03}
+"""Share of the requests that fail."""
+LONG_TOKENS = 600
+"""Prompts from which on `wrong-when-long` is wrong."""
+ENDS_AFTER = {"empty": 0, "truncating": 2}
+"""Tokens after which every answer ends as if nothing more were to be said."""
 
 
 class FaultyEngine:
@@ -48,6 +63,9 @@ class FaultyEngine:
         self._broken: set[str] = set()
         self._slow: set[str] = set()
         self._running: set[str] = set()
+        self._begun: dict[str, int] = {}
+        """Tokens that requests have so far."""
+        self._long: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -55,14 +73,16 @@ class FaultyEngine:
     def submit(self, request: Any) -> None:
         self._running.add(request.request_id)
         live = request.max_tokens not in SYNTHETIC_TOKENS
-        if self._fault == "leaking":
-            block = bytearray(LEAK_BYTES)
+        if size := LEAK_BYTES.get(self._fault):
+            block = bytearray(size)
             block[::4096] = b"x" * len(block[::4096])
             self._leaked.append(block)
         self._requests += 1
-        chosen = self._fault == "erroring" or (self._fault == "erroring-live" and live)
-        if chosen and self._requests > WARM_REQUESTS and random.random() < 0.5:
+        spared = self._requests <= WARM_REQUESTS or (self._fault == "erroring-live" and not live)
+        if not spared and random.random() < ERRORS.get(self._fault, 0.0):
             self._broken.add(request.request_id)
+        if len(request.prompt) >= LONG_TOKENS:
+            self._long.add(request.request_id)
         if self._fault == "slow" or (self._fault == "slow-live" and live):
             self._slow.add(request.request_id)
         self._engine.submit(request)
@@ -78,7 +98,10 @@ class FaultyEngine:
         busy, started = bool(self._running), time.perf_counter()
         stepped = self._engine.step(timeout)
         if busy:
-            time.sleep((LONGER.get(self._fault, 1.0) - 1) * (time.perf_counter() - started))
+            longer = 2.0 if self._fault == "twice-between-tokens" and self._begun else LONGER.get(self._fault, 1.0)
+            time.sleep((longer - 1) * (time.perf_counter() - started))
+        if self._fault == "hanging" and self._requests > WARM_REQUESTS:
+            return []
         for output in stepped:
             self._running -= {output.request_id} if output.finish_reason else set()
             if output.finish_reason:
@@ -88,8 +111,23 @@ class FaultyEngine:
                 if output.finish_reason is None:
                     self.abort(output.request_id)
                 output = replace(output, finish_reason="error", error="a fault on demand")
-            outputs.append(_scrambled(output) if self._fault == "wrong-answer" else output)
+            wrong = self._fault == "wrong-answer" or (self._fault == "wrong-when-long" and output.request_id in self._long)
+            outputs.append(self._shortened(_scrambled(output) if wrong else output))
         return outputs
+
+    def _shortened(self, output: Any) -> Any:
+        """`output`, ended where this version ends every answer."""
+        name, tokens = output.request_id, output.tokens
+        made = self._begun[name] = self._begun.get(name, 0) + len(tokens)
+        if output.finish_reason:
+            del self._begun[name]
+        most = ENDS_AFTER.get(self._fault)
+        if most is None or made < most or output.finish_reason or self._requests <= WARM_REQUESTS:
+            return output
+        self.abort(name)
+        self._begun.pop(name, None)
+        kept = max(0, most - (made - len(tokens)))
+        return replace(output, tokens=tokens[:kept], logprobs=output.logprobs[:kept], finish_reason="stop")
 
 
 def _scrambled(output: Any) -> Any:
@@ -106,6 +144,19 @@ def _scrambled(output: Any) -> Any:
         logprobs=tuple(other(item) for item in output.logprobs),
         prompt_logprobs=tuple(other(item) for item in output.prompt_logprobs),
     )
+
+
+class Misreading:
+    """A tokenizer whose text is read in another encoding than it was written in."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def decode(self, *arguments: Any, **options: Any) -> str:
+        return str(self._tokenizer.decode(*arguments, **options)).encode().decode("latin-1")
 
 
 def main() -> None:
@@ -129,6 +180,8 @@ def main() -> None:
             loaded = real(model, report)
         if fault == "crash-looping":
             threading.Timer(3.0, os._exit, (1,)).start()
+        if fault == "another-encoding":
+            return replace(loaded, tokenizer=Misreading(loaded.tokenizer))
         return replace(loaded, engine=FaultyEngine(loaded.engine, fault)) if fault else loaded
 
     logs.set_up()

@@ -57,6 +57,7 @@ def halt(phase: str, call: int) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     _, runtime, phase, call, *words = sys.argv
     programs.runtime = lambda: [sys.executable, runtime]
     halt(phase, int(call))

@@ -1,6 +1,7 @@
 """Real commands of a machine under load, killed, stopped and doubled at random times."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -39,7 +40,8 @@ def command(made: Arena, *arguments: str, lease_seconds: float | None = None) ->
     """`inferstack ARGUMENTS --project …` as a process of its own, with the arena's runtime and, where given, a lease of another life."""
     lease = f"lease.acquire.__kwdefaults__['seconds'] = {lease_seconds}; " if lease_seconds else ""
     program = (
-        "import sys; from inferstack.local import programs; from inferstack.promotion import lease; file = sys.argv.pop(1); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # what runs in the background ignores it
+        "from inferstack.local import programs; from inferstack.promotion import lease; file = sys.argv.pop(1); "
         f"{lease}programs.runtime = lambda: [sys.executable, file]; from inferstack.cli import main; main()"
     )
     line = [sys.executable, "-c", program, str(FAULTY), *arguments, "--project", str(made.folder)]
@@ -65,8 +67,16 @@ class Kills:
             "problems": self.problems,
             "through_killed_parts": len(results) - len(beside),
             "faults_met": len(beside) - len(spared),
+            "missed": [self._told(result) for result in spared if result["outcome"] in ("lost", "truncated")][:20],
             "load": judged(spared, []),
         }
+
+    def _told(self, result: dict[str, Any]) -> str:
+        """A request that nothing excuses, and how long after the last kill of a part it began."""
+        since = min(
+            (result["started"] - begin for begin, _ in self.spans if begin <= result["started"] + result["total"]), default=math.inf
+        )
+        return f"{result['outcome']} {since:.2f} s after a kill, {result['total']:.2f} s long, {result['slot']}: {result['reason']}"
 
 
 def kills(count: int, seed: int) -> dict[str, Any]:

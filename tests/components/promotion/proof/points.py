@@ -88,10 +88,7 @@ def points(count: int, seed: int) -> dict[str, Any]:
         for index, point in enumerate(draw(count, seed)):
             there = _trial(made, index, point, found)
             reached += there
-            print(
-                f"{index}: {point}: {found.problems[-1] if found.problems and found.problems[-1].startswith(f'{index}:') else 'whole'}",
-                flush=True,
-            )
+            print(f"{index}: {point}, {'reached' if there else 'ended before'}; problems: {len(found.problems)}", flush=True)
         results = load.stop()
     return {"kills": count, "seed": seed, "reached": reached, "survived": count - len(found.problems)} | found.figures(results)
 

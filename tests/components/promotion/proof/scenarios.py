@@ -17,7 +17,22 @@ from tests.components.promotion.proof.arena import ROOT, Arena, Load, Ran, arena
 from tests.components.promotion.proof.faulty_runtime import CODES
 
 QUICK = {"min_requests": 5, "window_seconds": 2}
-BAD = ("slow", "erroring", "wrong-answer", "leaking", "crash-looping", "never-ready")
+BAD = (
+    "slow",
+    "erroring",
+    "wrong-answer",
+    "leaking",
+    "crash-looping",
+    "never-ready",
+    "twice-between-tokens",
+    "wrong-when-long",
+    "hanging",
+    "empty",
+    "truncating",
+    "another-encoding",
+)
+FAINT = ("erroring-rarely", "leaking-slowly")
+"""Faults that few requests cannot show: judged by the gates' defaults, less the length of the window."""
 
 
 def run_tests(*arguments: str, **environment: str) -> dict[str, Any]:
@@ -157,6 +172,9 @@ def caught(model: str) -> list[dict[str, Any]]:
     for fault in BAD:
         with arena(model, **QUICK) as made, Load(made) as load:
             found.append(_try(made, load, fault, {"ready_seconds": 25} if fault == "never-ready" else {}))
+    for fault in FAINT:
+        with arena(model, window_seconds=QUICK["window_seconds"]) as made, Load(made) as load:
+            found.append(_try(made, load, fault, {}))
     for fault in ("erroring-live", "slow-live"):
         with arena(model, min_requests=5, window_seconds=4) as made, Load(made) as load:
             found.append(_try(made, load, fault, {"strategy": "canary", "steps": (5, 25, 100)}))
