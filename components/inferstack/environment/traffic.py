@@ -98,7 +98,8 @@ class Gates(Section):
     usd_per_million_tokens: Usd | None = Field(
         None,
         gt=0,
-        description="Highest price of a million tokens, where the price of a replica is known (`gke`, `aks`); unset: not checked.",
+        description="Highest price of a million tokens, where the price of a replica is known (`gke`, `aks`, or "
+        "`slots.replica_hourly_usd`); unset: not checked.",
     )
     memory_growth: Annotated[float, Field(ge=0)] = Field(
         0.1, description="Most that a replica's resident memory may grow in a window, as a share."

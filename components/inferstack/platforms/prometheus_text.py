@@ -1,7 +1,8 @@
 """Reads what a replica's own /metrics says into the counters that gates need. Pure.
 
-Two families are known: this kit's runtime, and vLLM's server (its OpenAI front counts `http_requests_total` by status class). A family
-that is not there leaves its figures at nothing, and a check that needs them is inconclusive.
+Three servers are known: this kit's runtime, vLLM (its OpenAI front counts `http_requests_total` by status class) and SGLang (its front
+counts `sglang:http_responses_total`). A family that is not there leaves its figures at nothing, and a check that needs them is
+inconclusive.
 """
 
 import math
@@ -14,7 +15,9 @@ from inferstack.promotion.measure import Counters, Histogram
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
-_PROBES = frozenset(("/livez", "/readyz", "/health", "/metrics", "/v1/models", "/chat/performance", "/ping", "/version"))
+_PROBES = frozenset(
+    ("/livez", "/readyz", "/health", "/health_generate", "/metrics", "/v1/models", "/chat/performance", "/ping", "/version")
+)
 """Routes that no user's request takes."""
 
 
@@ -56,6 +59,14 @@ FAMILIES = (
         ttft="vllm:time_to_first_token_seconds",
         gap="vllm:time_per_output_token_seconds",
         tokens="vllm:generation_tokens_total",
+    ),
+    Family(
+        requests="sglang:http_responses_total",
+        status="status_code",
+        route="endpoint",
+        ttft="sglang:time_to_first_token_seconds",
+        gap="sglang:inter_token_latency_seconds",
+        tokens="sglang:generation_tokens_total",
     ),
 )
 

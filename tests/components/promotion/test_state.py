@@ -285,6 +285,20 @@ vllm:generation_tokens_total{model_name="m"} 10
     assert (found.requests, found.errors, found.ttft.total, found.tokens) == (42, 2, 42, 10)
 
 
+def test_the_metrics_of_sglang_are_read() -> None:
+    text = """sglang:http_responses_total{endpoint="/v1/chat/completions",method="POST",status_code="200"} 38
+sglang:http_responses_total{endpoint="/v1/chat/completions",method="POST",status_code="500"} 3
+sglang:http_responses_total{endpoint="/v1/chat/completions",method="POST",status_code="400"} 7
+sglang:http_responses_total{endpoint="/health",method="GET",status_code="200"} 900
+sglang:time_to_first_token_seconds_bucket{le="0.1",model_name="m"} 30
+sglang:time_to_first_token_seconds_bucket{le="+Inf",model_name="m"} 38
+sglang:inter_token_latency_seconds_bucket{le="+Inf",model_name="m"} 500
+sglang:generation_tokens_total{model_name="m"} 538
+"""
+    found = counters(text)
+    assert (found.requests, found.errors, found.ttft.total, found.inter_token.total, found.tokens) == (41, 3, 38, 500, 538)
+
+
 def test_every_name_that_is_read_is_one_that_the_runtime_exposes() -> None:
     from inferstack.platforms import prometheus_text
     from inferstack_runtime import metrics

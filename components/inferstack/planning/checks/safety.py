@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, Environment, Platform
+from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Environment, Platform
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
@@ -200,6 +200,10 @@ def engine_image(e: Environment) -> Iterator[Finding]:
         message = "the gateway is public, and what key an image of kind openai checks, if any, is not known."
         fix = "set gateway.internal to true, or use kind vllm, sglang or llamacpp, which are given a key."
         yield Finding("engine-without-keys", "error" if e.production else "warning", "engine.kind", message, fix)
+    if e.engine.kind in UNMEASURED:
+        message = f"an image of kind {e.engine.kind} reports neither requests nor times of tokens: gates of a promotion stay inconclusive."
+        fix = "use engine.kind native, vllm or sglang where versions are promoted; else bring new ones in by `pulumi up`."
+        yield Finding("gates-unmeasured", "info", "engine.kind", message, fix)
     if e.cache.backend not in ("none", "process"):
         message = f"an engine image of kind {e.engine.kind} uses no response cache, and counts no requests in one: it would stand idle."
         yield Finding("cache-unused", "warning", "cache.backend", message, "leave cache.backend out, or use engine.kind native.")
