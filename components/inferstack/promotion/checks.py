@@ -22,6 +22,8 @@ LEAK_PORTIONS = 4
 LEAK_REQUESTS = 10
 """Those requests, as a multiple of `min_requests`, where the slot answers them within one window; at least LEAST_LEAK_REQUESTS."""
 LEAST_LEAK_REQUESTS = 2
+EARLIER_ROUNDS = 3
+"""Rounds before the live slot's window; with those after it they tell how fast the machine was meanwhile."""
 
 Call = Callable[[Callable[[], Any]], Any]
 Look = tuple[float, Snapshot | None]
@@ -43,16 +45,21 @@ class Checks:
         return self._before(step, journal, operation) if step.stage == "pre-check" else self._after(step, journal, operation)
 
     def _before(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """A window of the live slot alone, then synthetic load on the new slot alone and on both at once."""
+        """Synthetic load on the new slot alone, then a window of the live slot alone between rounds that both are asked in."""
         wanted = op.policy.gates.min_requests
         new_looks = [self._look(step.slot)]
-        baseline = self._alone(step.live, op) if step.live is not None else None
         grown, mine = self._leak(step.slot, op)  # before the rounds: what leaked in those would be taken for its size
+        baseline: WindowStats | None = None
+        earlier: Rounds = ()
         rounds: Rounds = ()
         lost = gates.is_failing(mine.failures, mine.sent, op.policy.gates)  # then nothing more is asked of it: it may answer nothing
         if not lost:
+            if step.live is not None:
+                earlier = tuple(self._round(step.slot, step.live) for _ in range(EARLIER_ROUNDS))
+                baseline = self._alone(step.live, op)
             rounds, loaded = self._load(step.slot, step.live, op)
-            mine = replace(loaded, failures=mine.failures + loaded.failures, first_failure=mine.first_failure or loaded.first_failure)
+            others = _together([mine, *(one for one, _ in earlier)])
+            mine = replace(loaded, failures=others.failures + loaded.failures, first_failure=others.first_failure or loaded.first_failure)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:
@@ -75,7 +82,7 @@ class Checks:
         if verdict.result != "pass" and mine.first_failure:
             verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {mine.first_failure}"))
         keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
-        return Result(verdict=verdict, baseline=to_baseline(baseline, rounds) if keep and baseline is not None else None)
+        return Result(verdict=verdict, baseline=to_baseline(baseline, earlier, rounds) if keep and baseline is not None else None)
 
     def _alone(self, live: SlotName, op: Operation) -> WindowStats | None:
         """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from inferstack.environment import Gates
-from inferstack.promotion.baseline import from_baseline, to_baseline
+from inferstack.promotion.baseline import as_of_now, from_baseline, to_baseline
 from inferstack.promotion.chance import EARLY_ROUNDS, at_least, paired, paired_so_far, unpaired
 from inferstack.promotion.gates import (
     PARTS,
@@ -161,8 +161,21 @@ def test_the_baseline_survives_the_journal() -> None:
     import json
 
     before = stats()
-    assert from_baseline(json.loads(json.dumps(to_baseline(before, ())))) == before
+    assert from_baseline(json.loads(json.dumps(to_baseline(before)))) == before
     assert from_baseline(None) is None
+
+
+def test_a_baseline_is_scaled_by_how_much_slower_the_live_slot_became_since_the_faster_rounds_around_it() -> None:
+    fast, slow = _round([0.1] * 4, [0.1] * 4), _round([0.3] * 4, [0.3] * 4)
+    now = (slow,) * 5
+    for before, after, factor in (((fast,) * 3, (fast,) * 4, 3), ((fast,) * 3, (slow,) * 4, 3), ((slow,) * 3, (slow,) * 4, 1)):
+        found = as_of_now(stats(), to_baseline(stats(), before, after), now)
+        assert found.ttft.quantile(0.95) == pytest.approx(factor * 0.1, rel=0.1)
+        assert found.ttft_parts == pytest.approx([factor * 0.1] * PARTS, rel=0.1)
+    outlier = (fast, fast, fast, slow)
+    assert as_of_now(stats(), to_baseline(stats(), outlier, outlier), outlier).ttft_parts == stats().ttft_parts, (
+        "one slow round is no trend"
+    )
 
 
 def test_quantiles_are_those_of_prometheus() -> None:
