@@ -10,7 +10,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from inferstack_runtime.halfclose import CAN_TELL, PROBE, HalfClosed
+from inferstack_runtime.halfclose import PROBE, HalfClosed
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 256
@@ -145,11 +145,15 @@ def bounded_protocol(header_seconds: float, max_connections: int, identity: list
             if cycle is None or cycle.response_complete:
                 self._writer.close()
                 return True
-            if not CAN_TELL or self._refused or cycle.more_body:
+            if self._refused or cycle.more_body:
                 return False
-            if not cycle.response_started and cycle.scope["http_version"] == "1.1" and not self.pipeline:
-                self._writer.write(PROBE)
-            self._half_closed = HalfClosed(self._writer, self.loop)
+
+            def probe() -> None:
+                if not cycle.response_started and cycle.scope["http_version"] == "1.1" and not self.pipeline:
+                    self._writer.write(PROBE)
+
+            probe()
+            self._half_closed = HalfClosed(self._writer, self.loop, probe)
             return True
 
         def on_response_complete(self) -> None:

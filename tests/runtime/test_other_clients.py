@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -91,6 +92,35 @@ def test_a_client_that_sends_no_more_still_gets_its_answers(server):
     ((status, body, _),) = answers(talk(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"))
     assert json.loads(body)["status"] == "ok", "an answer that is ready at once is not lost either"
     assert answers(talk(server, request()[:-3])) == [], "half a request has no answer"
+
+
+ELSEWHERE = """import runpy, sys
+import inferstack_runtime.halfclose as halfclose
+halfclose.CAN_TELL = False
+sys.argv[0] = {!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_where_the_system_does_not_tell_a_client_that_left_the_next_write_does(start, stream):
+    """Other systems than Linux: half-closing clients are answered there too, and those that left free their slot."""
+    engine = str(Path(__file__).parent / "fake_engine.py")
+    program = [sys.executable, "-c", ELSEWHERE.format(engine)]
+    with start("--step-seconds", "0.05", "--length", "500", program=program) as run:
+        run.event("ready")
+        data = request(stream=stream, tokens=2000).replace(b'"prompt": "x"', b'"prompt": "y"')
+        found = answers(talk(run, request(stream=stream)))
+        assert [status for status, _, _ in found] == [200]
+        client = socket.create_connection(("127.0.0.1", run.event("listening")["port"]))
+        client.sendall(data)
+        time.sleep(0.3)
+        assert in_flight(run) == 1
+        client.close()
+        until = time.monotonic() + 2
+        while in_flight(run) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert in_flight(run) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
