@@ -114,8 +114,8 @@ INLINE void repeat(const F& f) {
 
 // One block of 32 positions and N queries, `first_query` the state's first of them.
 template <int T, int N>
-INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_start, int window, int used, const int* positions, Attention& state,
-                        int first_query) {
+INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_start, int window, const int* positions, Attention& state, int first_query) {
+  const int seen = positions[N - 1] - block_start + 1, used = seen < BLOCK ? seen : BLOCK;  // positions do not fall
   const float* queries = state.queries + first_query * head_dim;
   float* output = state.output + first_query * head_dim;
   float* peak = state.peak + first_query;
@@ -215,13 +215,11 @@ INLINE void in_query_tiles(int count, const F& f) {
 }
 
 // Attention of `count` queries (scaled by log2(e) / sqrt(head_dim)) of one sequence and key-value head; `head_of(block)` is the head's
-// part of the sequence's block. Outputs are normalized into state.output [count][head_dim].
+// part of the sequence's block. Positions do not fall from one query to the next. Outputs are normalized into state.output [count][head_dim].
 template <int T, class HeadOf>
 void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, int count, const float* const* queries, const int* positions) {
-  int last = 0, first = positions[0];
+  const int first = positions[0], last = positions[count - 1];
   for (int q = 0; q < count; q++) {
-    last = positions[q] > last ? positions[q] : last;
-    first = positions[q] < first ? positions[q] : first;
     state.peak[q] = -1e30f;
     store(state.mass[q], splat(0.0f));
   }
@@ -238,16 +236,16 @@ void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, i
     uint8_t* head = head_of(b);
     Prefetch next{nullptr, nullptr};
     if (b < last / BLOCK) next.at = head_of(b + 1), next.end = next.at + bytes;
-    const int used = last - b * BLOCK + 1 < BLOCK ? last - b * BLOCK + 1 : BLOCK;
     in_query_tiles(count, [&](auto size, int q) {
-      attend_tile<T, decltype(size)::value>(next, head, head_dim, b * BLOCK, window, used, positions + q, state, q);
+      constexpr int N = decltype(size)::value;
+      if (positions[q + N - 1] >= b * BLOCK) attend_tile<T, N>(next, head, head_dim, b * BLOCK, window, positions + q, state, q);
     });
   }
   for (int q = 0; q < count; q++) {
-    const f32x16 mass = splat(sum(load<f32x16>(state.mass[q])));
+    const f32x16 factor = splat(1.0f / sum(load<f32x16>(state.mass[q])));
     for (int i = 0; i < head_dim; i += 16) {
       float* out = state.output + q * head_dim + i;
-      store(out, load<f32x16>(out) / mass);
+      store(out, load<f32x16>(out) * factor);
     }
   }
 }

@@ -197,6 +197,7 @@ class Model {
         return;
       if (!team_.share(place, attention_units_, [&](int unit) { attention(*batch_, (int)l, tasks_[(size_t)unit], s); })) return;
       if (!team_.share(place, hidden_panels, [&](int panel) {
+            fetch_rows(x_.data + panel * PANEL, spec_.hidden, batch_->rows, PANEL);
             panel_product(layer.output, panel, attended_, s.unpacked.data, s.product.data);
             add(batch_->rows, panel, layer.feed_forward_norm, s);
           }))
@@ -209,6 +210,7 @@ class Model {
         return;
       const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
       if (!team_.share(place, hidden_panels, [&](int panel) {
+            fetch_rows(x_.data + panel * PANEL, spec_.hidden, batch_->rows, PANEL);
             panel_product(layer.down, panel, hidden_, s.unpacked.data, s.product.data);
             add(batch_->rows, panel, next, s);
           }))
@@ -267,10 +269,19 @@ class Model {
       prepare(row, panel, load<f32x16>(x + panel * PANEL), load<f32x16>(x + panel * PANEL + 16), layers_[0].attention_norm);
   }
 
+  // Into the second-level cache while a product is computed: what its rows will be written to lies too far apart to be foreseen.
+  static INLINE void fetch(const void* from, int64_t bytes) {
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch((const uint8_t*)from + line, 1, 2);
+  }
+  static INLINE void fetch_rows(const float* from, int stride, int rows, int width) {
+    for (int row = 0; row < rows && rows > 1; row++) fetch(from + (int64_t)row * stride, width * 4);
+  }
+
   // One query head, or one key and value head, of every row: product, bias, norm, rotation; then to the query buffer or the cache.
   void project(const Batch& b, const Layer& layer, int l, int unit, Scratch& s) {
     const int dim = spec_.head_dim, queries = spec_.heads;
     if (unit < queries) {
+      fetch_rows(query_.data + unit * dim, queries * dim, b.rows, dim);
       float* out = head_product(layer.query, layer.query_bias, unit, b.rows, s.product, s);
       const float factor = LOG2E / sqrtf((float)dim);
       for (int row = 0; row < b.rows; row++) {
@@ -282,6 +293,11 @@ class Model {
       return;
     }
     const int head = unit - queries;
+    for (int i = 0; i < b.segments; i++) {
+      const Segment& g = b.segment[i];
+      for (int block = b.positions[g.row] / BLOCK; block <= b.positions[g.row + g.rows - 1] / BLOCK && g.rows > 1; block++)
+        fetch(cache_head(b, g.sequence, block, l, head), head_bytes(spec_.cache_type, dim));
+    }
     float* keys = head_product(layer.key, layer.key_bias, head, b.rows, s.product, s);
     float* values = head_product(layer.value, layer.value_bias, head, b.rows, s.second, s);
     for (int i = 0; i < b.segments; i++)
