@@ -243,10 +243,18 @@ def test_sign_signs_by_digest_only_and_attaches_each_bill(desk: Desk) -> None:
 def test_drift_is_one_sentence(desk: Desk) -> None:
     assert desk.run("scripts/drift", "prod").returncode == 0
     assert "--refresh --expect-no-changes" in desk.calls[-1]
-    desk.tool("pulumi", "[ $1 != preview ] || exit 1")
+    desk.tool("pulumi", "[ $1 != preview ] || { echo 'error: no changes were expected but changes were proposed' >&2; exit 1; }")
     done = desk.run("scripts/drift", "prod")
     assert done.returncode == 3
-    assert done.stderr.strip().startswith("refused: prod differs from its program")
+    assert done.stderr.splitlines()[-1].startswith("refused: prod differs from its program")
+
+
+def test_a_preview_that_fails_is_not_called_drift(desk: Desk) -> None:
+    desk.tool("pulumi", "[ $1 != preview ] || { echo 'error: could not reach the state' >&2; exit 1; }")
+    done = desk.run("scripts/drift", "prod")
+    assert done.returncode == 5
+    assert "could not reach the state" in done.stderr
+    assert "differs" not in done.stderr
 
 
 def test_a_stack_of_a_pull_request_is_planned_priced_and_then_deployed(desk: Desk) -> None:
@@ -286,7 +294,7 @@ def test_teardown_takes_the_slots_first_and_wants_the_name_twice(desk: Desk) -> 
 
 
 def test_a_release_names_what_main_built_and_builds_nothing(desk: Desk) -> None:
-    (desk.root / "CHANGELOG.md").write_text("# Changelog\n\n## [1.2.0] 2026-12-01\n- New.\n\n## [1.1.0]\n- Old.\n")
+    (desk.root / "CHANGELOG.md").write_text("# Changelog\n\n## [11.2.0]\n- Other.\n\n## [1.2.0] 2026-12-01\n- New.\n\n## [1.1.0]\n- Old.\n")
     desk.tool("docker", f'case "$*" in *inspect*) echo {DIGEST};; esac')
     desk.tool("gh", 'while [ $# -gt 0 ]; do [ "$1" != --notes-file ] || cat "$2" >> "$CALLS.notes"; shift; done')
     done = desk.run("scripts/release", REPOSITORY, "abc", "v1.2.0")
@@ -295,6 +303,7 @@ def test_a_release_names_what_main_built_and_builds_nothing(desk: Desk) -> None:
     notes = (desk.root / "calls.notes").read_text()
     assert "New." in notes
     assert "Old." not in notes
+    assert "Other." not in notes
     assert IMAGE in notes
     missing = desk.run("scripts/release", REPOSITORY, "abc", "v9.9.9")
     assert (missing.returncode, "no section for 9.9.9" in missing.stderr) == (3, True)

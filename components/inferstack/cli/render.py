@@ -49,11 +49,21 @@ def render(
     except OSError as error:
         raise Failure(f"{out}: {error.strerror}", code=ExitCode.PLATFORM, path=str(out)) from None
     if as_json:
-        print_json({"environment": name, "folder": str(out), "files": sorted(rendered.files), "secrets": list(rendered.secrets)})
+        print_json(
+            {
+                "environment": name,
+                "folder": str(out),
+                "files": sorted(rendered.files),
+                "secrets": list(rendered.secrets),
+                "charts": list(rendered.charts),
+            }
+        )
         return
     console().print(f"{len(rendered.files)} files in {out}", markup=False, soft_wrap=True)
     for secret in rendered.secrets:
         console().print(f"needs the Secret {secret}, which is not written", style="yellow", markup=False, soft_wrap=True)
+    for chart in rendered.charts:
+        console().print(f"needs the chart {chart}, which `pulumi up` installs", style="yellow", markup=False, soft_wrap=True)
 
 
 def _read(outputs: Path | None) -> dict[str, Any] | None:

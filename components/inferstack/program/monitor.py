@@ -70,7 +70,7 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
     """The servicer of both protocols; answers any number of calls at once.
 
     `functions` answers provider functions by token, `references` stack references by name, `known` what a provider said of a resource,
-    by the program's name for it; one that is not named is unknown.
+    by the program's name for it (its identifier as `id`); one that is not named is unknown.
     """
 
     stack: str
@@ -124,9 +124,9 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
         answer.CopyFrom(request.object)
         for key in _OTHER_SHAPE.get(request.type.partition(":")[0], ()):
             answer.fields.pop(key, None)
-        if request.custom:
-            answer.update(dict(self.known.get(request.name, {})))
-        identifier = f"{request.name}-id" if request.custom and not self.preview else ""  # empty: not known yet
+        said = self.known.get(request.name, {}) if request.custom else {}
+        answer.update({key: value for key, value in said.items() if key != "id"})
+        identifier = said.get("id", f"{request.name}-id" if request.custom and not self.preview else "")  # empty: not known yet
         return resource_pb2.RegisterResourceResponse(urn=urn, id=identifier, object=answer)
 
     def RegisterResourceOutputs(self, request: Any, context: Any) -> Any:  # noqa: N802

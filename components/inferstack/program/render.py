@@ -27,6 +27,8 @@ _FIRST = (
 """Kinds that others need, in the order in which they are listed; the rest follows by name."""
 _HEADER = "# Written by `inferstack render`; run it again instead of editing.\n"
 KUSTOMIZATION = "kustomization.yaml"
+_CHARTS = "kubernetes:helm.sh/"
+"""Type of what is installed as a whole, by Pulumi alone."""
 
 
 class NotRenderable(Exception):
@@ -39,10 +41,11 @@ class NotRenderable(Exception):
 
 @dataclass(frozen=True)
 class Rendered:
-    """Files by name, and the Secrets that must exist beside them."""
+    """Files by name, and what must exist beside them: Secrets, and charts that the platform stack installs."""
 
     files: Mapping[str, str]
     secrets: tuple[str, ...]
+    charts: tuple[str, ...]
 
 
 def render_environment(root: Path, name: str, layer: Layer | None = None, outputs: Mapping[str, Any] | None = None) -> Rendered:
@@ -52,7 +55,9 @@ def render_environment(root: Path, name: str, layer: Layer | None = None, output
     """
     environment = load_environment(root / "stacks", name)
     runs = run_environment(root, name, environment, layer, outputs=outputs)
-    objects = [_object(item.inputs) for stack in runs for item in stack.run.resources if item.type.startswith("kubernetes:")]
+    resources = [item for stack in runs for item in stack.run.resources if item.type.startswith("kubernetes:")]
+    charts = tuple(str(item.inputs["chart"]) for item in resources if item.type.startswith(_CHARTS))
+    objects = [_object(item.inputs) for item in resources if not item.type.startswith(_CHARTS)]
     secrets = sorted({f"{environment.namespace}/{secret}" for item in objects for secret in _secrets(item)})
     wanted = sorted((item for item in objects if item["kind"] != "Secret"), key=_order)
     unknown = [f"{item['kind']} {item['metadata']['name']}: {path}" for item in wanted for path in _unknown(item, "")]
@@ -60,7 +65,7 @@ def render_environment(root: Path, name: str, layer: Layer | None = None, output
         raise NotRenderable(unknown)
     files = {file_name(item, environment.namespace): _HEADER + dump(item) for item in wanted}
     listing = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": list(files)}
-    return Rendered({**files, KUSTOMIZATION: _HEADER + dump(listing)}, tuple(secrets))
+    return Rendered({**files, KUSTOMIZATION: _HEADER + dump(listing)}, tuple(secrets), charts)
 
 
 def write(rendered: Rendered, folder: Path) -> None:

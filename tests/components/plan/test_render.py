@@ -1,6 +1,7 @@
 """Rendering: the plan's objects as files, the same every time, no secret in them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,29 @@ def test_what_only_the_cloud_knows_is_named_and_can_be_given() -> None:
     outputs = {"clientId": "11111111-2222-3333-4444-555555555555", "kubeconfig": "{}", "identifier": "aks/a/b"}
     files = render_environment(ROOT, "prod-aks", Layer.SLOT, outputs).files
     assert outputs["clientId"] in files["serviceaccount-inferstack-blue.yaml"]
+
+
+def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path: Path) -> None:
+    """Application Gateway for Containers: its controller is a chart, its Gateway names what Azure made."""
+    (tmp_path / "stacks").mkdir()
+    shutil.copy(ROOT / "Pulumi.yaml", tmp_path)
+    for file in (ROOT / "stacks/__main__.py", ROOT / "tests/engine/stacks/Pulumi.services-aks.yaml"):
+        shutil.copy(file, tmp_path / "stacks")
+    with pytest.raises(NotRenderable, match="alb-id"):
+        render_environment(tmp_path, "services-aks", Layer.PLATFORM)
+    known = {
+        "services-aks-group": {"name": "group1"},
+        "servicesaksweights": {"name": "account1"},
+        "services-aks-weights": {"name": "weights"},
+        "services-aks-gateway-controller": {"id": "/controllers/one"},
+        "services-aks-gateway-association": {"id": "/associations/one"},
+        "services-aks-gateway-frontend": {"name": "front1"},
+    }
+    rendered = render_environment(tmp_path, "services-aks", Layer.PLATFORM, {"known": known})
+    gateway = yaml.safe_load(rendered.files["gateway-inferstack.yaml"])
+    assert gateway["metadata"]["annotations"]["alb.networking.azure.io/alb-id"] == "/controllers/one"
+    assert gateway["spec"]["addresses"][0]["value"] == "front1"
+    assert [chart.rpartition("/")[2] for chart in rendered.charts] == ["alb-controller"]
 
 
 def test_what_the_cloud_said_of_its_resources_makes_the_platform_renderable() -> None:

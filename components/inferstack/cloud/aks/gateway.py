@@ -61,7 +61,7 @@ class AksGateway(pulumi.ComponentResource):
         self.controller = azure.servicenetworking.TrafficControllerInterface(
             f"{name}-controller", resource_group_name=group, location=region, opts=child
         )
-        frontend = azure.servicenetworking.FrontendsInterface(
+        self.entry = frontend = azure.servicenetworking.FrontendsInterface(
             f"{name}-frontend",
             resource_group_name=group,
             location=region,
@@ -69,7 +69,7 @@ class AksGateway(pulumi.ComponentResource):
             frontend_name=FRONTEND,
             opts=child,
         )
-        association = azure.servicenetworking.AssociationsInterface(
+        self.association = association = azure.servicenetworking.AssociationsInterface(
             f"{name}-association",
             resource_group_name=group,
             location=region,

@@ -77,15 +77,16 @@ def create(environment: Environment, name: str) -> CloudSide:
             },
             options,
         ).url
+    kubernetes = cluster_provider(cluster.kubeconfig, cluster.identifier, below)
+    gateway = _application_gateway(environment, name, cluster, kubernetes, options) if by_gateway else None
     outputs: dict[str, pulumi.Output[Any]] = {
         "kubeconfig": cluster.kubeconfig,
         "identifier": cluster.identifier,
         "clientId": storage.client_id,
         "weights": pulumi.Output.concat("abfss://", storage.container, "@", storage.account, ".dfs.core.windows.net"),
         "registry": storage.registry,
-        "known": known(cluster, storage),
+        "known": known(cluster, storage, gateway),
     }
-    kubernetes = cluster_provider(cluster.kubeconfig, cluster.identifier, below)
     return CloudSide(
         kubernetes,
         cache_url,
@@ -93,7 +94,7 @@ def create(environment: Environment, name: str) -> CloudSide:
         storage_account=storage.account,
         storage_container=storage.container,
         storage_group=cluster.resource_group,
-        gateway=_application_gateway(environment, name, cluster, kubernetes, options) if by_gateway else {},
+        gateway=_gateway_object(gateway) if gateway else {},
     )
 
 
@@ -105,8 +106,8 @@ def _subscription(identifier: str | None) -> pulumi.ResourceOptions | None:
 
 def _application_gateway(
     environment: Environment, name: str, cluster: AksCluster, kubernetes: k8s.Provider, options: pulumi.ResourceOptions | None
-) -> dict[str, Any]:
-    """Application Gateway for Containers and its controller; returns what the Gateway object says of them."""
+) -> AksGateway:
+    """Application Gateway for Containers and its controller."""
     made = AksGateway(
         f"{name}-gateway",
         {
@@ -130,14 +131,21 @@ def _application_gateway(
         values={"albController": {"namespace": CONTROLLER_NAMESPACE, "podIdentity": {"clientID": made.client_id}}},
         opts=pulumi.ResourceOptions(provider=kubernetes, depends_on=[made]),
     )
+    return made
+
+
+def _gateway_object(made: AksGateway) -> dict[str, Any]:
+    """What the Gateway object says of Application Gateway for Containers."""
     address = {"type": "alb.networking.azure.io/alb-frontend", "value": made.frontend}
     return {"metadata": {"annotations": {"alb.networking.azure.io/alb-id": made.gateway_id}}, "spec": {"addresses": [address]}}
 
 
-def known(cluster: AksCluster, storage: AksStorage) -> pulumi.Output[dict[str, dict[str, str]]]:
+def known(cluster: AksCluster, storage: AksStorage, gateway: AksGateway | None) -> pulumi.Output[dict[str, dict[str, str]]]:
     """What Azure said of the resources that Kubernetes objects refer to, so that these can be rendered without asking it again."""
-    named = (cluster.group, storage.account_resource, storage.container_resource)
+    named = [cluster.group, storage.account_resource, storage.container_resource, *([gateway.entry] if gateway else [])]
+    identified = [gateway.controller, gateway.association] if gateway else []
     return pulumi.Output.all(
+        **{made.pulumi_resource_name: pulumi.Output.all(id=made.id) for made in identified},
         **{made.pulumi_resource_name: pulumi.Output.all(name=made.name) for made in named},
         **{storage.identity.pulumi_resource_name: pulumi.Output.all(clientId=storage.client_id)},
     )

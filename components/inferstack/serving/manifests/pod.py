@@ -120,8 +120,8 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
 def _user() -> list[dict[str, str]]:
     """What an engine image needs to run as a user that it has no entry for.
 
-    PyTorch looks the user up by name as it is imported (getpass.getuser, for the path of its compiler's cache) and ends without one, as
-    vLLM's issue 44548 shows; that cache belongs on the large volume, not in /tmp.
+    PyTorch looks the user up by name as it is imported (getpass.getuser, for the path of its compiler's cache) and ends without one
+    (github.com/vllm-project/vllm/issues/44548); that cache belongs on the large volume, not in /tmp.
     """
     return [{"name": "USER", "value": "inferstack"}, {"name": "TORCHINDUCTOR_CACHE_DIR", "value": f"{CACHE_PATH}/torchinductor"}]
 
