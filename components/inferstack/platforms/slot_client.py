@@ -31,8 +31,8 @@ TOKENS = 8
 OCCUPY_TOKENS = 64
 """Of an answer that only keeps a slot busy."""
 OCCUPY_PAUSE_SECONDS = 0.2
-LIMITED_SECONDS = 90.0
-"""Longest wait for a limit of requests per minute to let promotion's own requests through."""
+LIMITED = 1.5
+"""Longest wait for a limit of requests per minute to let one of promotion's own through, as a multiple of that request's own time."""
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome. Rivers run from the mountains to the sea.",
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return a * b\n",
@@ -157,7 +157,7 @@ class SlotClient:
         waited = 0.0
         while True:
             timing, wait = self._streamed(body, seconds)
-            if wait is None or waited + wait > LIMITED_SECONDS or (stop or threading.Event()).wait(wait):
+            if wait is None or waited + wait > LIMITED * seconds or (stop or threading.Event()).wait(wait):
                 return replace(timing, waited=waited)
             waited += wait
 
@@ -202,7 +202,7 @@ class SlotClient:
         body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
         waited = 0.0
         try:
-            while (wait := _wait(answer := self._post(body))) is not None and waited + wait <= LIMITED_SECONDS:
+            while (wait := _wait(answer := self._post(body))) is not None and waited + wait <= LIMITED * REQUEST_SECONDS:
                 time.sleep(wait)
                 waited += wait
             if answer.status_code != 200:

@@ -53,7 +53,7 @@ class Checks:
         baseline: WindowStats | None = None
         earlier: Rounds = ()
         rounds: Rounds = ()
-        lost = gates.is_failing(mine.failures, mine.sent, op.policy.gates)  # then nothing more is asked of it: it may answer nothing
+        lost = gates.is_failing(mine.failures, mine.sent)  # then nothing more is asked of it: it may answer nothing
         if not lost:
             if step.live is not None:
                 earlier = tuple(self._round(step.slot, step.live) for _ in range(EARLIER_ROUNDS))
@@ -112,7 +112,7 @@ class Checks:
             rounds.append(self._round(new, live))
             mine = _together([one for one, _ in rounds])
             sent, failures = mine.sent + first.sent, mine.failures + first.failures
-            if gates.is_failing(failures, sent, op.policy.gates) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
+            if gates.is_failing(failures, sent) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
                 break
         return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first.first_failure or mine.first_failure)
 
@@ -205,7 +205,7 @@ class Checks:
         self._say(f"memory of {slot} over {n} requests", op)
         looks = [self._look(slot)[1]]
         for size in _portions(n, LEAK_PORTIONS):
-            if gates.is_failing(sum(one.failures for one in met), sum(one.sent for one in met), op.policy.gates):
+            if gates.is_failing(sum(one.failures for one in met), sum(one.sent for one in met)):
                 return None, _together(met)
             met.append(self._exercise(slot, size, repeated=True))
             looks.append(self._look(slot)[1])

@@ -234,13 +234,18 @@ def test_a_signal_is_an_interruption_that_says_how_to_go_on(
 def test_a_signal_whose_exception_was_lost_is_heeded_all_the_same(
     world: World, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = signal.signal(number, signal.default_int_handler)  # what runs in the background ignores SIGINT
+
     def lose(name: str, process: Process) -> None:
         if name == "warm":
             with contextlib.suppress(KeyboardInterrupt):  # as where the interpreter calls back and ignores what comes out
                 signal.raise_signal(number)
 
     world.before_call = lose
-    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    try:
+        assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    finally:
+        signal.signal(number, before)
     assert "inferstack recover local" in capsys.readouterr().err
     assert world.weights is not None
     assert world.weights.sole is BLUE
