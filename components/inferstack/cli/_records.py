@@ -1,11 +1,14 @@
 """What promotions leave behind, for --json and as a table: where an environment stands, ended operations, both versions check by check."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.table import Table
 
+from inferstack.platforms.holder import is_gone
 from inferstack.promotion.journal import Entry, Journal, Verdict
+from inferstack.promotion.lease import Lease
 
 _FIGURES = (
     ("requests", "requests", "{:.0f}"),
@@ -18,6 +21,33 @@ _FIGURES = (
     ("tokens/s", "tokens_per_second", "{:.0f}"),
     ("$/M tokens", "usd_per_million_tokens", "{:.2f}"),
 )
+
+
+def unfinished_json(journal: Journal | None, lease: Lease | None, now: float) -> dict[str, Any] | None:
+    """The operation under way and who works on it; `promoter` None: nobody does any more."""
+    if journal is None or journal.operation is None:
+        return None
+    operation = journal.operation
+    works = lease is not None and not lease.expired(now) and not is_gone(lease.holder)
+    return {
+        "kind": operation.kind,
+        "target": str(operation.target),
+        "summary": operation.spec.summary,
+        "by": operation.by,
+        "started": operation.started,
+        "reason": operation.reason or None,
+        "promoter": lease.holder if works and lease is not None else None,
+    }
+
+
+def unfinished_text(name: str, operation: dict[str, Any]) -> str:
+    """The same in one sentence, with what to do where nobody works on it."""
+    since = datetime.fromtimestamp(operation["started"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    what = f"{operation['kind']} of {operation['summary']} to {operation['target']}, by {operation['by']} since {since}"
+    back = f", turned back: {operation['reason']}" if operation["reason"] else ""
+    if operation["promoter"]:
+        return f"{what}{back}; {operation['promoter']} works on it"
+    return f"{what}{back}; nobody works on it: `inferstack recover {name}` finishes it, `inferstack abort {name}` turns it back"
 
 
 def comparison_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from inferstack.cli._records import unfinished_json, unfinished_text
 from inferstack.cli.output import EnvironmentName, Json, Project, console, examples, print_json, read_environment
 from inferstack.environment import Environment, Platform
 
@@ -45,9 +46,12 @@ def status(
 
 def _look(root: Path, name: str, environment: Environment) -> Callable[[], dict[str, Any]]:
     if environment.platform is Platform.LOCAL:
+        from inferstack.local.layout import Layout
         from inferstack.local.status import status as local_status
+        from inferstack.promotion.filestore import FileStore
 
-        return lambda: local_status(root, name)
+        store = FileStore(Layout(root, name).directory)
+        return lambda: local_status(root, name) | {"operation": _unfinished(store)}
 
     from inferstack.cli._promotion import open_environment, orderly
     from inferstack.platforms.status import platform_status
@@ -56,9 +60,20 @@ def _look(root: Path, name: str, environment: Environment) -> Callable[[], dict[
 
     def look() -> dict[str, Any]:
         with orderly(name):
-            return platform_status(name, opened.environment, opened.platform)
+            return platform_status(name, opened.environment, opened.platform) | {"operation": _unfinished(opened.platform)}
 
     return look
+
+
+def _unfinished(store: Any) -> dict[str, Any] | None:
+    """What is under way by journal and lease; what cannot be read is told beside the slots already."""
+    from inferstack.promotion.journal import JournalUnreadable
+    from inferstack.promotion.platform import PlatformError
+
+    try:
+        return unfinished_json(store.read_journal()[0], store.read_lease(), time.time())
+    except (JournalUnreadable, PlatformError):
+        return None
 
 
 def _watch(name: str, look: Callable[[], dict[str, Any]], *, as_json: bool) -> None:
@@ -103,6 +118,7 @@ def _view(name: str, data: dict[str, Any]) -> Group:
         for part, item in parts.items()
         if not item["alive"]
     ]
+    operation = [Text(unfinished_text(name, data["operation"]))] if data.get("operation") else []
     drift = [Text(f"drift: {difference}") for difference in data.get("drift", ())]
     problems = [Text(problem, "red") for problem in data.get("problems", ())]
-    return Group(*(Text(line) for line in lines), table, *ended, *drift, *problems)
+    return Group(*(Text(line) for line in lines), *operation, table, *ended, *drift, *problems)

@@ -10,11 +10,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
-from inferstack.platforms.slot_client import SlotClient, Timing, told
+from inferstack.platforms.slot_client import SlotClient, Timing, together, told
 from inferstack.promotion.platform import Exercise
 
 LOOKS = 3
@@ -37,11 +36,10 @@ def compare(
         return _nobody(mine, n), _nobody(theirs, n)
     pairs = list(zip(*_targets(mine, theirs, n), strict=True))
     left, right = _to_add(_running(mine, sleep), _running(theirs, sleep), len(mine), len(theirs))
-    with _occupied(mine, left), _occupied(theirs, right), ThreadPoolExecutor(2 * n) as pool:
+    with _occupied(mine, left), _occupied(theirs, right):
         started = time.perf_counter()
-        labels = _labels(n)
-        futures = [_send(pool, target, labels[turn], turn) for turn, pair in enumerate(pairs) for target in pair]
-        timings = [future.result() for future in futures]
+        labels = [uuid.uuid4().hex[:8] for _ in range(n)]
+        timings = together([_sent(target, labels[turn], turn) for turn, pair in enumerate(pairs) for target in pair], 2 * n)
         seconds = time.perf_counter() - started
     both = [_counted(one, other) for one, other in zip(timings[0::2], timings[1::2], strict=True)]
     return told([one for one, _ in both], seconds), told([other for _, other in both], seconds)
@@ -56,13 +54,9 @@ def _counted(one: Timing, other: Timing) -> tuple[Timing, Timing]:
     return (replace(one, tokens=0), replace(other, tokens=0)) if one.error or other.error else (one, other)
 
 
-def _send(pool: ThreadPoolExecutor, target: Target, label: str, turn: int) -> Future[Timing]:
+def _sent(target: Target, label: str, turn: int) -> Callable[[threading.Event], Timing]:
     client, model = target
-    return pool.submit(client.generate, model, label=label, turn=turn)
-
-
-def _labels(n: int) -> list[str]:
-    return [uuid.uuid4().hex[:8] for _ in range(n)]
+    return lambda stop: client.generate(model, label=label, turn=turn, stop=stop)
 
 
 def _targets(mine: Sequence[SlotClient], theirs: Sequence[SlotClient], n: int) -> tuple[list[Target], list[Target]]:

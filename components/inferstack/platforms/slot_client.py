@@ -9,9 +9,9 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -31,8 +31,8 @@ TOKENS = 8
 OCCUPY_TOKENS = 64
 """Of an answer that only keeps a slot busy."""
 OCCUPY_PAUSE_SECONDS = 0.2
-LIMITED_SECONDS = 90.0
-"""Longest wait for a limit of requests per minute to let promotion's own requests through."""
+LIMITED = 1.5
+"""Longest wait for a limit of requests per minute to let one of promotion's own through, as a multiple of that request's own time."""
 TEXTS = (
     "The capital of France is Paris, and the capital of Italy is Rome. Rivers run from the mountains to the sea.",
     "def add(a, b):\n    return a + b\n\ndef multiply(a, b):\n    return a * b\n",
@@ -54,6 +54,8 @@ class Timing:
     gaps: tuple[float, ...] = ()
     tokens: int = 0
     """Of an answer with any text; none are a fault only where the other slot gives some."""
+    waited: float = 0.0
+    """For a limit of requests per minute, before it was sent at last."""
 
 
 @dataclass(frozen=True)
@@ -135,20 +137,29 @@ class SlotClient:
         return Health(True)
 
     def generate(
-        self, model: str, tokens: int = TOKENS, seconds: float = REQUEST_SECONDS, *, repeated: bool = False, label: str = "", turn: int = 0
+        self,
+        model: str,
+        tokens: int = TOKENS,
+        seconds: float = REQUEST_SECONDS,
+        *,
+        repeated: bool = False,
+        label: str = "",
+        turn: int = 0,
+        stop: threading.Event | None = None,
     ) -> Timing:
         """One streamed completion on a prompt of its own (begun by `label` where one is given, on the text whose `turn` it is);
-        `repeated`: always the same prompt, told apart by its seed alone. Waits where only a limit of requests per minute is in the way."""
+        `repeated`: always the same prompt, told apart by its seed alone. Waits, until `stop`, where only a limit of requests per minute is
+        in the way."""
         prompt = BEGINNINGS[turn % len(BEGINNINGS)]
         body = _completion(model, tokens, f"{label or uuid.uuid4().hex[:8]} {prompt}") | {"stream_options": {"include_usage": True}}
         if repeated:
             body |= {"prompt": prompt, "seed": uuid.uuid4().int % 2**31}
-        until = time.monotonic() + LIMITED_SECONDS
+        waited = 0.0
         while True:
             timing, wait = self._streamed(body, seconds)
-            if wait is None or time.monotonic() + wait > until:
-                return timing
-            time.sleep(wait)
+            if wait is None or waited + wait > LIMITED * seconds or (stop or threading.Event()).wait(wait):
+                return replace(timing, waited=waited)
+            waited += wait
 
     def _streamed(self, body: dict[str, Any], seconds: float) -> tuple[Timing, float | None]:
         """What came of one request, and how long to wait before it can be sent again where it was only too many."""
@@ -189,10 +200,11 @@ class SlotClient:
     def top_tokens(self, model: str, text: str) -> TopTokens:
         """What the slot names as most likely after each position of `text`."""
         body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        until = time.monotonic() + LIMITED_SECONDS
+        waited = 0.0
         try:
-            while (wait := _wait(answer := self._post(body))) is not None and time.monotonic() + wait < until:
+            while (wait := _wait(answer := self._post(body))) is not None and waited + wait <= LIMITED * REQUEST_SECONDS:
                 time.sleep(wait)
+                waited += wait
             if answer.status_code != 200:
                 return TopTokens(error=f"HTTP {answer.status_code} {answer.text[:200]}")
             choice = answer.json()["choices"][0]
@@ -235,9 +247,25 @@ def exercise(clients: Sequence[SlotClient], n: int, *, repeated: bool = False) -
         return Exercise(n, n, "no replica to send to") if n > 0 else Exercise(0, 0)
     targets = list(itertools.islice(itertools.cycle([(client, model) for client in clients for model in client.models]), n))
     started = time.perf_counter()
-    with ThreadPoolExecutor(WIDTH) as pool:
-        timings = list(pool.map(lambda target: target[0].generate(target[1], 1 if repeated else TOKENS, repeated=repeated), targets))
+
+    def send(client: SlotClient, model: str) -> Callable[[threading.Event], Timing]:
+        return lambda stop: client.generate(model, 1 if repeated else TOKENS, repeated=repeated, stop=stop)
+
+    timings = together([send(*target) for target in targets], WIDTH)
     return told(timings, time.perf_counter() - started)
+
+
+def together(work: Sequence[Callable[[threading.Event], Timing]], width: int) -> list[Timing]:
+    """What comes of all, `width` at a time. An interruption sets the event that each was given, and begins no more of them."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(width) as pool:
+        futures = [pool.submit(each, stop) for each in work]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def told(timings: Sequence[Timing], seconds: float) -> Exercise:
@@ -251,6 +279,7 @@ def told(timings: Sequence[Timing], seconds: float) -> Exercise:
         ttft=Histogram.of(timing.ttft for timing in timings if timing.ttft is not None),
         inter_token=Histogram.of(gap for timing in timings for gap in timing.gaps),
         tokens=sum(timing.tokens for timing in timings),
+        waited=max((timing.waited for timing in timings), default=0.0),
     )
 
 

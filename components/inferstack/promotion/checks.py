@@ -39,6 +39,7 @@ class Checks:
         self._sleep = sleep
         self._now = now
         self._emit = emit
+        self._told_limited = False
 
     def check(self, step: Check, journal: Journal, operation: Operation) -> Result:
         """The verdict of the stage; without one when the slots changed under the measurement and the plan must look anew."""
@@ -52,7 +53,7 @@ class Checks:
         baseline: WindowStats | None = None
         earlier: Rounds = ()
         rounds: Rounds = ()
-        lost = gates.is_failing(mine.failures, mine.sent, op.policy.gates)  # then nothing more is asked of it: it may answer nothing
+        lost = gates.is_failing(mine.failures, mine.sent)  # then nothing more is asked of it: it may answer nothing
         if not lost:
             if step.live is not None:
                 earlier = tuple(self._round(step.slot, step.live) for _ in range(EARLIER_ROUNDS))
@@ -111,7 +112,7 @@ class Checks:
             rounds.append(self._round(new, live))
             mine = _together([one for one, _ in rounds])
             sent, failures = mine.sent + first.sent, mine.failures + first.failures
-            if gates.is_failing(failures, sent, op.policy.gates) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
+            if gates.is_failing(failures, sent) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
                 break
         return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first.first_failure or mine.first_failure)
 
@@ -174,33 +175,42 @@ class Checks:
         snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))
         return self._now(), snapshot
 
-    def _exercise(self, slot: SlotName, n: int) -> Exercise:
-        exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n))
+    def _exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
+        exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n, repeated=repeated))
+        self._say_limited(exercise)
         return exercise
 
     def _round(self, new: SlotName, live: SlotName) -> tuple[Exercise, Exercise]:
         both: tuple[Exercise, Exercise] = self._call(lambda: self._platform.compare(new, live, gates.ROUND_REQUESTS))
+        self._say_limited(*both)
         return both
+
+    def _say_limited(self, *sent: Exercise) -> None:
+        """Once: promotion's own requests are held up by the limits of their key."""
+        waited = max(exercise.waited for exercise in sent)
+        if waited and not self._told_limited:
+            self._told_limited = True
+            text = (
+                f"promotion's own requests are limited (HTTP 429, one waited {waited:.0f} s), and its key's other users with them: "
+                "a key whose tier allows more requests per minute makes this faster"
+            )
+            self._emit(Event("retry", text, self._now()))
 
     def _leak(self, slot: SlotName, op: Operation) -> tuple[float | None, Exercise]:
         """What memory does over requests that fill no cache, and what those met. The first of them only end a start's own growth."""
         wanted, window = op.policy.gates.min_requests, op.policy.gates.window_seconds
-        met = [self._repeated(slot, min(wanted, gates.ROUND_REQUESTS))]
+        met = [self._exercise(slot, min(wanted, gates.ROUND_REQUESTS), repeated=True)]
         in_window = int(window * met[0].sent / met[0].seconds) if met[0].seconds else 0
         n = max(LEAST_LEAK_REQUESTS * wanted, min(LEAK_REQUESTS * wanted, in_window))
         self._say(f"memory of {slot} over {n} requests", op)
         looks = [self._look(slot)[1]]
         for size in _portions(n, LEAK_PORTIONS):
-            if gates.is_failing(sum(one.failures for one in met), sum(one.sent for one in met), op.policy.gates):
+            if gates.is_failing(sum(one.failures for one in met), sum(one.sent for one in met)):
                 return None, _together(met)
-            met.append(self._repeated(slot, size))
+            met.append(self._exercise(slot, size, repeated=True))
             looks.append(self._look(slot)[1])
         good = [look for look in looks if look is not None]
         return leak(good) if len(good) == len(looks) else None, _together(met)
-
-    def _repeated(self, slot: SlotName, n: int) -> Exercise:
-        exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n, repeated=True))
-        return exercise
 
     def _agreement(self, slot: SlotName, against: SlotName) -> Agreement | None:
         agreement: Agreement | None = self._call(lambda: self._platform.agreement(slot, against))

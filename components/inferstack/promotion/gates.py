@@ -36,6 +36,8 @@ MORE_TRAFFIC = 1.25
 """Requests per second and replica, as a multiple of the other's, from which a slot may be slower for its traffic alone."""
 FAULT_CHANCE = 0.01
 """Highest binomial p at which errors above the gate decide at once; above it, up to SUSPICIOUS, a second window decides."""
+FAILING = 0.3
+"""Share of failures from which a slot is asked no further; up to it what fails is weighed against the live slot's failures first."""
 SUSPICIOUS = 0.2
 
 
@@ -213,9 +215,9 @@ def is_settled(rounds: Rounds, gates: Gates) -> bool:
     return all(slower is False for slower in found)
 
 
-def is_failing(failures: float, requests: float, gates: Gates) -> bool:
-    """Whether so many failures are beyond chance, so that no further requests are needed to decide."""
-    return failures > 0 and at_least(failures, requests, gates.error_ratio) <= FAULT_CHANCE
+def is_failing(failures: float, requests: float) -> bool:
+    """Whether so many fail that nothing more can be learned by asking: beyond chance more than FAILING."""
+    return at_least(failures, requests, FAILING) <= FAULT_CHANCE
 
 
 def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:

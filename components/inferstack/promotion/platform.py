@@ -100,6 +100,8 @@ class Exercise:
     inter_token: Histogram = field(default_factory=Histogram)
     tokens: int = 0
     """Of all answers; where two slots were sent the same prompts, of those that both answered."""
+    waited: float = 0.0
+    """Longest that one of them waited for a limit of requests per minute, seconds."""
 
 
 @dataclass(frozen=True)

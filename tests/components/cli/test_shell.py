@@ -97,7 +97,7 @@ def test_a_command_loads_no_other_command() -> None:
         "print([m for m in sys.modules if m.startswith(('pulumi', 'inferstack.cli.', 'grpc'))])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    assert sorted(eval(printed)) == ["inferstack.cli.environment", "inferstack.cli.output"]
+    assert sorted(eval(printed)) == ["inferstack.cli._stop", "inferstack.cli.environment", "inferstack.cli.output"]
 
 
 def test_a_key_that_does_not_exist_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

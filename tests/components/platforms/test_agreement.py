@@ -1,6 +1,9 @@
 """What two slots answer, compared: over HTTP as the client reads it, with a server in this process."""
 
 import json
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +12,7 @@ import httpx
 import pytest
 
 from inferstack.platforms.agreement import LETTERS, LONG_CHARACTERS, agree, long_text
-from inferstack.platforms.slot_client import BEGINNINGS, TEXTS, SlotClient
+from inferstack.platforms.slot_client import BEGINNINGS, TEXTS, SlotClient, exercise
 
 Answer = Callable[[str], httpx.Response]
 
@@ -92,13 +95,26 @@ def test_an_answer_counts_its_tokens_and_one_without_text_none(body: str, tokens
     assert (timing.error, timing.tokens) == ("", tokens)
 
 
-def test_a_request_that_is_one_too_many_waits_as_it_is_told_and_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[float] = []
-    monkeypatch.setattr(time, "sleep", waited.append)
-    answers = [httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(429), httpx.Response(200, text=stream("a"))]
-    assert slot(lambda text: answers.pop(0))[0].generate("m").error == ""
-    assert waited == [7.0, 1.0]
-    assert slot(lambda text: httpx.Response(429, headers={"retry-after": "600"}))[0].generate("m").error.startswith("HTTP 429")
+def test_a_request_that_is_one_too_many_waits_as_it_is_told_and_is_no_fault() -> None:
+    limited = httpx.Response(429, headers={"retry-after": "0.1"})
+    answers = [limited, limited, httpx.Response(200, text=stream("a"))]
+    timing = slot(lambda text: answers.pop(0))[0].generate("m")
+    assert (timing.error, timing.waited) == ("", pytest.approx(0.2))
+    assert exercise(slot(lambda text: httpx.Response(429, headers={"retry-after": "600"})), 1).first_failure.startswith("HTTP 429")
+
+
+def test_an_interruption_is_not_kept_waiting_by_requests_that_wait_for_a_limit() -> None:
+    began = time.monotonic()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            exercise(slot(lambda text: httpx.Response(429, headers={"retry-after": "30"})), 50)
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
 
 
 def test_prompts_end_inside_a_sentence_and_take_turns() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inferstack.cli import _progress, _promotion, run
+from inferstack.cli import _progress, _promotion, _records, run
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Process, World, converged, version
@@ -247,19 +247,52 @@ def test_a_signal_is_an_interruption_that_says_how_to_go_on(
 def test_a_signal_whose_exception_was_lost_is_heeded_all_the_same(
     world: World, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = signal.signal(number, signal.default_int_handler)  # what runs in the background ignores SIGINT
+
     def lose(name: str, process: Process) -> None:
         if name == "warm":
             with contextlib.suppress(KeyboardInterrupt):  # as where the interpreter calls back and ignores what comes out
                 signal.raise_signal(number)
 
     world.before_call = lose
-    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    try:
+        assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    finally:
+        signal.signal(number, before)
     assert "inferstack recover local" in capsys.readouterr().err
     assert world.weights is not None
     assert world.weights.sole is BLUE
     world.before_call = lambda name, process: None
     assert run(["recover", "local"]) == 0, "what was asked once counts once"
     assert world.weights.sole is GREEN
+
+
+def test_what_is_unfinished_is_told_with_who_works_on_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, object] | None] = []
+
+    def look() -> None:
+        told.append(_records.unfinished_json(world.stored(), world.lease, world.time))
+
+    def interrupt(name: str, process: Process) -> None:
+        if name == "warm":
+            look()
+            raise KeyboardInterrupt
+
+    look()
+    world.before_call = interrupt
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 130
+    look()
+    nothing, during, after = told
+    assert nothing is None
+    assert during is not None
+    assert after is not None
+    assert (during["kind"], during["target"], during["promoter"]) == ("promote", "green", "me@host:1")
+    assert "me@host:1 works on it" in _records.unfinished_text("local", during)
+    assert after["promoter"] is None
+    assert "`inferstack recover local` finishes it" in _records.unfinished_text("local", after)
+    world.lease = lease.Lease("me@host:1", 1, world.time - 60, world.time - 60)
+    look()
+    assert told[-1] == after, "a lease that has ended is nobody's"
 
 
 def test_an_aborted_promotion_is_done(world: World) -> None:

@@ -9,8 +9,7 @@ from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome, Policy
 from inferstack.promotion.lease import LeaseLost
 from inferstack.promotion.platform import PlatformError
-from inferstack.promotion.transition import NotNow
-from tests.components.promotion.world import BLUE, GREEN, Behaviour, Killed, Process, World, converged, policy, version
+from tests.components.promotion.world import BLUE, GREEN, Behaviour, Killed, Process, World, converged, policy, turn_back, version
 
 NEW = version("int8")
 
@@ -81,14 +80,6 @@ def test_killed_anywhere_one_rerun_converges(
             survived += 1
     assert survived == 2 * total
     print(f"{name}: {survived} of {2 * total} crash points survived")
-
-
-def turn_back(session: commands.Session) -> commands.Ended:
-    """`abort`, or `recover` where there is nothing to turn back."""
-    try:
-        return commands.abort(session)
-    except NotNow:
-        return commands.recover(session)
 
 
 def state(world: World) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ from inferstack.promotion.gates import (
     carries_more,
     decide,
     failed_early,
+    is_failing,
     is_settled,
     usd_per_million_tokens,
 )
@@ -128,6 +129,13 @@ def test_answers_and_price_are_judged_where_asked() -> None:
     assert usd_per_million_tokens(stats(), 3.0) == pytest.approx(50.0)
     assert verdict(stats(), gates=cheap, hourly_usd=2.9)[0] == "pass"
     assert verdict(stats(), gates=cheap, hourly_usd=3.1)[0] == "fail"
+
+
+def test_what_fails_nearly_always_is_asked_no_further_and_what_fails_sometimes_is() -> None:
+    assert [is_failing(failures, 4) for failures in (0, 1, 3, 4)] == [False, False, False, True]
+    assert not is_failing(0, 0)
+    assert not is_failing(12, 40), "as often as a live slot in trouble might"
+    assert is_failing(20, 30)
 
 
 def test_answers_that_end_where_the_live_slots_go_on_fail_unless_the_models_differ() -> None:

@@ -18,11 +18,10 @@ from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec, with_settings
-from inferstack.promotion.transition import NotNow
 from inferstack.promotion.weights import Cohort, Weights
 from inferstack.serving.manifests.slot import slot_objects
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy, merged
-from tests.components.promotion.world import Killed
+from tests.components.promotion.world import Killed, turn_back
 
 BLUE, GREEN = SlotName.BLUE, SlotName.GREEN
 NEW_IMAGE = "registry.example/runtime@sha256:" + "2" * 64
@@ -210,14 +209,6 @@ def paused(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     assert journal is not None
     assert world.weights() == Weights.share(journal.active, 100) == journal.weights, f"paused before {request}"
     assert world.ready(journal.active) >= 2
-
-
-def turn_back(session: commands.Session) -> commands.Ended:
-    """`abort`, or `recover` where there is nothing to turn back."""
-    try:
-        return commands.abort(session)
-    except NotNow:
-        return commands.recover(session)
 
 
 def points(world: ClusterWorld, *, every: bool) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 
 from inferstack.platforms import slot_client
-from tests.components.promotion.proof import faulty_runtime, kills
+from tests.components.promotion.proof import faulty_runtime, kills, points
 from tests.components.promotion.proof.arena import Client, Load, arena
 from tests.components.promotion.proof.faulty_runtime import CODES
 
@@ -28,6 +28,13 @@ def test_commands_killed_at_random_recover_with_one_command() -> None:
     assert found["problems"] == []
     assert found["survived"] == 4
     assert (found["load"]["lost"], found["load"]["truncated"]) == (0, 0), found["load"]["reasons"]
+
+
+def test_commands_and_parts_killed_at_chosen_points_recover_with_one_command() -> None:
+    found = points.points(4, seed=43)
+    assert found["problems"] == []
+    assert found["reached"] >= 2
+    assert found["missed"] == []
 
 
 def test_a_second_promoter_is_told_who_holds_the_lease_and_a_stopped_one_writes_nothing_more() -> None:

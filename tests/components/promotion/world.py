@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from inferstack.environment import Engine, Gates, Model, Resources, SlotName
+from inferstack.promotion import commands
 from inferstack.promotion import lease as leases
 from inferstack.promotion.commands import Session
 from inferstack.promotion.events import Event
@@ -31,6 +32,7 @@ from inferstack.promotion.platform import (
     SlotObservation,
 )
 from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.transition import NotNow
 from inferstack.promotion.weights import Weights
 
 BLUE, GREEN = SlotName.BLUE, SlotName.GREEN
@@ -496,6 +498,14 @@ def left_at(world: World, phase: Phase, how: type[BaseException]) -> Iterator[No
     with pytest.raises(how):
         yield
     world.before_call = before
+
+
+def turn_back(session: Session) -> commands.Ended:
+    """`abort`, or `recover` where there is nothing to turn back."""
+    try:
+        return commands.abort(session)
+    except NotNow:
+        return commands.recover(session)
 
 
 def converged(world: World) -> str | None:

@@ -57,20 +57,21 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
 
 
 def _kills(known: dict[str, Any]) -> Iterator[str]:
-    if (part := known.get("kills")) is not None and (runs := _runs(part)):
-        met = sum((Counter(run["met"]) for run in runs), Counter[str]())
-        yield ""
-        yield "The commands themselves, killed at random times on a running machine under streaming load, some together with a part of it;"
-        yield "then one `recover` must end with one slot that has all traffic and answers through the gateway. Requests that went through a"
-        yield "killed gateway or slot are left out, as are a bad version's own faults; of all others none may be lost."
-        yield ""
-        survived, kills = (sum(run[key] for run in runs) for key in ("survived", "kills"))
-        yield f"- {survived} of {kills} recovered (seeds {', '.join(str(run['seed']) for run in runs)})"
-        yield from (f"- {title}: {_counted(met, word)}" for title, word in _MET)
-        yield f"- requests: {_summed(runs, 'requests')}, lost {_summed(runs, 'lost')}, truncated {_summed(runs, 'truncated')}"
-        yield from (f"- **not recovered**: {problem}" for run in runs for problem in run["problems"])
-        yield ""
-        yield _where(part)
+    for name, lines in (("kills", _AT_RANDOM), ("points", _AT_POINTS)):
+        if (part := known.get(name)) is not None and (runs := _runs(part)):
+            met = sum((Counter(run["met"]) for run in runs), Counter[str]())
+            yield ""
+            yield from lines
+            yield ""
+            survived, kills = (sum(run[key] for run in runs) for key in ("survived", "kills"))
+            reached = f", {sum(run['reached'] for run in runs)} at their point" if name == "points" else ""
+            yield f"- {survived} of {kills} recovered{reached} (seeds {', '.join(str(run['seed']) for run in runs)})"
+            yield from (f"- {title}: {_counted(met, word)}" for title, word in _MET)
+            yield f"- requests: {_summed(runs, 'requests')}, lost {_summed(runs, 'lost')}, truncated {_summed(runs, 'truncated')}"
+            yield from (f"- **not recovered**: {problem}" for run in runs for problem in run["problems"])
+            yield from (f"  - {missed}" for run in runs for missed in run.get("missed", ()))
+            yield ""
+            yield _where(part)
     if (part := known.get("seconds")) is not None and (runs := _runs(part)):
         outcomes = sum((Counter(run["outcomes"]) for run in runs), Counter[str]())
         yield ""
@@ -83,6 +84,16 @@ def _kills(known: dict[str, Any]) -> Iterator[str]:
         yield _where(part)
 
 
+_AT_RANDOM = (
+    "The commands themselves, killed at random times on a running machine under streaming load, some together with a part of it;",
+    "then one `recover` must end with one slot that has all traffic and answers through the gateway. Requests that went through a",
+    "killed gateway or slot are left out, as are a bad version's own faults; of all others none may be lost.",
+)
+_AT_POINTS = (
+    "The same at points drawn by a seed, which can be repeated: the command stops itself before the n-th call of a phase, a part of the",
+    "environment is killed there, and the command is killed (SIGKILL, SIGTERM, SIGINT) or goes on (SIGCONT). After `recover` gateway,",
+    "cache and keeper must run again too.",
+)
 _MET = (("killed in", "phase"), ("by", "signal"), ("command", "command"), ("together", "with"))
 
 
@@ -205,6 +216,27 @@ def _alarms(known: dict[str, Any]) -> Iterator[str]:
         if part in known:
             yield ""
             yield f"{part}: {_where(known[part])}"
+    yield from _resampled(known)
+
+
+def _resampled(known: dict[str, Any]) -> Iterator[str]:
+    parts = [part for part in ("rounds", "model-rounds") if part in known]
+    if not parts:
+        return
+    yield ""
+    yield "How often one check of the comparison before the switch suspects a version: rounds of an unchanged one recorded under load,"
+    yield "drawn again in blocks, the new slot's times multiplied. It must suspect twice (independent here) to turn a version back."
+    yield ""
+    yield "| engine | rounds recorded | checks simulated | times as slow | suspected | twice | rounds to decide |"
+    yield "|---|---|---|---|---|---|---|"
+    for part in parts:
+        figures = known[part]["figures"]
+        for row in figures["by_factor"]:
+            shares = f"{row['suspected']:.2%} | {row['twice']:.3%} | {row['rounds']:.1f}"
+            yield f"| {figures['model']} | {figures['rounds']} | {figures['checks']} | {row['factor']:g} | {shares} |"
+    for part in parts:
+        yield ""
+        yield f"{part}: {_where(known[part])}"
 
 
 def _caught(known: dict[str, Any]) -> Iterator[str]:

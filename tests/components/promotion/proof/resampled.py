@@ -36,7 +36,6 @@ def rounds(count: int, model: str, checks: int, seed: int) -> dict[str, Any]:
         "rounds": count,
         "beside_requests": answered,
         "checks": checks,
-        "p95": [[[one.quantile(0.95) for one in (getattr(side, name) for side in pair)] for name in gates.FIGURES] for pair in recorded],
         "by_factor": [{"factor": factor} | simulated(tuple(recorded), factor, limits, checks, chance) for factor in SLOWER],
     }
 
