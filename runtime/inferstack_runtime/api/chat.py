@@ -37,7 +37,9 @@ FIELDS = Fields(
             schema=RESPONSE_FORMAT_SCHEMA,
         ),
         Field("tools", "array", "Functions that the model may call.", check=shallow, schema=TOOLS_SCHEMA),
-        Field("tool_choice", "any", "`none`, `auto`, `required`, or one function.", check=shallow, schema=TOOL_CHOICE_SCHEMA),
+        Field(
+            "tool_choice", "any", "`none`, `auto`, `required`, one function, or those allowed.", check=shallow, schema=TOOL_CHOICE_SCHEMA
+        ),
         Field("parallel_tool_calls", "boolean", "Whether one answer may call several tools.", True),
         *SHARED,
     ),
@@ -83,7 +85,7 @@ def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: To
     logprobs = (values["top_logprobs"] or 0) if values["logprobs"] else None
     return Generate(
         tokens,
-        room(len(tokens), min(wanted, default=None), model.context),
+        room(len(tokens), min(wanted, default=None), model.context, "messages"),
         sampling_of(values, logprobs),
         values["n"],
         values["stop"],
