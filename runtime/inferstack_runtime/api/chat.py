@@ -8,12 +8,12 @@ import orjson
 
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, shallow
-from inferstack_runtime.api.generation import Delta, Run
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import chat_logprobs
 from inferstack_runtime.api.messages import SCHEMA, read_messages
 from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
 from inferstack_runtime.api.prepared import Asked
+from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.api.structured import RESPONSE_FORMAT_SCHEMA, answer_grammar, read_response_format

@@ -7,11 +7,11 @@ from typing import Any
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.following import follow_all
-from inferstack_runtime.api.generation import Delta, Run, Usage
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import completion_logprobs
 from inferstack_runtime.api.parameters import HARMLESS, MAX_CHOICES, MODEL, SHARED, Generate, room, sampling_of
 from inferstack_runtime.api.prepared import Asked
+from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel

@@ -10,9 +10,9 @@ from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.chat import chat_tokens
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
-from inferstack_runtime.api.generation import Delta, Run
 from inferstack_runtime.api.http import Request, Response, Stream, json_response
 from inferstack_runtime.api.parameters import Generate, room
+from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel, Sampling
