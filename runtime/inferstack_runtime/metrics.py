@@ -12,12 +12,15 @@ rules and the compatibility page are made from them.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from inferstack_runtime.collectors import CounterSeries, Family, GaugeSeries, HistogramSeries, Series, comments, number
+
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+"""Content type of a scrape."""
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -356,15 +359,15 @@ def find(name: str) -> Metric | None:
 
 
 class Metrics:
-    """The catalogue as the live series of one process."""
+    """A catalogue as the live series of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, catalogue: Iterable[Metric] = CATALOGUE) -> None:
         from prometheus_client import CollectorRegistry, ProcessCollector
 
         self._process = ProcessCollector(registry=CollectorRegistry())
         self._families: dict[str, Family | Series] = {}
         self._pages: list[tuple[str, Family | Series]] = []
-        for metric in CATALOGUE:
+        for metric in catalogue:
             if metric.name in _FROM_PROCESS:
                 continue
             family = Family(metric.labels, partial(_begin, metric)) if metric.labels else _begin(metric, {})

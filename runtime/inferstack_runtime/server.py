@@ -16,6 +16,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from inferstack_runtime.config import Address, RuntimeConfig
+from inferstack_runtime.metrics import TEXT
 
 if TYPE_CHECKING:
     import uvicorn
@@ -217,6 +218,6 @@ class _MetricsApp:
             status, body = 200, self._service.metrics.render()
         else:
             status, body = 404, b"Only GET /metrics is here.\n"
-        headers = [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+        headers = [(b"content-type", TEXT), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})

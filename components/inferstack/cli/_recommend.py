@@ -1,6 +1,7 @@
 """`inferstack scaling recommend`: asks a Prometheus what replicas used, and says what they should request."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,13 +50,13 @@ def recommend(
             next_step="ask a Vertical Pod Autoscaler in mode Off, which reads the containers",
         )
     rows = []
-    for group in placement.groups(environment):
-        asked, used = _used(address, name, window, group)
+    for path, groups in _by_section(placement.groups(environment)).items():
+        asked, used = _used(address, name, window, groups)
         try:
-            found = sized(environment, group, used)
+            found = sized(environment, groups[0], used)
         except ValueError as error:
             raise Failure(str(error), path=address, next_step="run longer, or look further back with --window") from None
-        rows.append({"group": group.path, **asdict(found), "set": found.changes, "used": asdict(used), "queries": asked})
+        rows.append({"group": path, **asdict(found), "set": found.changes, "used": asdict(used), "queries": asked})
     if as_json:
         print_json({"environment": name, "window": window, "recommendations": rows})
         return
@@ -63,18 +64,26 @@ def recommend(
         _show_size(name, row)
 
 
-def _used(address: str, name: str, window: str, group: "Group") -> "tuple[dict[str, str], Used]":
-    """(queries, answers) of one group of replicas; raises Failure where there are none."""
+def _by_section(groups: "Sequence[Group]") -> "dict[str, list[Group]]":
+    """The groups of replicas by the section that sizes them: without one of its own the quality tier's is that of the other."""
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.path, []).append(group)
+    return found
+
+
+def _used(address: str, name: str, window: str, groups: "list[Group]") -> "tuple[dict[str, str], Used]":
+    """(queries, answers) of the busiest replica of some groups; raises Failure where there are none."""
     from inferstack.cli._prometheus import Unreachable, number
     from inferstack.planning.rightsize import Used
 
-    models = "|".join(re.escape(model.name) for _, model in group.models).replace("\\", "\\\\")
+    models = "|".join(re.escape(model.name) for group in groups for _, model in group.models).replace("\\", "\\\\")
     asked = {key: query.format(environment=name, models=models, window=window) for key, query in USED.items()}
     try:
         found = {key: number(address, query) for key, query in asked.items()}
     except Unreachable as error:
         raise Failure(str(error), code=ExitCode.PLATFORM, path=address, next_step="check the address") from None
-    if (missing := [key for key, value in found.items() if value is None]) or not found:
+    if missing := [key for key, value in found.items() if value is None]:
         message = f"{address} knows nothing of the replicas of {name} ({', '.join(missing)})"
         raise Failure(message, path=address, next_step="let it scrape the slots for an hour")
     return asked, Used(**{key: value for key, value in found.items() if value is not None})

@@ -14,7 +14,7 @@ def server_name(server: str) -> str:
 
 
 def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
-    """What Prometheus scrapes: the ports `metrics` of the slots' pods, with the labels that rules, boards and scalers read."""
+    """What Prometheus scrapes: ports `metrics` of the slots' pods, with the labels that rules, boards and scalers read; the autoscaler."""
     slot = "__meta_kubernetes_pod_label_" + "".join(c if c.isalnum() else "_" for c in SLOT_LABEL)
     relabel = [
         {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "regex": "inferstack", "action": "keep"},
@@ -28,11 +28,15 @@ def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
         {"target_label": "environment", "replacement": name},
     ]
     discovery = [{"role": "pod", "namespaces": {"names": [environment.namespace]}}]
+    jobs = [{"job_name": "inferstack", "kubernetes_sd_configs": discovery, "relabel_configs": relabel}]
+    if environment.scaling.renderer == "autoscaler":
+        own = [{"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_component"], "regex": "autoscaler", "action": "keep"}]
+        jobs.append({"job_name": "autoscaler", "kubernetes_sd_configs": discovery, "relabel_configs": [*own, relabel[0], relabel[-1]]})
     return {
         "global": {"scrape_interval": "30s", "evaluation_interval": "30s"},
         "rule_files": ["/etc/config/rules.yml"],
         "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{server_name('alertmanager')}:{PORTS['alertmanager']}"]}]}]},
-        "scrape_configs": [{"job_name": "inferstack", "kubernetes_sd_configs": discovery, "relabel_configs": relabel}],
+        "scrape_configs": jobs,
     }
 
 

@@ -116,6 +116,8 @@ def _network_policy(environment: Environment, server: str) -> dict[str, Any]:
         "alertmanager": [{"ports": [{"protocol": "TCP", "port": 443}]}],
         "grafana": [{"to": [{"podSelector": {"matchLabels": component_labels("prometheus")}}]}],
     }
+    if environment.scaling.renderer == "autoscaler":
+        egress["prometheus"].append({"to": [{"podSelector": {"matchLabels": component_labels("autoscaler")}}]})
     labels = component_labels(server)
     return {
         "apiVersion": "networking.k8s.io/v1",

@@ -5,6 +5,7 @@ from typing import Any
 
 from inferstack.cluster.names import registration_name, slot_name
 from inferstack.environment import SlotName
+from inferstack.promotion.platform import PlatformError
 
 Object = dict[str, Any]
 
@@ -45,13 +46,21 @@ class Scalers:
         return f"/{kind.place.format(self.namespace)}/{name}"
 
     def floor(self, scaler: Object) -> int:
-        """The fewest replicas that a scaler keeps."""
+        """The fewest replicas that a scaler keeps; raises PlatformError for what is no number."""
         kind = _KINDS[self.renderer]
-        return int((scaler.get(kind.section) or {}).get(kind.least, kind.missing))
+        return self._number(scaler, kind.least, kind.missing)
 
     def with_floor(self, scaler: Object, floor: int) -> Object:
         """The change that makes a scaler keep at least `floor`."""
         kind = _KINDS[self.renderer]
-        most = int((scaler.get(kind.section) or {}).get(kind.most, floor))
+        most = self._number(scaler, kind.most, floor)
         change = {kind.least: floor} | ({kind.most: floor} if most < floor else {})
         return {kind.section: {key: kind.written(value) for key, value in change.items()}}
+
+    def _number(self, scaler: Object, key: str, missing: int) -> int:
+        value = (scaler.get(_KINDS[self.renderer].section) or {}).get(key, missing)
+        try:
+            return int(value)
+        except ValueError:
+            name = scaler["metadata"]["name"]
+            raise PlatformError(f"{scaler.get('kind', 'the scaler')} {name}: {key} is {value!r}: expected a number of replicas") from None

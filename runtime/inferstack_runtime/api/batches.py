@@ -13,7 +13,8 @@ from inferstack_runtime.api.service import Service
 from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull
 
 if TYPE_CHECKING:
-    from inferstack_runtime.batches.store import Batch, BatchStore, File
+    from inferstack_runtime.batches.files import File
+    from inferstack_runtime.batches.store import Batch, BatchStore
 
 T = TypeVar("T")
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

@@ -8,12 +8,12 @@ import orjson
 
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, shallow
-from inferstack_runtime.api.generation import Delta, Run
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import chat_logprobs
 from inferstack_runtime.api.messages import SCHEMA, read_messages
 from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
 from inferstack_runtime.api.prepared import Asked
+from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.api.structured import RESPONSE_FORMAT_SCHEMA, answer_grammar, read_response_format
@@ -37,7 +37,9 @@ FIELDS = Fields(
             schema=RESPONSE_FORMAT_SCHEMA,
         ),
         Field("tools", "array", "Functions that the model may call.", check=shallow, schema=TOOLS_SCHEMA),
-        Field("tool_choice", "any", "`none`, `auto`, `required`, or one function.", check=shallow, schema=TOOL_CHOICE_SCHEMA),
+        Field(
+            "tool_choice", "any", "`none`, `auto`, `required`, one function, or those allowed.", check=shallow, schema=TOOL_CHOICE_SCHEMA
+        ),
         Field("parallel_tool_calls", "boolean", "Whether one answer may call several tools.", True),
         *SHARED,
     ),
@@ -83,7 +85,7 @@ def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: To
     logprobs = (values["top_logprobs"] or 0) if values["logprobs"] else None
     return Generate(
         tokens,
-        room(len(tokens), min(wanted, default=None), model.context),
+        room(len(tokens), min(wanted, default=None), model.context, "messages"),
         sampling_of(values, logprobs),
         values["n"],
         values["stop"],

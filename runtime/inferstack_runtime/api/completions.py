@@ -7,11 +7,11 @@ from typing import Any
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.following import follow_all
-from inferstack_runtime.api.generation import Delta, Run, Usage
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import completion_logprobs
-from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
+from inferstack_runtime.api.parameters import HARMLESS, MAX_CHOICES, MODEL, SHARED, Generate, room, sampling_of
 from inferstack_runtime.api.prepared import Asked
+from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel
@@ -65,12 +65,12 @@ FIELDS = Fields(
         ),
         Field("max_tokens", "integer", "Most tokens of the answer; the context bounds it too.", 16, minimum=0, maximum=2**31 - 1),
         Field("echo", "boolean", "Begin the answer with the prompt.", False),
+        Field("best_of", "integer", "Only as many as `n`: choose by `logprobs`.", minimum=1, maximum=MAX_CHOICES),
         Field("logprobs", "integer", "Report log-probabilities, with this many alternatives per token.", minimum=0, maximum=20),
         *SHARED,
     ),
     HARMLESS,
     {
-        "best_of": ("send `n` and choose by `logprobs`", (1,)),
         "suffix": ("the models have no fill-in-the-middle tokens", ("",)),
     },
 )
@@ -81,6 +81,8 @@ async def create(service: Service, request: Request) -> Response | Stream:
     tenant, body = request.caller.tenant, await service.body(request)
     asked = service.completions.find(tenant, body)
     values = FIELDS.read(parse_object(body)) if asked is None else asked.values
+    if values["best_of"] not in (None, values["n"]):
+        raise invalid("`best_of` is not supported: send `n` and choose by `logprobs`.", "best_of", "unsupported_parameter")
     served = await service.model(request, values["model"])
     model = served.loaded
     if asked is None or asked.model is not model:
@@ -106,7 +108,7 @@ def _generate(values: dict[str, Any], prompt: str | tuple[int, ...], model: Load
     scored = values["echo"] and values["logprobs"] is not None
     return Generate(
         tokens,
-        room(len(tokens), max(values["max_tokens"], 1), model.context),
+        room(len(tokens), max(values["max_tokens"], 1), model.context, "prompt"),
         sampling_of(values, values["logprobs"], scored),
         values["n"],
         values["stop"],

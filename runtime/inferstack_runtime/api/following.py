@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from inferstack_runtime.api.generation import Delta, Run
+from inferstack_runtime.api.run import Delta, Run
 
 
 async def follow_all(runs: Sequence[Run], heartbeat: float) -> AsyncGenerator[tuple[int, list[Delta]], None]:

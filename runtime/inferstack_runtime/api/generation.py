@@ -14,46 +14,18 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.grammar import GrammarMask
 from inferstack_runtime.api.parameters import Generate
+from inferstack_runtime.api.run import Answer, Delta, Timing, Usage
 from inferstack_runtime.api.text import Piece, TextAssembler
 from inferstack_runtime.engines.base import FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs
 from inferstack_runtime.lifecycle.engine_loop import EngineStopped
 from inferstack_runtime.lifecycle.models import Served, Unavailable
 from inferstack_runtime.metrics import Metrics
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """New text of one choice. `finish_reason` is set on its last delta."""
-
-    index: int
-    text: str
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    offsets: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of an answer."""
-
-    prompt: int = 0
-    generated: int = 0
-    cached: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.generated,
-            "total_tokens": self.prompt + self.generated,
-            "prompt_tokens_details": {"cached_tokens": self.cached},
-        }
 
 
 @dataclass(slots=True)
@@ -62,43 +34,6 @@ class _Choice:
     assembler: TextAssembler
     finished: FinishReason | None = None
     last_token_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """When things happened, on the clock of `time.perf_counter`; None until they do."""
-
-    started: float
-    queue_seconds: float | None = None
-    first_token: float | None = None
-    finished: float | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """A complete answer as caches keep it: the deltas in order and the counts."""
-
-    deltas: list[Delta]
-    usage: Usage
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
-    digest: str = ""
-    verified: bool = field(default=False)
-
-
-class Run(Protocol):
-    """An answer on its way: a flight, or the replay of a cached one."""
-
-    id: str
-    ready: bool
-    """All of it is there already; never so for one that is being generated."""
-
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]: ...
-    def follow(self, heartbeat: float) -> AsyncGenerator[list[Delta], None]: ...
-    def abandon(self) -> None:
-        """Give up unless somebody follows; does nothing to a complete answer."""
 
 
 class Flight:
@@ -171,7 +106,7 @@ class Flight:
             if isinstance(error, EngineStopped | Unavailable):
                 raise ApiError(503, f"The model cannot answer: {error}", reason="not_ready", headers={"retry-after": "5"}) from None
             if isinstance(error, ValueError):
-                raise invalid(f"The request does not fit the model: {error}", "messages", "context_length_exceeded") from None
+                raise invalid(f"The request does not fit the model: {error}", None, "context_length_exceeded") from None
             raise
         self.begun = True
         self._metrics[catalogue.PROMPT_TOKENS].labels(self.served.name).inc(len(generate.prompt))

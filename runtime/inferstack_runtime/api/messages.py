@@ -11,14 +11,23 @@ _MAX_MESSAGES = 4096
 _KNOWN = frozenset(
     {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call", "annotations", "reasoning_content"}
 )
+_HARMLESS = ("prompt_cache_breakpoint",)
+"""What a text part may say beside its text."""
 
 _TEXT_PART = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}, **{name: {"description": "No effect."} for name in _HARMLESS}},
     "required": ["type", "text"],
     "additionalProperties": False,
 }
+_REFUSAL_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "refusal"}, "refusal": {"type": "string"}},
+    "required": ["type", "refusal"],
+    "additionalProperties": False,
+}
 _CONTENT = {"anyOf": [{"type": "string"}, {"type": "array", "items": _TEXT_PART, "minItems": 1}]}
+_ANSWER = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": [_TEXT_PART, _REFUSAL_PART]}, "minItems": 1}]}
 _TOOL_CALL = {
     "type": "object",
     "properties": {
@@ -54,6 +63,7 @@ SCHEMA: dict[str, Any] = {
                 ["assistant"],
                 {"tool_calls": {"type": "array", "items": _TOOL_CALL, "minItems": 1}, "refusal": {"type": "null"}},
                 ["content"],
+                _ANSWER,
             ),
             _message_schema(["tool"], {"tool_call_id": {"type": "string"}}, ["content", "tool_call_id"]),
         ]
@@ -91,7 +101,9 @@ def _message(entry: Any, where: str) -> dict[str, Any]:
     content = entry.get("content")
     if content is None and not calls:
         raise invalid(f"`{where}.content` is missing.", f"{where}.content", "missing_parameter")
-    message["content"] = "" if content is None else _text(content, f"{where}.content")
+    message["content"] = (
+        "" if content is None else _text(content, f"{where}.content", ("text", "refusal") if role == "assistant" else ("text",))
+    )
     for key in ("name", "tool_call_id", "reasoning_content"):
         if entry.get(key) is not None:
             if not isinstance(entry[key], str):
@@ -102,23 +114,24 @@ def _message(entry: Any, where: str) -> dict[str, Any]:
     return message
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any, where: str, kinds: tuple[str, ...]) -> str:
+    """The text of content; each kind of part holds it under its own name."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
         raise invalid(f"`{where}` must be a string or an array of text parts.", where)
     texts = []
     for position, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, dict) else None
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in kinds:
             shown = f", not {kind[:40]!r}" if isinstance(kind, str) else ""
             raise invalid(f"`{where}.{position}` must be a part of type 'text'{shown}: the models read text only.", f"{where}.{position}")
-        if not isinstance(part.get("text"), str):
-            raise invalid(f"`{where}.{position}.text` must be a string.", f"{where}.{position}.text")
+        if not isinstance(part.get(kind), str):
+            raise invalid(f"`{where}.{position}.{kind}` must be a string.", f"{where}.{position}.{kind}")
         for key in part:
-            if key not in ("type", "text"):
+            if key not in ("type", kind, *_HARMLESS):
                 raise _unknown(f"{where}.{position}", key)
-        texts.append(part["text"])
+        texts.append(part[kind])
     return "".join(texts)
 
 

@@ -105,7 +105,18 @@ SHARED: tuple[Field, ...] = (
     Field("priority", "integer", "Lower is served earlier.", 0, minimum=0, maximum=100),
 )
 
-HARMLESS = frozenset({"user", "metadata", "service_tier", "store", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
+HARMLESS = frozenset(
+    {
+        "user",
+        "metadata",
+        "service_tier",
+        "store",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +169,16 @@ def check_tokens(generate: Generate, vocabulary: int) -> None:
             raise invalid(f"`{name}` holds a token id outside the model's vocabulary of {vocabulary}.", name)
 
 
-def room(prompt: int, wanted: int | None, context: int) -> int:
-    """Tokens that may be generated: what was asked, within what the context leaves; raises ApiError 400 when nothing is left."""
+def room(prompt: int, wanted: int | None, context: int, field: str) -> int:
+    """Tokens that may be generated: what was asked, within what the context leaves; raises ApiError 400 when nothing is left.
+
+    `field`: the one that holds the prompt.
+    """
     left = context - prompt
     if left < 1:
         raise invalid(
             f"The prompt has {prompt} tokens; the model's context is {context}, the answer needs at least one of them.",
-            "messages",
+            field,
             "context_length_exceeded",
         )
     return left if wanted is None else min(wanted, left)

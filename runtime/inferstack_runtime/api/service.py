@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from inferstack_runtime import __version__
 from inferstack_runtime import metrics as catalogue
+from inferstack_runtime.access.account import Account
 from inferstack_runtime.access.authenticate import Authenticator
-from inferstack_runtime.access.limits import Admission, Limiter
+from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.generation import Flight, Run, Usage
+from inferstack_runtime.api.generation import Flight
 from inferstack_runtime.api.grammar import GrammarMask, masks_of
 from inferstack_runtime.api.http import Request, parse_object
 from inferstack_runtime.api.parameters import Generate, check_tokens
 from inferstack_runtime.api.prepared import Prepared
+from inferstack_runtime.api.run import Run, Usage
 from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
@@ -178,7 +180,7 @@ class Service:
         reserved = sum(len(lookup.generate.prompt) + lookup.generate.max_tokens * lookup.generate.n for lookup in missing)
         admission = await self.limiter.admit(request.caller, reserved)
         request.headers_out += self.limiter.headers(admission)
-        account = _Account(self.limiter, admission, len(missing))
+        account = Account(self.limiter, admission, len(missing))
         try:
             for lookup in missing:
                 masks = await self._masks(lookup.generate, served)
@@ -235,8 +237,8 @@ class Service:
             }
             log.info("served", extra={"fields": fields})
 
-    def _landed(self, request: Request, lookup: Lookup, policy: Policy, account: "_Account", flight: Flight) -> None:
-        account.add(flight)
+    def _landed(self, request: Request, lookup: Lookup, policy: Policy, account: Account, flight: Flight) -> None:
+        account.add(flight.usage.prompt + flight.usage.generated, failed=flight.error is not None)
         if self.tracer is not None and request.span is not None:
             self.tracer.phases(request.span, flight)
         self._note_served(flight.generate.tenant, flight.served.name, "engine", flight.usage)
@@ -338,32 +340,6 @@ class Service:
 
     def count_rejected(self, reason: str) -> None:
         self.metrics[catalogue.REJECTED].labels(reason).inc()
-
-
-class _Account:
-    """What one request really used, settled when its last generation has ended."""
-
-    def __init__(self, limiter: Limiter, admission: Admission, flights: int) -> None:
-        self._limiter = limiter
-        self._admission = admission
-        self._left = flights
-        self._tokens = 0
-        self._failed = flights > 0
-        if not flights:
-            limiter.settle(admission, 0)
-
-    def add(self, flight: Flight) -> None:
-        usage = flight.usage
-        self._tokens += usage.prompt + usage.generated
-        self._left -= 1
-        if flight.error is None:
-            self._failed = False
-        if self._left:
-            return
-        if self._failed:
-            self._limiter.refund(self._admission)
-        else:
-            self._limiter.settle(self._admission, self._tokens)
 
 
 def abandon(runs: Sequence[Run]) -> None:

@@ -10,9 +10,9 @@ from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.chat import chat_tokens
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
-from inferstack_runtime.api.generation import Delta, Run
 from inferstack_runtime.api.http import Request, Response, Stream, json_response
 from inferstack_runtime.api.parameters import Generate, room
+from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel, Sampling
@@ -63,7 +63,7 @@ async def batch(service: Service, request: Request) -> Response:
     async def one(index: int, prompt: str) -> dict[str, Any]:
         async with turns:
             try:
-                generate = _generate(values, _tokens(served.loaded, prompt), served.loaded, request.caller.tenant)
+                generate = _generate(values, _tokens(served.loaded, prompt), served.loaded, request.caller.tenant, "prompts")
                 run = await service.run(request, served, generate)
                 return {"index": index, **await _whole(run), "error": None}
             except ApiError as error:
@@ -83,7 +83,7 @@ async def inference(service: Service, request: Request) -> Response:
     values = INFERENCE_FIELDS.read(await service.json(request))
     served = await _model(service, request, values)
     run = await service.run(
-        request, served, _generate(values, _tokens(served.loaded, values["prompt"]), served.loaded, request.caller.tenant)
+        request, served, _generate(values, _tokens(served.loaded, values["prompt"]), served.loaded, request.caller.tenant, "prompt")
     )
     return json_response({"id": f"inf-{run.id}", "model": served.name, **await request.unless_disconnected(_whole(run))})
 
@@ -93,7 +93,7 @@ async def chat_stream(service: Service, request: Request) -> Stream:
     values = CHAT_FIELDS.read(await service.json(request))
     served = await _model(service, request, values)
     tokens = chat_tokens(served, [{"role": "user", "content": values["query"]}])
-    run = await service.run(request, served, _generate(values, tokens, served.loaded, request.caller.tenant))
+    run = await service.run(request, served, _generate(values, tokens, served.loaded, request.caller.tenant, "query"))
     return Stream(_events(run, served.name, service.config.http.heartbeat_seconds), lambda: abandon([run]))
 
 
@@ -134,9 +134,9 @@ def _tokens(model: LoadedModel, prompt: str) -> tuple[int, ...]:
     return tokens
 
 
-def _generate(values: dict[str, Any], tokens: tuple[int, ...], model: LoadedModel, tenant: str) -> Generate:
+def _generate(values: dict[str, Any], tokens: tuple[int, ...], model: LoadedModel, tenant: str, field: str) -> Generate:
     sampling = Sampling(temperature=float(values["temperature"]), seed=values["seed"])
-    return Generate(tokens, room(len(tokens), values["max_tokens"], model.context), sampling, tenant=tenant)
+    return Generate(tokens, room(len(tokens), values["max_tokens"], model.context, field), sampling, tenant=tenant)
 
 
 async def _whole(run: Run) -> dict[str, Any]:

@@ -57,6 +57,21 @@ TOOL_CHOICE_SCHEMA: dict[str, Any] = {
             },
             "required": ["type", "function"],
         },
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": "allowed_tools"},
+                "allowed_tools": {
+                    "type": "object",
+                    "properties": {
+                        "mode": {"enum": ["auto", "required"]},
+                        "tools": {"type": "array", "minItems": 1, "items": {"type": "object", "required": ["type", "function"]}},
+                    },
+                    "required": ["mode", "tools"],
+                },
+            },
+            "required": ["type", "allowed_tools"],
+        },
     ]
 }
 
@@ -81,6 +96,10 @@ def read_tools(tools: list[Any] | None, choice: Any, template: "ChatTemplate | N
     names = [_tool_name(tool, f"tools.{position}") for position, tool in enumerate(tools)]
     if len(tools) > _MAX_TOOLS:
         raise invalid(f"`tools` takes at most {_MAX_TOOLS} functions.", "tools")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        choice, allowed = _allowed(choice.get("allowed_tools"), names)
+        tools = [tool for tool, name in zip(tools, names, strict=True) if name in allowed]
+        names = [name for name in names if name in allowed]
     forced = _forced(choice, names)
     if choice == "none":
         return Tools(None, "", "", None, offered=False)
@@ -112,21 +131,36 @@ def _tool_name(tool: Any, where: str) -> str:
     return name
 
 
+def _allowed(given: Any, names: list[str]) -> tuple[str, set[str]]:
+    """Mode (`auto` or `required`) and names of a choice among some of the tools."""
+    where = "tool_choice.allowed_tools"
+    if not isinstance(given, dict) or given.get("mode") not in ("auto", "required"):
+        raise invalid(f"`{where}.mode` must be 'auto' or 'required'.", f"{where}.mode")
+    tools = given.get("tools")
+    if not isinstance(tools, list) or not tools:
+        raise invalid(f"`{where}.tools` must be a non-empty array.", f"{where}.tools")
+    return given["mode"], {name for position, tool in enumerate(tools) for name in _named(tool, names, f"{where}.tools.{position}")}
+
+
+def _named(choice: Any, names: list[str], where: str) -> list[str]:
+    """The one of `names` that `{"type": "function", "function": {"name": …}}` says."""
+    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        form = '{"type": "function", "function": {"name": …}}'
+        raise invalid(f"`{where}` must be {form}" + (", 'none', 'auto' or 'required'." if where == "tool_choice" else "."), where)
+    if name not in names:
+        raise invalid(f"`{where}` names {name[:64]!r}, which is not among `tools`.", where)
+    return [name]
+
+
 def _forced(choice: Any, names: list[str]) -> list[str] | None:
     """Names of which one must be called, or None where the model decides."""
     if choice in (None, "none", "auto"):
         return None
     if choice == "required":
         return names
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    name = function.get("name") if isinstance(function, dict) else None
-    if not isinstance(name, str):
-        raise invalid(
-            '`tool_choice` must be \'none\', \'auto\', \'required\' or {"type": "function", "function": {"name": …}}.', "tool_choice"
-        )
-    if name not in names:
-        raise invalid(f"`tool_choice` names {name[:64]!r}, which is not among `tools`.", "tool_choice")
-    return [name]
+    return _named(choice, names, "tool_choice")
 
 
 def _call_grammar(tools: Sequence[Mapping[str, Any]], begin: str, end: str, parallel: bool) -> str:

@@ -20,11 +20,13 @@ from inferstack_runtime.api.app import SERVER_FAULT, error_response, send_respon
 from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields
 from inferstack_runtime.api.http import Disconnected, Receive, Request, Response, Scope, Send, json_response, parse_object
+from inferstack_runtime.autoscaler import metrics as catalogue
 from inferstack_runtime.autoscaler.actuate import CannotScale, scale_of
 from inferstack_runtime.autoscaler.config import AutoscalerConfig
 from inferstack_runtime.autoscaler.observe import Look, look_at, sample_of
 from inferstack_runtime.autoscaler.registry import POLICIES, Registration, Scaled, registration_of, scaled
 from inferstack_runtime.autoscaler.signals import replica_cap
+from inferstack_runtime.metrics import TEXT, Metrics
 from inferstack_runtime.protocol import bounded_protocol
 from inferstack_runtime.server import CannotStart, http_server, open_socket
 
@@ -60,6 +62,7 @@ class Autoscaler:
         self._busy = asyncio.Lock()
         self.slots: dict[str, Scaled] = {}
         self.looked = False
+        self.metrics = Metrics(catalogue.CATALOGUE)
         for raw in self._stored():
             registration = Registration(**raw)
             if registration.model_key in config.targets:
@@ -147,6 +150,7 @@ class Autoscaler:
                     if key in self.slots:
                         await self._round(key, self.slots[key])
                 except CannotScale as error:
+                    self._count(key, "failed")
                     _log.error("cannot scale", extra={"fields": {"model_key": key, "error": str(error)}})
             self.looked = True
 
@@ -157,15 +161,26 @@ class Autoscaler:
         wanted = await scale.read()
         if wanted == 0 < slot.bounds.fewest:
             slot.rest(now)
+            self._show(key, 0, 0, "stopped")
             return
         replicas = len(looks) if wanted is None else wanted
         decision = slot.decide(sample_of(self._looks.get(key, {}), looks, replicas, target.replica, now))
         self._looks[key] = looks
         if decision.target_replicas == replicas:
+            self._show(key, replicas, replicas, "missing" if slot.history[-1].missing else "held")
             return
         await scale.write(decision.target_replicas)
+        self._show(key, replicas, decision.target_replicas, "scaled")
         slot.changed = now
         _log.info("scaled", extra={"fields": {"model_key": key, "from": replicas, "dry_run": scale.dry_run, **asdict(decision)}})
+
+    def _show(self, key: str, replicas: int, wanted: int, result: str) -> None:
+        self.metrics[catalogue.REPLICAS].labels(key).set(replicas)
+        self.metrics[catalogue.WANTED].labels(key).set(wanted)
+        self._count(key, result)
+
+    def _count(self, key: str, result: str) -> None:
+        self.metrics[catalogue.LOOKS].labels(key, result).inc()
 
     async def go_on(self) -> None:
         """A round at every interval, for ever."""
@@ -178,7 +193,7 @@ class Autoscaler:
 
 
 class ScalingApp:
-    """`/api/v1/scaling/…`, `/livez` and `/readyz` (200 once every target was looked at)."""
+    """`/api/v1/scaling/…`, `/metrics`, `/livez` and `/readyz` (200 once every target was looked at)."""
 
     def __init__(self, autoscaler: Autoscaler, keys: Authenticator) -> None:
         self._autoscaler = autoscaler
@@ -200,6 +215,8 @@ class ScalingApp:
     async def _answer(self, request: Request) -> Response:
         if request.path == "/livez":
             return json_response({"status": "ok"})
+        if request.path == "/metrics":
+            return Response(200, self._autoscaler.metrics.render(), content_type=TEXT)
         if request.path == "/readyz":
             ready = self._autoscaler.looked
             return json_response({"ready": ready}, status=200 if ready else 503)

@@ -1,4 +1,4 @@
-"""Files, batches and their items in a database.
+"""Batches and their items in a database.
 
 An item is `pending`, then `running` under a lease of one process, then `done` or `failed`, once: the result is written only by the
 process that still holds the lease. A process that dies leaves its items to whoever claims them after the lease; those that it had
@@ -7,28 +7,16 @@ finished stay finished. Every look-up names the tenant.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from inferstack_runtime.batches.database import Cursor, Database
+from inferstack_runtime.batches.files import ENDED, FileStore
 
 LEASE_SECONDS = 60
-_PART = 512 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file's description."""
-
-    id: str
-    tenant: str
-    filename: str
-    purpose: str
-    bytes: int
-    created_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,69 +55,18 @@ class Item:
     endpoint: str
 
 
-_FILE = "id, tenant, filename, purpose, bytes, created_at"
 _BATCH = (
     "id, tenant, tier, endpoint, input_file_id, completion_window, metadata, status, created_at, expires_at, cancelling_at, ended_at,"
     " output_file_id, error_file_id"
 )
-_ENDED = ("completed", "failed", "cancelled", "expired")
 
 
-class BatchStore:
-    """All calls block; call them in a thread."""
+class BatchStore(FileStore):
+    """Batches beside the files that they read and write. All calls block; call them in a thread."""
 
     def __init__(self, database: Database, owner: str | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._database = database
+        super().__init__(database, clock)
         self._owner = owner or uuid.uuid4().hex
-        self._clock = clock
-
-    # Files
-
-    def add_file(self, tenant: str, filename: str, purpose: str, parts: Iterable[bytes]) -> File:
-        """Keep a file; `parts` may be of any size. Raises DatabaseFull or DatabaseDown with nothing kept."""
-        file_id = f"file-{uuid.uuid4().hex}"
-        with self._database.transaction() as cursor:
-            size = _write_parts(cursor, file_id, parts)
-            file = File(file_id, tenant, filename, purpose, size, self._now())
-            cursor.run(
-                f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", (file.id, tenant, filename, purpose, size, file.created_at)
-            )
-        return file
-
-    def file(self, tenant: str, file_id: str) -> File | None:
-        if "\0" in file_id:  # PostgreSQL has no such text
-            return None
-        with self._database.transaction() as cursor:
-            rows = cursor.all(f"SELECT {_FILE} FROM files WHERE id = ? AND tenant = ?", (file_id, tenant))
-        return File(*rows[0]) if rows else None
-
-    def files(self, tenant: str) -> list[File]:
-        with self._database.transaction() as cursor:
-            rows = cursor.all(f"SELECT {_FILE} FROM files WHERE tenant = ? ORDER BY created_at DESC, id", (tenant,))
-        return [File(*row) for row in rows]
-
-    def read(self, file_id: str) -> Iterator[bytes]:
-        """The file's content in parts."""
-        position = 0
-        while True:
-            with self._database.transaction() as cursor:
-                rows = cursor.all("SELECT data FROM file_parts WHERE file_id = ? AND position = ?", (file_id, position))
-            if not rows:
-                return
-            yield bytes(rows[0][0])
-            position += 1
-
-    def delete_file(self, tenant: str, file_id: str) -> str:
-        """`deleted`, `missing`, or `used` by a batch that has not ended."""
-        if self.file(tenant, file_id) is None:
-            return "missing"
-        with self._database.transaction() as cursor:
-            marks = ", ".join("?" for _ in _ENDED)
-            if cursor.all(f"SELECT 1 FROM batches WHERE input_file_id = ? AND status NOT IN ({marks})", (file_id, *_ENDED)):
-                return "used"
-            cursor.run("DELETE FROM files WHERE id = ?", (file_id,))
-            cursor.run("DELETE FROM file_parts WHERE file_id = ?", (file_id,))
-        return "deleted"
 
     # Batches
 
@@ -267,7 +204,7 @@ class BatchStore:
                     continue
                 final = "expired" if expired else ("cancelled" if status == "cancelling" else "completed")
                 locked = cursor.all(f"SELECT status FROM batches WHERE id = ?{self._locking('batches')}", (batch_id,))
-                if not locked or locked[0][0] in _ENDED:
+                if not locked or locked[0][0] in ENDED:
                     continue
                 output = self._result_file(cursor, batch_id, tenant, good=True)
                 errors = self._result_file(cursor, batch_id, tenant, good=False)
@@ -296,7 +233,6 @@ class BatchStore:
         condition = "status = 'done'" if good else "status IN ('failed', 'expired', 'cancelled')"
         if not cursor.all(f"SELECT 1 FROM items WHERE batch_id = ? AND {condition} LIMIT 1", (batch_id,)):
             return None
-        file_id = f"file-{uuid.uuid4().hex}"
 
         def lines() -> Iterator[bytes]:
             last = -1
@@ -312,16 +248,11 @@ class BatchStore:
                     last = position
                     yield _result_line(f"{batch_id}-{position}", custom_id, status, status_code, result)
 
-        size = _write_parts(cursor, file_id, lines())
         name = f"{batch_id}_{'output' if good else 'error'}.jsonl"
-        cursor.run(f"INSERT INTO files ({_FILE}) VALUES (?, ?, ?, ?, ?, ?)", (file_id, tenant, name, "batch_output", size, self._now()))
-        return file_id
+        return self._write(cursor, tenant, name, "batch_output", lines()).id
 
     def _locking(self, table: str) -> str:
         return f"{self._database.locking.replace('UPDATE', f'UPDATE OF {table}')}" if self._database.locking else ""
-
-    def _now(self) -> int:
-        return int(self._clock() + self._database.ahead)
 
 
 def _result_line(item_id: str, custom_id: str, status: str, status_code: int | None, result: str | None) -> bytes:
@@ -332,26 +263,6 @@ def _result_line(item_id: str, custom_id: str, status: str, status_code: int | N
     else:
         error = {"code": f"batch_{status}", "message": f"This request was not run: the batch was {status}."}
     return orjson.dumps({"id": f"batch_req_{item_id}", "custom_id": custom_id, "response": response, "error": error}) + b"\n"
-
-
-def _write_parts(cursor: Cursor, file_id: str, parts: Iterable[bytes]) -> int:
-    size = position = 0
-    held = bytearray()
-
-    def flush(data: bytes) -> None:
-        nonlocal position
-        cursor.run("INSERT INTO file_parts (file_id, position, data) VALUES (?, ?, ?)", (file_id, position, data))
-        position += 1
-
-    for part in parts:
-        size += len(part)
-        held += part
-        while len(held) >= _PART:
-            flush(bytes(held[:_PART]))
-            del held[:_PART]
-    if held or position == 0:
-        flush(bytes(held))
-    return size
 
 
 def _batch(cursor: Cursor, row: tuple[Any, ...]) -> Batch:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from inferstack_runtime.api.generation import Answer, Delta, Usage
+from inferstack_runtime.api.run import Answer, Delta, Usage
 from inferstack_runtime.engines.base import TokenLogprobs
 
 _COMPRESS_FROM = 1024

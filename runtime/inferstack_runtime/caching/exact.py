@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.generation import Answer
 from inferstack_runtime.api.parameters import Generate
+from inferstack_runtime.api.run import Answer
 from inferstack_runtime.caching.answers import condense, pack, size, unpack
 from inferstack_runtime.caching.shared import SharedStore, StoreDown
 from inferstack_runtime.engines.base import LoadedModel

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator
 
-from inferstack_runtime.api.generation import Answer, Delta, Usage
+from inferstack_runtime.api.run import Answer, Delta, Usage
 from inferstack_runtime.engines.base import TokenLogprobs
 
 _AT_ONCE = 32

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.errors import ApiError, invalid
-from inferstack_runtime.api.generation import Flight, Follower, Run
+from inferstack_runtime.api.generation import Flight, Follower
 from inferstack_runtime.api.http import Request
 from inferstack_runtime.api.parameters import Generate
+from inferstack_runtime.api.run import Run
 from inferstack_runtime.caching.exact import ExactCache, answer_key
 from inferstack_runtime.caching.replay import Replay
 from inferstack_runtime.caching.semantic import Entry, Question, SemanticCache, namespace_of

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.generation import Answer
+from inferstack_runtime.api.run import Answer
 from inferstack_runtime.caching.answers import pack, unpack
 from inferstack_runtime.caching.false_hits import FalseHits
 from inferstack_runtime.caching.guards import Traits, refusal, traits

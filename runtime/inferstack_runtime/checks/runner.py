@@ -17,7 +17,7 @@ from typing import Any
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.generation import Delta, Run, Usage
+from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.checks.base import Check, Finding, Mode, Side
 from inferstack_runtime.engines.base import TokenLogprobs
 from inferstack_runtime.metrics import Metrics

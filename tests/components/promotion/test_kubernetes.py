@@ -89,6 +89,12 @@ def test_the_floor_of_every_kind_of_scaler_is_read_and_written_where_it_keeps_it
     assert Scalers("none", "ns").path(BLUE, "") is None
 
 
+def test_a_scaler_whose_floor_is_no_number_is_named() -> None:
+    registration = {"kind": "ConfigMap", "metadata": {"name": "inferstack-blue-scaling"}, "data": {"min_instances": "two"}}
+    with pytest.raises(PlatformError, match="ConfigMap inferstack-blue-scaling: min_instances is 'two': expected a number"):
+        Scalers("autoscaler", "ns").floor(registration)
+
+
 def test_a_canary_by_header_is_a_rule_of_the_route_until_all_traffic_has_moved() -> None:
     world, seen = ClusterWorld(), []
     world.on_route = lambda weights: seen.append(weights)

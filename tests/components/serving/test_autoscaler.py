@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from inferstack.cluster.monitoring import monitoring_objects
+from inferstack.cluster.monitoring_config import prometheus_config
 from inferstack.environment import SlotName
 from inferstack.program.plan import plan_environment
 from inferstack.program.render import render_environment
@@ -137,3 +139,20 @@ def test_the_rendered_files_have_it(tmp_path: Path) -> None:
     wanted = ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount"]
     assert kinds == wanted
     assert "inferstack-blue-scaling" in "".join(files)
+
+
+def test_the_bundled_prometheus_finds_it_and_may_reach_it() -> None:
+    found = environment({**SCALED, "monitoring": {"backend": "bundled"}})
+    (job,) = [one for one in prometheus_config(found, "test")["scrape_configs"] if one["job_name"] == "autoscaler"]
+    assert job["relabel_configs"][0]["regex"] == "autoscaler"
+    objects = monitoring_objects(found, "test")
+    labels = autoscaler_objects(found)["deployment"]["spec"]["template"]["metadata"]["labels"]
+    reached = [
+        peer["podSelector"]["matchLabels"]
+        for rule in objects["prometheus_network_policy"]["spec"]["egress"]
+        for peer in rule.get("to", ())
+        if "matchLabels" in peer["podSelector"]
+    ]
+    assert labels in reached
+    other = environment({"monitoring": {"backend": "bundled"}})
+    assert [one["job_name"] for one in prometheus_config(other, "test")["scrape_configs"]] == ["inferstack"]

@@ -15,7 +15,7 @@ def main(seconds: float) -> None:
             samples = run.now(f'scrape_samples_scraped{{slot="{line.labels["slot"]}",environment="live"}}')[0].values[0]
             print(
                 f"{line.labels['slot']}: {len(taken)} scrapes of {samples:.0f} series under {sum(run.answered.values())} requests: "
-                f"median {statistics.median(taken):.1f} ms, most {max(taken):.1f} ms"
+                f"median {statistics.median(taken):.1f} ms, p99 {statistics.quantiles(taken, n=100)[98]:.1f} ms, most {max(taken):.1f} ms"
             )
 
 

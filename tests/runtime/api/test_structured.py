@@ -92,6 +92,21 @@ async def test_required_calls_one_of_them(with_tools):
     assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] in ("weather", "time")
 
 
+def allowed(mode, *names):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+async def test_of_the_tools_only_those_that_are_allowed_are_offered_and_forced(with_tools):
+    answer = await with_tools.post(PATH, ask(tools=TOOLS, tool_choice=allowed("required", "time"), parallel_tool_calls=False))
+    assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "time"
+    assert (await with_tools.post(PATH, ask(tools=TOOLS, tool_choice=allowed("auto", "time")))).status_code == 200
+    for request in with_tools.engine.submitted:
+        shown = bytes(token for token in request.prompt if token < 256)
+        assert b"time" in shown
+        assert b"weather" not in shown
+
+
 async def test_without_a_choice_the_model_may_just_answer(with_tools):
     message = (await with_tools.post(PATH, ask(tools=TOOLS))).json()["choices"][0]["message"]
     assert message["content"]
@@ -117,6 +132,10 @@ async def test_the_result_of_a_tool_goes_back_to_the_model(with_tools):
     [
         ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": allowed("auto", "other")}, "tool_choice.allowed_tools.tools.0"),
+        ({"tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools"),
+        ({"tool_choice": allowed("never", "time")}, "tool_choice.allowed_tools.mode"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools.mode"),
         ({"tools": [{"type": "function", "function": {"name": "bad name"}}]}, "tools.0.function.name"),
         ({"tools": [{"type": "retrieval"}]}, "tools.0"),
     ],

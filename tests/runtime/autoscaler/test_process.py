@@ -17,11 +17,13 @@ from conftest import process as running_process
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.keys import KeyFile
 from inferstack_runtime.autoscaler.config import AutoscalerConfig, ReplicaConfig, load_autoscaler_config
+from inferstack_runtime.autoscaler.metrics import CATALOGUE
 from inferstack_runtime.autoscaler.observe import Look, read_metrics, sample_of
 from inferstack_runtime.autoscaler.process import Autoscaler, ScalingApp
 from inferstack_runtime.config import InvalidConfig
 
 ADMIN = {"authorization": "Bearer root"}
+RESULTS = ("missing", "scaled", "held", "stopped", "failed")
 MAP = "/api/v1/namespaces/ns/configmaps/inferstack-blue-scaling"
 PAGE = """# TYPE process_cpu_seconds_total counter
 process_cpu_seconds_total {cpu}
@@ -249,6 +251,24 @@ async def test_it_is_ready_once_it_has_looked(shared):
         assert (await autoscaler.client.get("/readyz")).status_code == 503
         await autoscaler.look()
         assert (await autoscaler.client.get("/readyz")).status_code == 200
+
+
+async def test_its_metrics_say_what_it_saw_wanted_and_could_not_do(shared, cluster):
+    with asked(shared) as autoscaler:
+        await autoscaler.look()
+        cluster.map["min_instances"] = "4"
+        await autoscaler.look()
+        cluster.replicas = 0
+        await autoscaler.look()
+        cluster.refuse = True
+        await autoscaler.look()
+        page = (await autoscaler.client.get("/metrics", headers={"authorization": ""})).text
+    counts = {result: autoscaler.metrics.value("inferstack_autoscaler_looks_total", target="small", result=result) for result in RESULTS}
+    assert counts == {"missing": 1, "scaled": 1, "held": 0, "stopped": 1, "failed": 1}
+    assert 'inferstack_autoscaler_wanted_replicas{target="small"} 0.0' in page
+    for metric in CATALOGUE:
+        assert f"# TYPE {metric.name} {metric.kind}" in page
+        assert metric.help.endswith(".")
 
 
 async def test_a_floor_that_a_promotion_raises_holds_at_the_next_look(shared, cluster):

@@ -8,8 +8,8 @@ from fake_engine import FakeEngine, fake_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferstack_runtime.api.generation import Answer, Delta, Usage
 from inferstack_runtime.api.parameters import Generate
+from inferstack_runtime.api.run import Answer, Delta, Usage
 from inferstack_runtime.caching.answers import condense, pack, unpack
 from inferstack_runtime.caching.exact import ExactCache, answer_key
 from inferstack_runtime.engines.base import Sampling, TokenLogprobs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import running, write_keys
 
-from inferstack_runtime.api.generation import Answer, Delta, Usage
+from inferstack_runtime.api.run import Answer, Delta, Usage
 from inferstack_runtime.caching.evaluation import pairs, rates, read_set
 from inferstack_runtime.caching.false_hits import OFF, FalseHits, wilson
 from inferstack_runtime.caching.guards import refusal, traits
