@@ -81,7 +81,7 @@ struct Cache {
   }
 };
 
-// A tile is so many queries; scores are computed for SCORE_PARTS times 16 positions at a time, outputs for as many times 16 dimensions.
+// A tile is so many queries; scores are computed for PARTS times 16 positions at a time, outputs for as many times 16 dimensions or twice that.
 #if defined(__AVX512F__)
 constexpr int QUERY_TILE = 12, PARTS = 2;
 #else
@@ -119,7 +119,7 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
   const float* queries = state.queries + first_query * head_dim;
   float* output = state.output + first_query * head_dim;
   float* peak = state.peak + first_query;
-  alignas(64) float weights[N][BLOCK], top[16];
+  alignas(64) float weights[N][BLOCK], top[16] = {};
   for (int half = 0; half < 2; half += PARTS) {
     f32x16 scores[N][PARTS];
     repeat<N>([&](int q) __attribute__((always_inline)) { repeat<PARTS>([&](int p) __attribute__((always_inline)) { scores[q][p] = splat(0.0f); }); });
@@ -156,9 +156,12 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
     const float block_peak = maximum(max(scores[0], scores[1]));
     top[q] = block_peak > peak[q] ? block_peak : peak[q];
   }
-  for (int q = N; q < 16; q++) top[q] = 0;
   alignas(64) float keep[16];
-  store(keep, exp2(load<f32x16>(peak) - load<f32x16>(top)));
+  if constexpr (N > 4) {
+    store(keep, exp2(load<f32x16>(peak) - load<f32x16>(top)));
+  } else {  // a vector of what was just written number by number would wait for all of them
+    for (int q = 0; q < N; q++) keep[q] = first_of(exp2(splat(peak[q] - top[q])));
+  }
   for (int q = 0; q < N; q++) {
     peak[q] = top[q];
     f32x16 low = exp2(load<f32x16>(weights[q]) - splat(top[q])), high = exp2(load<f32x16>(weights[q] + 16) - splat(top[q]));
@@ -174,30 +177,38 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
     store(weights[q] + 16, high);
   }
   const uint8_t* values = Cache<T>::values_of(head, head_dim);
-  for (int dim = 0; dim < head_dim; dim += 16 * PARTS) {
-    f32x16 out[N][PARTS];
-    const auto at = [&](int q, int p) __attribute__((always_inline)) { return output + q * head_dim + dim + 16 * p; };
-    repeat<N>([&](int q) __attribute__((always_inline)) {
-      const f32x16 factor = splat(keep[q]);
-      repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = load<f32x16>(at(q, p)) * factor; });
-    });
-    for (int pair = 0; pair < (used + 1) / 2; pair++) {
-      next.lines(2);
-      f32x16 even[PARTS], odd[PARTS];
-      repeat<PARTS>([&](int p) __attribute__((always_inline)) { Cache<T>::pairs(values, pair, head_dim, dim + 16 * p, even[p], odd[p]); });
+  // Few queries take more dimensions at once: sums that wait for each other would leave the multipliers idle.
+  constexpr int MORE = N <= 4 ? 2 * PARTS : PARTS;
+  int dim = 0;
+  const auto accumulate = [&](auto parts) __attribute__((always_inline)) {
+    constexpr int P = decltype(parts)::value;
+    for (; dim + 16 * P <= head_dim; dim += 16 * P) {
+      f32x16 out[N][P];
+      const auto at = [&](int q, int p) __attribute__((always_inline)) { return output + q * head_dim + dim + 16 * p; };
       repeat<N>([&](int q) __attribute__((always_inline)) {
-        const f32x16 x = splat(weights[q][2 * pair]);
-        repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(x, even[p], out[q][p]); });
+        const f32x16 factor = splat(keep[q]);
+        repeat<P>([&](int p) __attribute__((always_inline)) { out[q][p] = load<f32x16>(at(q, p)) * factor; });
       });
+      for (int pair = 0; pair < (used + 1) / 2; pair++) {
+        next.lines(2);
+        f32x16 even[P], odd[P];
+        repeat<P>([&](int p) __attribute__((always_inline)) { Cache<T>::pairs(values, pair, head_dim, dim + 16 * p, even[p], odd[p]); });
+        repeat<N>([&](int q) __attribute__((always_inline)) {
+          const f32x16 x = splat(weights[q][2 * pair]);
+          repeat<P>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(x, even[p], out[q][p]); });
+        });
+        repeat<N>([&](int q) __attribute__((always_inline)) {
+          const f32x16 y = splat(weights[q][2 * pair + 1]);
+          repeat<P>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(y, odd[p], out[q][p]); });
+        });
+      }
       repeat<N>([&](int q) __attribute__((always_inline)) {
-        const f32x16 y = splat(weights[q][2 * pair + 1]);
-        repeat<PARTS>([&](int p) __attribute__((always_inline)) { out[q][p] = madd(y, odd[p], out[q][p]); });
+        repeat<P>([&](int p) __attribute__((always_inline)) { store(at(q, p), out[q][p]); });
       });
     }
-    repeat<N>([&](int q) __attribute__((always_inline)) {
-      repeat<PARTS>([&](int p) __attribute__((always_inline)) { store(at(q, p), out[q][p]); });
-    });
-  }
+  };
+  accumulate(std::integral_constant<int, MORE>{});
+  if constexpr (MORE > PARTS) accumulate(std::integral_constant<int, PARTS>{});
 }
 
 // `f(size, first)` for tiles that together hold `count` queries, `size` a constant.

@@ -25,11 +25,55 @@ INLINE void in_tiles(int rows, const Tile& tile) {
 
 // ---- Integer tiles: rows x 32 columns ---------------------------------------------------------------------------------
 
+// With so many rows it costs less to unpack a panel once, to blocks in the order in which a tile reads them, than once per tile.
+constexpr int READY_ROWS = TILE_ROWS > 4 ? 36 : 24;
+constexpr int READY = FORMATS;  // the format of such blocks
+
 #if defined(__AVX512VNNI__)
 #include "vnni.h"
 #elif defined(__AVX2__)
 
 INLINE __m256 halves_to_floats(const uint8_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+
+// Unpacked nibbles of eight columns, and their scales as floats. A panel lies as [4 parts][groups].
+struct ReadyBlock {
+  uint8_t weights[GROUP * 8];
+  float d[8], least[8];
+};
+constexpr bool can_be_ready(int format) { return format == W4_GROUP || format == W4_MINIMUM; }
+
+// What turns the sums of eight columns into floats: sum * d + least * (sum of the row's quants).
+struct Scales {
+  __m256 d, least;
+};
+template <int F>
+INLINE Scales scales_of(const uint8_t* block, int part) {
+  if constexpr (F == READY) {
+    const auto* ready = (const ReadyBlock*)block;
+    return {_mm256_load_ps(ready->d), _mm256_load_ps(ready->least)};
+  }
+  const __m256 d = F == W8_CHANNEL ? _mm256_set1_ps(1.0f) : halves_to_floats(block + (F == W8_GROUP ? 1024 : 512) + part * 16);
+  if constexpr (F == W4_GROUP) return {d, _mm256_mul_ps(d, _mm256_set1_ps(-8.0f))};
+  if constexpr (F == W4_MINIMUM) return {d, halves_to_floats(block + 576 + part * 16)};
+  return {d, _mm256_setzero_ps()};
+}
+
+template <int F>
+void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  for (int g = 0; g < groups; g++, block += block_bytes(F))
+    for (int part = 0; part < 4; part++) {
+      ReadyBlock& to = ready[part * groups + g];
+      for (int quad = 0; quad < 4; quad++) {
+        const __m256i v = _mm256_load_si256((const __m256i*)(block + quad * 128 + part * 32));
+        _mm256_store_si256((__m256i*)(to.weights + quad * 32), _mm256_and_si256(v, mask));
+        _mm256_store_si256((__m256i*)(to.weights + (quad + 4) * 32), _mm256_and_si256(_mm256_srli_epi16(v, 4), mask));
+      }
+      const Scales s = scales_of<F>(block, part);
+      _mm256_store_ps(to.d, s.d);
+      _mm256_store_ps(to.least, s.least);
+    }
+}
 
 // Eight columns at a time. Eight products of at most 2 * 15 * 127 fit into 16 bits; 8-bit weights use |w| and the sign on the activation.
 template <int F, int MR>
@@ -38,9 +82,10 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
   for (int part = 0; part < 4; part++) {
     __m256 total[MR];
     for (int m = 0; m < MR; m++) total[m] = _mm256_setzero_ps();
-    const uint8_t* block = panel + header_bytes(F);
-    for (int g = 0; g < groups; g++, block += block_bytes(F)) {
-      const uint8_t* weights = block + part * 32;
+    const uint8_t* block = F == READY ? (const uint8_t*)((const ReadyBlock*)panel + part * groups) : panel + header_bytes(F);
+    constexpr int size = F == READY ? (int)sizeof(ReadyBlock) : block_bytes(F);
+    for (int g = 0; g < groups; g++, block += size) {
+      const uint8_t* weights = F == READY ? block : block + part * 32;
       const int8_t* quants = a.quants + (int64_t)row * a.k + g * GROUP * MR;
       __m256i acc[MR];
       for (int m = 0; m < MR; m++) acc[m] = _mm256_setzero_si256();
@@ -57,6 +102,15 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
           }
         }
         for (int m = 0; m < MR; m++) acc[m] = _mm256_madd_epi16(acc[m], ones);
+      } else if constexpr (F == READY) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) {
+          const __m256i w = _mm256_load_si256((const __m256i*)(weights + j * 32));
+#pragma GCC unroll 6
+          for (int m = 0; m < MR; m++)
+            acc[m] = _mm256_add_epi16(acc[m], _mm256_maddubs_epi16(w, _mm256_set1_epi32(load<int32_t>(quants + (j * MR + m) * 4))));
+        }
+        for (int m = 0; m < MR; m++) acc[m] = _mm256_madd_epi16(acc[m], ones);
       } else {
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
@@ -68,15 +122,12 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
           }
         }
       }
-      __m256 d = _mm256_set1_ps(1.0f), least = _mm256_setzero_ps();
-      if constexpr (F != W8_CHANNEL) d = halves_to_floats(block + (F == W8_GROUP ? 1024 : 512) + part * 16);
-      if constexpr (F == W4_GROUP) least = _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
-      if constexpr (F == W4_MINIMUM) least = halves_to_floats(block + 576 + part * 16);
+      const auto [d, least] = scales_of<F>(block, part);
       for (int m = 0; m < MR; m++) {
         const int64_t index = (int64_t)row * groups + g * MR + m;
         __m256 value = _mm256_cvtepi32_ps(acc[m]);
         if constexpr (F != W8_CHANNEL) value = _mm256_mul_ps(value, d);
-        if constexpr (F == W4_GROUP || F == W4_MINIMUM) value = _mm256_fmadd_ps(_mm256_set1_ps(a.sums[index]), least, value);
+        if constexpr (F == W4_GROUP || F == W4_MINIMUM || F == READY) value = _mm256_fmadd_ps(_mm256_set1_ps(a.sums[index]), least, value);
         total[m] = _mm256_fmadd_ps(value, _mm256_set1_ps(a.scales[index]), total[m]);
       }
     }
@@ -146,8 +197,8 @@ void float_tile(const float* weights, int k, const float* x, float* out) {
 
 template <int F>
 INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unused]] float* scratch, float* out) {
-#if defined(__AVX512VNNI__)
-  if constexpr (F != READY && F != W8_CHANNEL)
+#if defined(__AVX2__)
+  if constexpr (F != READY && can_be_ready(F))
     if (a.rows >= READY_ROWS) {
       auto* ready = (ReadyBlock*)scratch;
       make_ready<F>(panel, a.k / GROUP, ready);

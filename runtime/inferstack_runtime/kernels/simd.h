@@ -103,6 +103,14 @@ INLINE T select(i32x16 mask, T a, T b) {
 }
 #endif
 
+INLINE float first_of(f32x16 v) {
+#if defined(__AVX512F__)
+  return v[0];
+#else
+  return v.low[0];
+#endif
+}
+
 // 0, 1, ... 15
 INLINE i32x16 lanes() {
   alignas(64) static constexpr int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

@@ -15,8 +15,7 @@ INLINE void dot(__m512i& sum, __m512i weights, const int8_t* quad) {
 }
 INLINE void add_product(__m512& total, __m512 a, const float* b) { asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(total) : "v"(a), "m"(*b)); }
 
-// A block of any group format made ready for many rows: one unsigned byte per weight, in W8_GROUP's order, and its scales as floats.
-constexpr int READY = FORMATS;
+// One unsigned byte per weight, in W8_GROUP's order, and the scales as floats.
 struct ReadyBlock {
   uint8_t weights[1024];
   float d[PANEL], zero[PANEL], least[PANEL];
@@ -123,8 +122,7 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
   }
 }
 
-// With so many rows unpacking a panel once costs less than unpacking it for each tile.
-constexpr int READY_ROWS = 3 * TILE_ROWS;
+constexpr bool can_be_ready(int format) { return format != W8_CHANNEL; }
 
 template <int F>
 void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
