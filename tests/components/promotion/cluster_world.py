@@ -357,11 +357,12 @@ class KubeProcess(KubernetesPlatform):
             raise Killed
         self.world.advance(max(seconds, 0.001))
 
+    def exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
+        return _timed(super().exercise(slot, n, repeated=repeated))
+
     def compare(self, slot: SlotName, against: SlotName, n: int) -> tuple[Exercise, Exercise]:
-        """Both versions are equally fast: how busy the machine is that runs this world must not decide how many rounds there are."""
         mine, theirs = super().compare(slot, against, n)
-        same = {"seconds": 1.0, "ttft": Histogram.of([0.05] * n), "inter_token": Histogram.of([0.01] * n)}
-        return replace(mine, **same), replace(theirs, **same)
+        return _timed(mine), _timed(theirs)
 
     def gateway_client(self) -> httpx.Client:
         return httpx.Client(base_url="http://gateway", transport=httpx.MockTransport(self.world.through_gateway))
@@ -369,6 +370,12 @@ class KubeProcess(KubernetesPlatform):
     def session(self) -> Session:
         base = SlotSpec.from_environment(self.world.environment)
         return Session(NAME, self, self, lambda event: None, self.holder, self.holder.partition("@")[0], base)
+
+
+def _timed(sent: Exercise) -> Exercise:
+    """The same with times of this world: how long it really took would decide how much more is asked, and no request had its place."""
+    times = Histogram.of([0.1] * int(sent.ttft.total))
+    return replace(sent, seconds=1.0, ttft=times, inter_token=times)
 
 
 def kube_policy(world: ClusterWorld, **changes: Any) -> Policy:

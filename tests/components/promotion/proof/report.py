@@ -47,11 +47,12 @@ def _crash(known: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield from (f"- {line}" for line in part["figures"]["lines"] if "crash points" in line)
     yield ""
-    yield "A promoter is paused before every single call until its lease has ended and somebody else has finished its work or turned it"
-    yield "back; then it goes on, and must change nothing."
-    yield ""
-    yield from (f"- {line}" for line in part["figures"]["lines"] if "pauses" in line)
-    yield ""
+    if pauses := [line for line in part["figures"]["lines"] if "pauses" in line]:
+        yield "A promoter is paused before every single call until its lease has ended and somebody else has finished its work or turned it"
+        yield "back; then it goes on, and must change nothing."
+        yield ""
+        yield from (f"- {line}" for line in pauses)
+        yield ""
     yield f"{'All passed' if part['figures']['passed'] else '**Some failed**'}. {_where(part)}"
     yield from _kills(known)
 
