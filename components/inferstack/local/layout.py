@@ -77,6 +77,10 @@ class Layout:
         """The runtime configuration of a slot."""
         return self.directory / "slots" / f"{slot}.json"
 
+    def batches(self, slot: str) -> Path:
+        """Files and batch jobs of a slot."""
+        return self.directory / "slots" / f"{slot}-batches.sqlite"
+
     def log(self, part: str) -> Path:
         return self.logs / f"{part}.log"
 

@@ -50,6 +50,7 @@ def on_machine(config: Mapping[str, Any], layout: Layout, slot: str, ports: Port
         "identity": {**config["identity"], "environment": layout.name, "slot": str(slot)},
         "access": {**config["access"], "keys_file": str(layout.keys)},
         "cache": {**config["cache"], "url": cache.url(layout, ports.cache)},
+        "batches": {"url": f"sqlite:///{layout.batches(slot)}"},
         "alertmanager_url": None if alertmanager is None else f"http://127.0.0.1:{alertmanager}",
         "console": {
             "slots": {

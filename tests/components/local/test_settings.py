@@ -43,6 +43,7 @@ def test_a_slot_is_configured_as_the_environment_says():
     assert config["listen"]["port"] == 8002
     assert config["metrics"]["port"] == 9002
     assert config["identity"] == {"environment": "local", "slot": "green", "generation": 1}
+    assert config["batches"]["url"] == "sqlite:////p/.inferstack/local/slots/green-batches.sqlite", "of this project, not of its namesake"
     assert config["models"] == [{"name": "tiny", "source": "file:///m", "digest": None, "quantization": "int8", "context": 128}]
     assert config["engine"]["max_queue"] == 3
     assert config["engine"]["kv_cache_bytes"] == 64 * 2**20
