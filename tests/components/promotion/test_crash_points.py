@@ -48,8 +48,14 @@ CASES: list[tuple[str, Callable[[bool], World], Callable[..., commands.Ended], P
     ("rollback", promoted, rollback, policy(), False),
 ]
 
+LONG = ("canary", "rolling", "canary by header")
+"""Their calls are the most; those of their reverted promotions are in the fast lane too."""
 
-@pytest.mark.parametrize(("name", "make", "command", "plan", "bad"), CASES, ids=[case[0] for case in CASES])
+
+@pytest.mark.parametrize(
+    ("name", "make", "command", "plan", "bad"),
+    [pytest.param(*case, id=case[0], marks=pytest.mark.slow if case[0] in LONG else ()) for case in CASES],
+)
 def test_killed_anywhere_one_rerun_converges(
     name: str, make: Callable[[bool], World], command: Callable[..., commands.Ended], plan: Policy, bad: bool
 ) -> None:

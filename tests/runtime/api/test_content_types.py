@@ -29,7 +29,11 @@ KINDS = {
 BODIES = [route for route in ROUTES if route.method in ("POST", "PUT", "DELETE")]
 
 
-@pytest.mark.parametrize("route", BODIES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize(
+    "route",
+    [pytest.param(route, marks=pytest.mark.slow if route.path.endswith("/profiling") else ()) for route in BODIES],  # it profiles 10 s
+    ids=lambda route: f"{route.method} {route.path}",
+)
 async def test_a_body_of_another_kind_gets_a_status_that_the_document_names(route, tmp_path):
     keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
     tiers = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}
