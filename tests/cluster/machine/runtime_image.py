@@ -9,6 +9,8 @@ from pathlib import Path
 
 REFERENCE = "localhost/inferstack-runtime:machine"
 _INGREDIENTS = ("runtime/**/*", "locks/runtime.txt", "locks/build.txt", "locks/models.txt", "scripts/image", "scripts/image-base")
+_KEPT = 3
+"""Archives of the last builds; each is as large as the image."""
 
 
 class CannotBuildImage(RuntimeError):
@@ -27,6 +29,8 @@ def archive(root: Path, cache: Path, say: Callable[[str], None]) -> Path:
     base = [] if _docker_answers() else ["--base", _run(root, "scripts/image-base").strip()]
     _run(root, "scripts/image", "--target", "bundled", "--tag", REFERENCE, *base, "--archive", str(unfinished))
     unfinished.rename(target)
+    for old in sorted(cache.glob("runtime-*.tar"), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        old.unlink()
     return target
 
 
