@@ -127,7 +127,8 @@ def test_a_drained_node_keeps_the_last_replica_of_the_live_slot(fresh: Deployed)
 
 
 def test_replicas_beyond_the_quota_are_refused_and_said_and_those_that_run_go_on(fresh: Deployed) -> None:
-    fresh.fix_replicas("blue", 1)  # its scaler must not make room meanwhile
+    for slot in ("blue", "green"):
+        fresh.fix_replicas(slot, 1)  # their scalers must not make room meanwhile, nor have asked for the second one already
     used = len(fresh.pods("blue")) + len(fresh.pods("green"))
     quota = {
         "apiVersion": "v1",
@@ -141,7 +142,7 @@ def test_replicas_beyond_the_quota_are_refused_and_said_and_those_that_run_go_on
     try:
         with Load(fresh.url) as load:
             load.wait_for(5)
-            fresh.kubectl("scale", "deployment/inferstack-green", "--replicas=2")
+            fresh.ask_replicas("green", 2)
             client.wait("`inferstack status` to say so", 60, lambda: "exceeded quota: full" in _reason(fresh, "green"), every=1)
             load.wait_for(5)
     finally:

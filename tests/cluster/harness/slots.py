@@ -87,10 +87,14 @@ class Deployed:
 
     def fix_replicas(self, slot: str, replicas: int) -> None:
         """Exactly ``replicas``, whatever the load, and ready."""
+        self.ask_replicas(slot, replicas)
+        self.wait_ready(slot, replicas)
+
+    def ask_replicas(self, slot: str, replicas: int) -> None:
+        """Have the slot's scaler want ``replicas``, whatever the load."""
         bounds = {"spec": {"minReplicas": replicas, "maxReplicas": replicas}}
         self.kubectl("patch", "horizontalpodautoscaler", f"inferstack-{slot}", "--type=merge", f"--patch={json.dumps(bounds)}")
         self.kubectl("scale", f"deployment/inferstack-{slot}", f"--replicas={replicas}")
-        self.wait_ready(slot, replicas)
 
     def weights(self) -> dict[str, int]:
         backends = client.read(self.machine, _ROUTE)["spec"]["rules"][-1]["backendRefs"]
