@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -43,6 +43,9 @@ TEXTS = (
 """Fixed texts whose next tokens two slots are compared on. Plain and predictable, so that a sound model of any format is sure of many."""
 BEGINNINGS = tuple(text[: 2 * len(text) // 3].rstrip() for text in TEXTS)
 """Prompts of synthetic requests: cut off inside a sentence, so that a sound model has something to say."""
+
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,8 @@ class SlotClient:
         body = _completion(model, tokens, f"{label or uuid.uuid4().hex[:8]} {prompt}") | {"stream_options": {"include_usage": True}}
         if repeated:
             body |= {"prompt": prompt, "seed": uuid.uuid4().int % 2**31}
-        waited = 0.0
-        while True:
-            timing, wait = self._streamed(body, seconds)
-            if wait is None or waited + wait > LIMITED * seconds or (stop or threading.Event()).wait(wait):
-                return replace(timing, waited=waited)
-            waited += wait
+        timing, waited = _when_let(lambda: self._streamed(body, seconds), seconds, stop)
+        return replace(timing, waited=waited)
 
     def _streamed(self, body: dict[str, Any], seconds: float) -> tuple[Timing, float | None]:
         """What came of one request, and how long to wait before it can be sent again where it was only too many."""
@@ -200,11 +199,8 @@ class SlotClient:
     def top_tokens(self, model: str, text: str) -> TopTokens:
         """What the slot names as most likely after each position of `text`."""
         body = {"model": model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        waited = 0.0
         try:
-            while (wait := _wait(answer := self._post(body))) is not None and waited + wait <= LIMITED * REQUEST_SECONDS:
-                time.sleep(wait)
-                waited += wait
+            answer, _ = _when_let(lambda: self._posted(body), REQUEST_SECONDS)
             if answer.status_code != 200:
                 return TopTokens(error=f"HTTP {answer.status_code} {answer.text[:200]}")
             choice = answer.json()["choices"][0]
@@ -214,8 +210,10 @@ class SlotClient:
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             return TopTokens(error=f"{type(error).__name__}: {error}")
 
-    def _post(self, body: dict[str, Any]) -> httpx.Response:
-        return self._client.post("/v1/completions", json=body, headers=self._headers, timeout=REQUEST_SECONDS)
+    def _posted(self, body: dict[str, Any]) -> tuple[httpx.Response, float | None]:
+        """Like `_streamed`, for an answer as a whole."""
+        answer = self._client.post("/v1/completions", json=body, headers=self._headers, timeout=REQUEST_SECONDS)
+        return answer, _wait(answer)
 
     def counters(self) -> Counters | None:
         """Its cumulative figures; None when its metrics do not answer."""
@@ -225,6 +223,16 @@ class SlotClient:
         except httpx.HTTPError:
             return None
         return counters(answer.text)
+
+
+def _when_let(send: Callable[[], tuple[_Value, float | None]], seconds: float, stop: threading.Event | None = None) -> tuple[_Value, float]:
+    """What came of a request of up to `seconds`, sent again (until `stop`) where it was only one too many, and how long that took."""
+    waited = 0.0
+    while True:
+        found, wait = send()
+        if wait is None or waited + wait > LIMITED * seconds or (stop or threading.Event()).wait(wait):
+            return found, waited
+        waited += wait
 
 
 def _wait(answer: httpx.Response) -> float | None:
