@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 from harness import commands
@@ -12,6 +13,9 @@ from machine import client, processes
 from machine.layout import NODE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+GATEWAY_HEARS_S = 2.0
+"""From an EndpointSlice written to the gateway using it; weights took 0.2 s at most on an idle machine (docs/cluster-report.md)."""
 
 
 @pytest.mark.parametrize("program", ["kube-apiserver", "etcd", "kubelet", "kube-controller-manager", "containerd"])
@@ -41,18 +45,17 @@ def test_a_killed_process_of_the_idle_slot_starts_again_and_no_request_is_lost(f
 
 
 def test_when_one_of_two_replicas_is_killed_the_other_serves_on(fresh: Deployed) -> None:
-    """What a crash costs is the requests that the process had; nothing after that is lost."""
+    """What a crash costs is the requests that the process had, and those that the gateway sends it before it has heard."""
     fresh.fix_replicas("blue", 2)
     with Load(fresh.url, clients=2) as load:
         load.wait_for(10)
         _kill_runtime(fresh, fresh.pods("blue")[0]["metadata"]["name"])
         client.wait("one ready endpoint", 60, lambda: len(fresh.ready_addresses("blue")) == 1)
-        lost = len(load.lost)
+        heard = time.time() + GATEWAY_HEARS_S
         load.wait_for(10)
-        assert len(load.lost) == lost
         fresh.wait_ready("blue", 2)
         load.wait_for(10)
-    assert len(load.lost) == lost
+    assert [one for one in load.lost if one.sent > heard] == []
     assert {one.slot for one in load.answers if not one.failure} == {"blue"}
 
 
