@@ -1,6 +1,7 @@
 """Fixture data of the planning tests: base environments, and changes to them."""
 
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,22 @@ import yaml
 HERE = Path(__file__).parent
 
 
+@cache
+def _read(name: str) -> Any:
+    return yaml.load((HERE / f"{name}.yaml").read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def base(name: str) -> dict[str, Any]:
-    return deepcopy(yaml.safe_load((HERE / "bases.yaml").read_text())[name])
+    found: dict[str, Any] = deepcopy(_read("bases")[name])
+    return found
 
 
 def base_names() -> list[str]:
-    return list(yaml.safe_load((HERE / "bases.yaml").read_text()))
+    return list(_read("bases"))
 
 
 def bad_environments() -> list[dict[str, Any]]:
-    return [case for name in ("bad_environments", "bad_settings") for case in yaml.safe_load((HERE / f"{name}.yaml").read_text())]
+    return deepcopy([case for name in ("bad_environments", "bad_settings") for case in _read(name)])
 
 
 def changed(raw: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
