@@ -5,7 +5,7 @@ from dataclasses import replace
 from inferstack.environment import SlotName
 from inferstack.promotion.gates import TRIES
 from inferstack.promotion.journal import HISTORY_LENGTH, Entry, Journal, Operation, Outcome, Phase, Policy
-from inferstack.promotion.shares import shares
+from inferstack.promotion.shares import shares, splits, wanted_weights
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import (
     Check,
@@ -157,6 +157,9 @@ def _weights_set(journal: Journal, operation: Operation, result: Result, now: fl
     if result.ok:
         after = {Phase.SHIFT: Phase.SETTLE, Phase.REVERT: Phase.REVERT_SETTLE, Phase.FREEZE: Phase.FROZEN}[phase]
         return _go(journal, operation, after, now)
+    if phase is Phase.SHIFT and splits(operation):  # the old slot cannot take its share: the new one is judged alone
+        after = replace(operation, step=operation.step + 1)
+        return _go(replace(journal, weights=wanted_weights(after)), after, Phase.SHIFT, now)
     if phase is Phase.SHIFT:
         return _failed(journal, operation, result.reason, now)
     return _go(journal, operation, Phase.FREEZE if phase is Phase.REVERT else Phase.FROZEN, now, result.reason)
@@ -170,6 +173,8 @@ def _checked(journal: Journal, operation: Operation, result: Result, now: float)
         verdict = replace(verdict, percent=shares(operation)[operation.step])
     operation = replace(operation, verdicts=(*operation.verdicts[-11:], verdict), baseline=result.baseline or operation.baseline)
     if verdict.result == "inconclusive":
+        if result.split:
+            return _go(journal, replace(operation, split=True), Phase.SHIFT, now)
         if operation.attempts + 1 < TRIES:
             return replace(journal, operation=replace(operation, attempts=operation.attempts + 1))
         return _failed(journal, operation, f"{verdict.stage} is inconclusive after {TRIES} tries: {'; '.join(verdict.reasons)}", now)

@@ -271,14 +271,49 @@ def test_a_canary_that_hardly_anybody_asks_is_compared_by_the_same_synthetic_loa
 
 @pytest.mark.parametrize(("live_only", "outcome"), [(0.0, Outcome.COMMITTED), (1.5, Outcome.REVERTED)])
 def test_a_machine_that_gets_slower_after_the_switch_is_not_the_versions_fault(live_only: float, outcome: Outcome) -> None:
+    for strategy in ("blue_green", "rolling"):
+        world = World()
+        world.crowds = True
+        world.behaviours[NEW.version] = Behaviour(ttft_live=live_only)
+        ended = promote(world, strategy=strategy)
+        assert ended.outcome is outcome
+        assert converged(world) is None
+        assert ended.entry is not None
+        assert [(found.percent, found.result) for found in ended.entry.verdicts if found.percent == 100 or found.suspected][:2] == [
+            (100, "inconclusive"),
+            (50, "fail") if live_only else (100, "pass"),
+        ]
+
+
+def test_what_is_suspected_after_the_switch_is_looked_at_again_with_both_slots_side_by_side() -> None:
     world = World()
-    world.behaviours[NEW.version] = Behaviour(ttft_live=live_only)
+    world.behaviours[NEW.version] = Behaviour(ttft_live=1.5)
+    assert promote(world).outcome is Outcome.REVERTED
+    assert [weights.green for _, weights in world.routed[1:]] == [100, 50, 0]
+    world = World()
+    world.crowds = True
+    assert promote(world).outcome is Outcome.COMMITTED
+    assert [weights.green for _, weights in world.routed[1:]] == [100, 50, 100]
 
-    def crowd(name: str, process: Process) -> None:
-        world.slower = 3.5 if world.weights == Weights(0, 100) else 1.0
 
-    world.before_call = crowd
-    assert promote(world).outcome is outcome
+@pytest.mark.parametrize("trouble", ["ready", "verifies"])
+def test_an_old_slot_that_cannot_take_its_share_again_gets_none_and_turns_nothing_back(trouble: str) -> None:
+    """It fails between the suspicion and the split: the new version is judged by itself, and nobody is frozen for the old one's fault."""
+    world = World()
+    world.crowds = True
+
+    def old_fails(name: str, process: Process) -> None:
+        journal = world.stored()
+        if journal and journal.operation and journal.operation.split:
+            world.slower = 1.0
+            world.slots[BLUE].verifies = trouble != "verifies"
+            world.slots[BLUE].started = [] if trouble == "ready" else world.slots[BLUE].started
+
+    world.before_call = old_fails
+    ended = promote(world)
+    assert ended.outcome is Outcome.COMMITTED
+    assert [weights.green for _, weights in world.routed[1:]] == [100]
+    assert converged(world) is None
 
 
 def test_a_canary_by_header_that_nobody_asks_is_inconclusive_and_says_what_to_do() -> None:

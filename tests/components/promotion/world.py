@@ -98,6 +98,8 @@ class World:
         self.rate = 20.0
         self.slower = 1.0
         """How much longer everything takes, whichever slot it is in: other work on the machine."""
+        self.crowds = False
+        """The machine becomes slower when all traffic has moved, for good."""
         self.marked = 0.1
         """Share of the requests that carry the header of a cohort."""
         first = version()
@@ -312,6 +314,7 @@ class Process:
                 raise Conflict("the route was changed since it was looked at")
             self._check_switch(weights)
             self.world.weights = weights
+            self.world.slower = 3.5 if self.world.crowds and weights.sole else self.world.slower
             self.world.routed.append((self.world.time + self.world.delay, weights))
 
         self._mutate("set_weights", work)
