@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+
 def unpaired(new: Sequence[float], old: Sequence[float]) -> float:
     """One-sided exact p of the rank test of Mann and Whitney (Annals of Mathematical Statistics 18, 1947, with their recurrence).
 

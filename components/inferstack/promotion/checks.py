@@ -11,7 +11,7 @@ from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.gates import Evidence, Rounds
 from inferstack.promotion.journal import Journal, Operation, Verdict
 from inferstack.promotion.measure import Snapshot, WindowStats, leak, over
-from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
+from inferstack.promotion.platform import Agreement, Clock, Exercise, Observation, Platform
 from inferstack.promotion.shares import shares, splits
 from inferstack.promotion.steps import Check, Result
 
@@ -25,17 +25,18 @@ LEAST_LEAK_REQUESTS = 2
 
 Call = Callable[[Callable[[], Any]], Any]
 Look = tuple[float, Snapshot | None]
-"""When, and a slot's cumulative figures then."""
+"""When (elapsed seconds), and a slot's cumulative figures then."""
 
 
 class Checks:
     """One executor's measurements. `call` calls the platform with retries, `sleep` keeps the lease alive."""
 
-    def __init__(self, platform: Platform, call: Call, sleep: Callable[[float], None], now: Callable[[], float], emit: Emit) -> None:
+    def __init__(self, platform: Platform, call: Call, sleep: Callable[[float], None], clock: Clock, emit: Emit) -> None:
         self._platform = platform
         self._call = call
         self._sleep = sleep
-        self._now = now
+        self._now = clock.now
+        self._elapsed = clock.elapsed
         self._emit = emit
         self._told_limited = False
 
@@ -100,7 +101,8 @@ class Checks:
             return (), _together([self._exercise(new, size) for size in _portions(n, gates.PARTS)])
         looks = gates.planned(op.policy.gates, confirming=_suspected_before(op))
         self._say(
-            f"{new} and {live} at the same moments: up to {looks.rounds + 1} rounds of {gates.ROUND_REQUESTS} synthetic requests to each", op
+            f"{new} and {live} at the same moments: up to {looks.rounds + 1} rounds of {gates.ROUND_REQUESTS} synthetic requests to each",
+            op,
         )
         first, rounds = self._round(new, live)[0], list[tuple[Exercise, Exercise]]()
         while len(rounds) < looks.rounds:
@@ -147,17 +149,17 @@ class Checks:
     def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
         """Looks at both slots over the step's time, and the last observation; ended early when all is lost already. None when the slots
         changed meanwhile."""
-        began = self._now()
+        began = self._elapsed()
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
         while True:
-            left = step.seconds - (self._now() - began)
+            left = step.seconds - (self._elapsed() - began)
             self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return None
             new_looks.append(self._look(step.slot))
             live_looks.append(self._look(step.live))
-            so_far, left = over(new_looks, 1), step.seconds - (self._now() - began)
+            so_far, left = over(new_looks, 1), step.seconds - (self._elapsed() - began)
             self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, left))
             if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > gates.PARTS):
                 return seen, new_looks, live_looks
@@ -175,7 +177,7 @@ class Checks:
 
     def _look(self, slot: SlotName | None) -> Look:
         snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))
-        return self._now(), snapshot
+        return self._elapsed(), snapshot
 
     def _exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n, repeated=repeated))
@@ -245,7 +247,9 @@ def _suspected_before(op: Operation) -> bool:
 def _carried_over(op: Operation) -> float:
     """Seconds until hardly any request from before the split runs: twice what one took, at most a window. Till then the new slot has more
     to do than the other."""
-    found = {name: op.verdicts[-1].figures.get(f"new.{name}") or 0.0 for name in ("ttft_p50", "inter_token_p50", "tokens_per_second", "rate")}
+    found = {
+        name: op.verdicts[-1].figures.get(f"new.{name}") or 0.0 for name in ("ttft_p50", "inter_token_p50", "tokens_per_second", "rate")
+    }
     tokens = found["tokens_per_second"] / found["rate"] if found["rate"] else 0.0
     return min(op.policy.gates.window_seconds, 2 * (found["ttft_p50"] + tokens * found["inter_token_p50"]))
 

@@ -56,7 +56,8 @@ def preflight(journal: Journal, op: Operation, seen: Observation) -> Step:
         return Finish(Outcome.REFUSED, "drift: " + "; ".join(drift) + " (--allow-drift promotes all the same)")
     if op.kind == "rollback" and journal.previous is not op.target:
         return Finish(Outcome.REFUSED, "there is no previous version to go back to")
-    needed = min(max(live.replicas, op.policy.floor, 1), max(op.policy.most, live.replicas, 1))
+    asked = op.spec.replicas if op.kind == "promote" else 1
+    needed = min(max(live.replicas, op.policy.floor, asked, 1), max(op.policy.most, live.replicas, 1))
     changes = {"needed": needed, "rendered": seen.time}
     target = seen.slots[op.target]
     if op.kind == "rollback" and runs(target, op) and target.ready >= needed:  # still warm: nothing but the weights moves

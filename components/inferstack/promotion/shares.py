@@ -8,7 +8,6 @@ from inferstack.promotion.platform import SlotObservation
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Cohort, Weights
 
-
 EVEN = 50
 """Percent of either slot while both are compared once more."""
 

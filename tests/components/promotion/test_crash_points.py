@@ -33,7 +33,7 @@ def crowded(bad: bool) -> World:
     """The machine is slower after the switch, and `bad`: the new version too, for live traffic."""
     world = World()
     world.crowds = True
-    world.behaviours[NEW.version] = Behaviour(ttft_live=3.0 if bad else 0.0)
+    world.behaviours[NEW.version] = Behaviour(ttft_live=0.12 if bad else 0.0)
     return world
 
 

@@ -217,6 +217,22 @@ def paused(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     assert world.ready(journal.active) >= 2
 
 
+def test_an_object_that_nobody_had_made_is_never_overwritten_by_a_promoter_that_slept() -> None:
+    budget = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/inferstack-green"
+
+    def without_it() -> ClusterWorld:
+        world = ClusterWorld()
+        del world.objects[budget]
+        return world
+
+    clean = without_it()
+    assert promote(clean).outcome is Outcome.COMMITTED
+    assert clean.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "1 alice@host:1"
+    world = without_it()
+    paused(world, promote, clean.requests.index(f"POST {budget.rpartition('/')[0]}"), commands.recover)
+    assert world.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "2 bob@other:2"
+
+
 def points(world: ClusterWorld, *, every: bool) -> list[int]:
     """Requests of a clean run at which a promoter that holds the lease can be stopped: its writes, or all."""
     own = [index for index, request in enumerate(world.requests) if "/leases" in request]

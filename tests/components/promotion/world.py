@@ -93,6 +93,7 @@ class World:
 
     def __init__(self, replicas: int = 2, delay: float = 0.5) -> None:
         self.time = 1_000_000.0
+        self.jumped = 0.0
         self.replicas = replicas
         self.delay = delay
         self.rate = 20.0
@@ -167,6 +168,7 @@ class World:
     def jump(self, seconds: float) -> None:
         """The wall clock is set; nothing else gets older."""
         self.time += seconds
+        self.jumped += seconds
         self.routed = [(since + seconds, weights) for since, weights in self.routed]
         for slot in self.slots.values():
             slot.started = [start + seconds for start in slot.started]
@@ -227,6 +229,9 @@ class Process:
 
     def now(self) -> float:
         return self.world.time
+
+    def elapsed(self) -> float:
+        return self.world.time - self.world.jumped
 
     def sleep(self, seconds: float) -> None:
         if self.dead:

@@ -225,8 +225,8 @@ def _resampled(known: dict[str, Any]) -> Iterator[str]:
     if not parts:
         return
     yield ""
-    yield "How often the comparison before the switch suspects a version, and the second, longer one confirms it: rounds of an unchanged one"
-    yield "recorded under load, drawn again in blocks, the new slot's times multiplied. Both (independent here) turn a version back."
+    yield "How often the comparison before the switch suspects a version, and the second, longer one confirms it: rounds of an unchanged"
+    yield "one recorded under load, drawn again in blocks, the new slot's times multiplied. Both (independent here) turn a version back."
     yield ""
     yield "| engine | rounds recorded | checks simulated | times as slow | suspected | confirmed | both | rounds |"
     yield "|---|---|---|---|---|---|---|---|"
