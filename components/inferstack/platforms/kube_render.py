@@ -44,7 +44,8 @@ class ApplyRenderer:
         self._name, self._environment = name, environment
 
     def render(self, slot: SlotName, spec: SlotSpec, writes: Writes) -> None:
-        for manifest in manifests(self._name, self._environment, slot, spec):
+        """The workload last: what names the spec that it was rendered from says that everything else is there."""
+        for manifest in sorted(manifests(self._name, self._environment, slot, spec), key=lambda one: one["kind"] == "Deployment"):
             writes.apply(object_path(manifest), manifest)
 
 

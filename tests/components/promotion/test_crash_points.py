@@ -59,7 +59,7 @@ CASES: list[tuple[str, Callable[[bool], World], Callable[..., commands.Ended], P
     ("rollback", promoted, rollback, policy(), False),
 ]
 
-LONG = ("canary", "rolling", "canary by header")
+LONG = ("canary", "rolling", "canary by header", *(case[0] for case in CASES if "split" in case[0]))
 """Their calls are the most; those of their reverted promotions are in the fast lane too."""
 
 
