@@ -117,7 +117,9 @@ def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
         )
         raise Failure(f"{outcome}: {reason}", code=code, next_step=advice)
     with unheard():
-        if entry is not None:
+        if entry is None:
+            console().print(f"{name}: nothing was unfinished", markup=False)
+        else:
             console().print(f"{entry.slot} serves {entry.summary} (generation {entry.generation})", style="bold green", markup=False)
         if journal.kept_until is not None and journal.previous is not None:
             left = max(0.0, journal.kept_until - progress.now())

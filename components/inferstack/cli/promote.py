@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json, unheard
 from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
 from inferstack.promotion.journal import Policy, Strategy
-from inferstack.promotion.spec import SlotSpec, flatten, with_settings
+from inferstack.promotion.spec import SlotSpec, flatten, impossible, with_settings
 
 Settings = Annotated[
     list[str] | None,
@@ -89,6 +89,8 @@ def promote(
 
     def change(spec: SlotSpec) -> SlotSpec:
         changed = with_settings(spec, wanted)
+        if problems := impossible(opened.environment, spec, changed):
+            raise InvalidEnvironment("the new version", problems)
         if measured is not None:
             _same_format(changed, measured, evaluation)
         return changed
@@ -119,7 +121,7 @@ def read_settings(settings: list[str], file: Path | None) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise InvalidEnvironment(str(file), [Problem("--file", document, "a mapping, for instance {slot: {quantization: int8}}")])
         wanted |= flatten(document)
-    wrong = [Problem("--set", setting, "KEY=VALUE") for setting in settings if "=" not in setting]
+    wrong = [Problem("--set", setting, "KEY=VALUE") for setting in settings if not setting.partition("=")[0].strip() or "=" not in setting]
     for setting in settings:
         key, _, value = setting.partition("=")
         try:

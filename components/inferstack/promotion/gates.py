@@ -24,7 +24,7 @@ consecutive parts of a window nearly are (the method of batch means: Law, Simula
 LEAST_PARTS = 4
 """Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
 SCREENING = Looks(rounds=10, early=7, level=0.1)
-CONFIRMING = Looks(rounds=24, early=10, level=0.006)
+CONFIRMING = Looks(rounds=30, early=10, level=0.006)
 """The comparison in rounds of requests to both slots at once: a first one that misses little, and for a version that it suspects a second
 one that hardly errs. Chance alone passes both less often (6 in 10,000) than two tests at CHANCE, and a slower version is missed less
 often, because the rounds are spent where there is a doubt. `min_requests` may ask for more of them."""
@@ -167,7 +167,7 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
     """Above the live slot's by more than the factor and by more than chance: in rounds, and in the windows of their own traffic."""
     most, new, live = gates.slower_than_live, evidence.new, evidence.live
     if evidence.rounds:
-        value, before, mine, theirs = by_rounds(evidence.rounds, figure)
+        (value, before), (mine, theirs) = _over_all(evidence.rounds, figure), _by_round(evidence.rounds, figure)
         if value is None or before is None:
             found.missing.append(f"{name} of the two slots could not be compared: no round was answered by both")
         elif value > most * before:
@@ -203,9 +203,9 @@ def is_settled(rounds: Rounds, gates: Gates, looks: Looks) -> bool:
     """Whether further rounds could change nothing: one figure is slower already, or none can be found slower any more."""
     found = []
     for figure in FIGURES:
-        value, before, mine, theirs = by_rounds(rounds, figure)
-        slower = _slower(mine, theirs, gates, looks)
-        if slower and value is not None and before is not None and value > gates.slower_than_live * before:
+        slower = _slower(*_by_round(rounds, figure), gates, looks)
+        value, before = _over_all(rounds, figure) if slower else (None, None)
+        if value is not None and before is not None and value > gates.slower_than_live * before:
             return True
         found.append(slower)
     return all(slower is False for slower in found)
@@ -216,12 +216,17 @@ def is_failing(failures: float, requests: float) -> bool:
     return at_least(failures, requests, FAILING) <= FAULT_CHANCE
 
 
-def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:
-    """p95 over all rounds of the new and of the live slot, then of each round in which both were seen."""
-    sides = [[getattr(exercise, figure) for exercise in side] for side in zip(*rounds, strict=True)]
-    mine, theirs = (functools.reduce(Histogram.plus, side).quantile(0.95) for side in sides)
-    both = [(a.quantile(0.95), b.quantile(0.95)) for a, b in zip(*sides, strict=True) if a.total and b.total]
-    return mine, theirs, tuple(a for a, _ in both), tuple(b for _, b in both)
+def _over_all(rounds: Rounds, figure: str) -> tuple[float | None, float | None]:
+    """p95 over all rounds of the new and of the live slot."""
+    mine, theirs = (functools.reduce(Histogram.plus, (getattr(one, figure) for one in side)) for side in zip(*rounds, strict=True))
+    return mine.quantile(0.95), theirs.quantile(0.95)
+
+
+def _by_round(rounds: Rounds, figure: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """p95 of each round in which both were seen, of the new and of the live slot."""
+    pairs = ((getattr(new, figure).quantile(0.95), getattr(live, figure).quantile(0.95)) for new, live in rounds)
+    both = [(new, live) for new, live in pairs if new is not None and live is not None]
+    return tuple(new for new, _ in both), tuple(live for _, live in both)
 
 
 def _memory(new: WindowStats, gates: Gates, found: _Findings) -> None:

@@ -158,8 +158,8 @@ def _weights_set(journal: Journal, operation: Operation, result: Result, now: fl
         after = {Phase.SHIFT: Phase.SETTLE, Phase.REVERT: Phase.REVERT_SETTLE, Phase.FREEZE: Phase.FROZEN}[phase]
         return _go(journal, operation, after, now)
     if phase is Phase.SHIFT and splits(operation):  # the old slot cannot take its share: the new one is judged alone
-        after = replace(operation, step=operation.step + 1)
-        return _go(replace(journal, weights=wanted_weights(after)), after, Phase.SHIFT, now)
+        alone = replace(operation, step=operation.step + 1)
+        return _go(replace(journal, weights=wanted_weights(alone)), alone, Phase.SHIFT, now)
     if phase is Phase.SHIFT:
         return _failed(journal, operation, result.reason, now)
     return _go(journal, operation, Phase.FREEZE if phase is Phase.REVERT else Phase.FROZEN, now, result.reason)

@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from inferstack.environment import CONFIG_KEY, SLOT_KEY, SlotName, parse_environment, resolve_config
-from inferstack.platforms.kube_render import object_path, slot_settings, with_spec
+from inferstack.platforms.kube_render import object_path, slot_settings
 from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.status import platform_status
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
-from inferstack.promotion.spec import SlotSpec, with_settings
+from inferstack.promotion.spec import SlotSpec, with_settings, with_spec
 from inferstack.promotion.weights import Cohort, Weights
 from inferstack.serving.manifests.slot import slot_objects
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy, merged
