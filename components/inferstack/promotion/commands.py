@@ -19,7 +19,8 @@ from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
-from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
+from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, put_back, start_promotion, start_rollback, take_up
+from inferstack.promotion.weights import Weights
 
 NO_PRICE = "what a replica costs is not known here (set slots.replica_hourly_usd where the price tables have no machine)"
 
@@ -126,11 +127,17 @@ def rollback(session: Session, policy: Policy) -> Ended:
     return _run(session, begin)
 
 
-def recover(session: Session, wait_seconds: float = 0) -> Ended:
-    """Finish whatever is unfinished. Waits up to `wait_seconds` for the lease of a holder that may have died."""
+def recover(session: Session, wait_seconds: float = 0, policy: Policy | None = None) -> Ended:
+    """Finish whatever is unfinished; with nothing unfinished, undo weights that no promotion moved.
+
+    Waits up to `wait_seconds` for the lease of a holder that may have died.
+    """
 
     def begin(journal: Journal | None, seen: Observation) -> Journal:
-        return take_up(_stored(session, journal, seen), seen.time)
+        journal = _stored(session, journal, seen)
+        if journal.operation is None and seen.weights is not None and seen.weights != Weights.share(journal.active, 100):
+            return put_back(journal, seen.weights, policy or Policy(), session.by, _new_id(), seen.time)
+        return take_up(journal, seen.time)
 
     deadline = session.clock.elapsed() + wait_seconds
     while True:

@@ -49,6 +49,18 @@ def start_rollback(journal: Journal, policy: Policy, by: str, operation_id: str,
     return replace(journal, operation=operation, idle_replicas=policy.idle_replicas)
 
 
+def put_back(journal: Journal, found: Weights, policy: Policy, by: str, operation_id: str, now: float) -> Journal:
+    """Begin giving all traffic back to the live slot, after somebody moved weights while nothing was unfinished. The other slot stays as
+    it is."""
+    target = journal.active.other
+    spec = journal.specs.get(target) or journal.specs[journal.active]
+    reason = f"weights were {found}, and no promotion had moved them: all traffic goes back to {journal.active}"
+    operation = Operation(
+        operation_id, "rollback", by, target, spec, policy, now, phase=Phase.REVERT, since=now, reason=reason, decided=now
+    )
+    return replace(journal, operation=operation)
+
+
 def ask_abort(journal: Journal, by: str, now: float) -> Journal:
     """Turn an unfinished operation back. Raises NotNow when there is none, or when it is committed already."""
     operation = journal.operation

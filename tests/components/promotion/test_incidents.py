@@ -462,6 +462,38 @@ def test_weights_that_somebody_moved_are_not_overwritten_forward() -> None:
     assert world.weights == Weights(100, 0)
 
 
+@pytest.mark.parametrize("edited", [Weights(50, 50), Weights(100, 0), Weights(0, 100, Cohort("x", "y", BLUE))], ids=str)
+def test_weights_that_somebody_moved_between_promotions_block_and_are_put_back_by_recover(edited: Weights) -> None:
+    world = World()
+    promote(world)
+    world.weights = edited
+    world.routed.append((world.time, edited))
+    started = list(world.slots[BLUE].started)
+    ended = promote(world)
+    assert ended.outcome is Outcome.REFUSED
+    assert "`inferstack recover`" in ended.entry.reason  # type: ignore[union-attr]
+    assert world.weights == edited
+    assert commands.shrink(Process(world).session()).entry is None, "the keeper leaves it to a person"
+    assert world.weights == edited
+    ended = commands.recover(Process(world).session())
+    assert ended.outcome is Outcome.REVERTED
+    assert f"weights were {edited}" in ended.entry.reason  # type: ignore[union-attr]
+    assert (world.weights, ended.journal.previous) == (Weights(0, 100), BLUE)
+    assert world.slots[BLUE].started == started, "the way back was stopped"
+    assert converged(world) is None
+    assert promote(world).outcome is Outcome.COMMITTED
+
+
+def test_a_live_slot_that_is_down_gets_no_traffic_back() -> None:
+    world = World()
+    promote(world)
+    world.weights = Weights(100, 0)
+    world.routed.append((world.time, world.weights))
+    world.slots[GREEN].verifies = False
+    assert commands.recover(Process(world).session()).outcome is Outcome.FROZEN
+    assert world.weights == Weights(100, 0)
+
+
 def test_a_new_version_that_dies_right_after_the_commit_is_rolled_back_by_itself() -> None:
     world = World()
 
