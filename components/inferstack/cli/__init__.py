@@ -21,7 +21,7 @@ import typer
 from typer.main import get_command
 
 from inferstack.cli._stop import install
-from inferstack.cli.output import ExitCode, Failure, close_stdout, show_failure, to_failure
+from inferstack.cli.output import ExitCode, Failure, close_stdout, show_failure, to_failure, unheard
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = get_command(_application(arguments)).main(arguments, prog_name="inferstack", standalone_mode=False)
-        sys.stdout.flush()
+        with unheard():
+            sys.stdout.flush()
         if result != ExitCode.INTERRUPTED:
             return result if isinstance(result, int) else int(ExitCode.DONE)
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it

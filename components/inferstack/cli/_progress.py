@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferstack.cli._records import entry_json, state_json
-from inferstack.cli.output import close_stdout, console
+from inferstack.cli.output import console, unheard
 from inferstack.promotion.commands import Ended
 from inferstack.promotion.events import Event
 from inferstack.promotion.journal import Phase
@@ -56,18 +56,13 @@ class Progress:
         self.weights = event.weights or self.weights
         if event.kind == "rates":
             self._rates, self._left = event.data.get("slots", {}), event.data.get("seconds_left")
-        if self._quiet:
-            return
-        try:
-            self._tell(event)
-        except BrokenPipeError:  # a promotion is not given up because nobody reads on
-            self._quiet = True
-            close_stdout()
+        if not self._quiet:
+            with unheard():  # a promotion is not given up because nobody reads on
+                self._tell(event)
 
     def _tell(self, event: Event) -> None:
         if self._json:
             sys.stdout.write(json.dumps(event.to_json() | {"time": event.time or time.time()}) + "\n")
-            sys.stdout.flush()
             return
         if event.kind == "rates" and self._live is not None:
             return
@@ -77,7 +72,6 @@ class Progress:
         self._lines = [*self._lines[-_LINES:], line]
         target = self._live.console if self._live else self._out
         target.print(line, markup=False, soft_wrap=True)
-        self._out.file.flush()
 
     def finish(self, name: str, ended: Ended) -> None:
         """The last event: where the environment stands."""
@@ -85,7 +79,8 @@ class Progress:
             return
         entry = entry_json(ended.entry) if ended.entry else None
         last = {"event": "done", "time": time.time(), "outcome": ended.outcome, "operation": entry, "text": ended.rest.reason}
-        sys.stdout.write(json.dumps(last | state_json(name, ended.journal)) + "\n")
+        with unheard():
+            sys.stdout.write(json.dumps(last | state_json(name, ended.journal)) + "\n")
 
     def _view(self) -> Group:
         """Phases, weights and both slots' rates side by side."""

@@ -10,7 +10,7 @@ from typing import Any
 from inferstack.cli._progress import Progress
 from inferstack.cli._records import comparison_table
 from inferstack.cli._stop import HeedingClock, stoppable
-from inferstack.cli.output import ExitCode, Failure, console, read_environment
+from inferstack.cli.output import ExitCode, Failure, console, read_environment, unheard
 from inferstack.environment import Environment, Platform
 from inferstack.platforms.holder import holder_name, person
 from inferstack.promotion.commands import Ended, Session
@@ -106,7 +106,8 @@ def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
     if as_json:
         return int(code)
     if entry is not None and (table := comparison_table(entry.verdicts)) is not None:
-        console().print(table)
+        with unheard():
+            console().print(table)
     reason = entry.reason if entry is not None else ended.rest.reason
     if code is not ExitCode.DONE:
         advice = (
@@ -115,13 +116,16 @@ def tell(name: str, ended: Ended, progress: Progress, *, as_json: bool) -> int:
             else f"`inferstack recover {name}` once it is mended"
         )
         raise Failure(f"{outcome}: {reason}", code=code, next_step=advice)
-    if entry is not None:
-        console().print(f"{entry.slot} serves {entry.summary} (generation {entry.generation})", style="bold green", markup=False)
-    if journal.kept_until is not None and journal.previous is not None:
-        left = max(0.0, journal.kept_until - progress.now())
-        console().print(
-            f"{journal.previous} stays warm for {left:.0f} s: `inferstack rollback {name}` needs no start until then; "
-            f"`inferstack recover {name}` shrinks it afterwards",
-            markup=False,
-        )
+    with unheard():
+        if entry is None:
+            console().print(f"{name}: nothing was unfinished", markup=False)
+        else:
+            console().print(f"{entry.slot} serves {entry.summary} (generation {entry.generation})", style="bold green", markup=False)
+        if journal.kept_until is not None and journal.previous is not None:
+            left = max(0.0, journal.kept_until - progress.now())
+            console().print(
+                f"{journal.previous} stays warm for {left:.0f} s: `inferstack rollback {name}` needs no start until then; "
+                f"`inferstack recover {name}` shrinks it afterwards",
+                markup=False,
+            )
     return int(code)

@@ -15,6 +15,7 @@ _asked: list[int] = []
 
 class Clock(Protocol):
     def now(self) -> float: ...
+    def elapsed(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
 
 
@@ -27,6 +28,10 @@ class HeedingClock:
     def now(self) -> float:
         heed()
         return self._clock.now()
+
+    def elapsed(self) -> float:
+        heed()
+        return self._clock.elapsed()
 
     def sleep(self, seconds: float) -> None:
         heed()

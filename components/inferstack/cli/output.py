@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,10 +96,16 @@ def read_environment(name: str, project: Path | None = None) -> tuple[Path, Envi
     return root, load_environment(root / "stacks", name)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command: rich would end the process with 1, also in the middle of a promotion."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
-    """A console that honours NO_COLOR and a missing terminal; without one, lines are as long as their text."""
+    """A console that honours NO_COLOR and a missing terminal; without one, lines are as long as their text. Raises BrokenPipeError."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+    return _Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
 
 
 def examples(*lines: str) -> str:
@@ -108,6 +116,17 @@ def examples(*lines: str) -> str:
 def close_stdout() -> None:
     """Nobody reads any more (the reader of a pipe has gone, a terminal was closed): what is still written goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is said inside changes nothing when it reaches nobody any more (a reader that has gone, a full disk): the command goes on, and
+    ends with the code that it would."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError:
+        close_stdout()
 
 
 def print_json(data: Any) -> None:

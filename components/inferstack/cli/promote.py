@@ -8,10 +8,10 @@ import typer
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json, unheard
 from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
 from inferstack.promotion.journal import Policy, Strategy
-from inferstack.promotion.spec import SlotSpec, flatten, with_settings
+from inferstack.promotion.spec import SlotSpec, flatten, impossible, with_settings
 
 Settings = Annotated[
     list[str] | None,
@@ -89,6 +89,8 @@ def promote(
 
     def change(spec: SlotSpec) -> SlotSpec:
         changed = with_settings(spec, wanted)
+        if problems := impossible(opened.environment, spec, changed):
+            raise InvalidEnvironment("the new version", problems)
         if measured is not None:
             _same_format(changed, measured, evaluation)
         return changed
@@ -100,7 +102,8 @@ def promote(
             print_json(plan) if as_json else _show(plan)
             return int(ExitCode.DONE)
         if not as_json:
-            _show(plan)
+            with unheard():
+                _show(plan)
         _confirm(opened.environment, yes=yes, as_json=as_json)
         with progress:
             ended = commands.promote(opened.session(progress), change, policy)
@@ -118,7 +121,7 @@ def read_settings(settings: list[str], file: Path | None) -> dict[str, Any]:
         if not isinstance(document, dict):
             raise InvalidEnvironment(str(file), [Problem("--file", document, "a mapping, for instance {slot: {quantization: int8}}")])
         wanted |= flatten(document)
-    wrong = [Problem("--set", setting, "KEY=VALUE") for setting in settings if "=" not in setting]
+    wrong = [Problem("--set", setting, "KEY=VALUE") for setting in settings if not setting.partition("=")[0].strip() or "=" not in setting]
     for setting in settings:
         key, _, value = setting.partition("=")
         try:
@@ -170,6 +173,8 @@ def read_policy(environment: Environment, strategy: str | None, steps: str | Non
             shares = ()
         if not shares or shares[-1] != 100 or list(shares) != sorted(set(shares)) or shares[0] <= 0:
             problems.append(Problem("--steps", steps, "rising percents that end with 100, for instance 10,50,100"))
+        elif changes.get("strategy", environment.promotion.strategy) == "rolling":
+            problems.append(Problem("--steps", steps, "strategy blue_green or canary: rolling moves replica by replica"))
         changes["steps"] = shares
     if header is not None:
         header_name, _, value = header.partition("=")
@@ -201,7 +206,8 @@ def _show(plan: dict[str, Any]) -> None:
     out = console()
     out.print(f"{plan['environment']}: {plan['strategy']}, {plan['live_slot']} → {plan['target_slot']}", style="bold", markup=False)
     out.print(f"  live  {plan['live']}", markup=False)
-    out.print(f"  new   {plan['new']} (generation {plan['generation']})", markup=False)
+    same = "" if plan["changed"] else ", the version that is live already"
+    out.print(f"  new   {plan['new']} (generation {plan['generation']}{same})", markup=False)
     out.print(
         f"  steps {', '.join(str(step) for step in plan['steps'])} %, {plan['replicas']} replicas beside {plan['replicas']}", markup=False
     )

@@ -25,6 +25,7 @@ def recover(
 ) -> int:
     """Resume from the journal: finish, or revert where that is the safe way; shrink a previous slot whose rollback window is over.
 
+    Where nothing is unfinished but somebody moved weights by hand, all traffic goes back to the live slot (exit code 4).
     On one machine, what carries requests and has ended (a slot with weight, the gateway) is started again first. A frozen promotion tries
     the way back once more. Exit codes as for `promote`.
     """
@@ -36,7 +37,7 @@ def recover(
     progress = Progress(as_json=as_json)
     with orderly(name, progress), progress:
         _revive(opened, progress)
-        ended = commands.recover(opened.session(progress), wait)
+        ended = commands.recover(opened.session(progress), wait, commands.policy_of(opened.environment))
     return tell(name, ended, progress, as_json=as_json)
 
 

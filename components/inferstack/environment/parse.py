@@ -71,14 +71,15 @@ def _without_wrong_leaves(data: Any, problems: dict[str, Problem], source: str) 
                 # What follows from another mistake is no problem of its own: items taken out of a list, a key that is misspelt.
                 follows = (kind in ("too_short", "extra_forbidden") and inside) or (kind == "missing" and (path in misspelt or inside))
                 if not follows:
-                    problems.setdefault(path, _to_problem(detail))
+                    problems.setdefault(path, to_problem(detail))
                 changed |= _set_aside(data, detail["loc"]) and (path, kind) not in seen
                 seen.add((path, kind))
             if not changed:  # no placeholder mends this value
                 raise InvalidEnvironment(source, _sorted(problems)) from None
 
 
-def _to_problem(detail: Any) -> Problem:
+def to_problem(detail: Any) -> Problem:
+    """What one of pydantic's error details says, in the words of all problems."""
     location = tuple(detail["loc"])
     path, kind, context = _path(location), detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":

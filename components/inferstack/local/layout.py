@@ -64,6 +64,10 @@ class Layout:
         return self.directory / "admin-key"
 
     @property
+    def promotion_key(self) -> Path:
+        return self.directory / "promotion-key"
+
+    @property
     def journal(self) -> Path:
         """The promotion journal."""
         return self.directory / "journal.json"

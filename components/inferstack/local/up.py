@@ -56,7 +56,7 @@ def _up(layout: Layout, report: Report, answer: Callable[[LocalMachine], None] |
         chosen = _choose_ports(layout, environment, before)
         machine = LocalMachine(layout, environment, chosen)
         fresh = _is_fresh(layout, environment, before)
-        ensure_keys(layout, next(iter(environment.access.tiers)))
+        ensure_keys(layout, environment.access.tiers)
         digest = environment_digest(environment) if fresh else before["digest"]
         write_json(layout.state, {"environment": name, "desired": "up", "digest": digest, "ports": chosen.to_json()})
         remember(layout)

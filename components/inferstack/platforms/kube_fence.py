@@ -8,7 +8,7 @@ again, and learns that it is lost.
 
 from collections.abc import Callable, Iterable
 
-from inferstack.platforms.kube_api import KubeApi, Object
+from inferstack.platforms.kube_api import MANAGER, KubeApi, Object
 from inferstack.platforms.kube_state import KubeState
 from inferstack.promotion.lease import Lease
 from inferstack.promotion.platform import Conflict
@@ -30,12 +30,27 @@ class Fence:
         self._state.check_lease(self._held())
 
     def apply(self, path: str, body: Object) -> Object:
-        """Server-side apply. Raises LeaseLost, Conflict when the object changes again and again."""
-        return self._write(path, lambda version: self._api.apply(path, _at(version, body)))
+        """Server-side apply. Raises LeaseLost, Conflict when the object changes again and again.
+
+        An object that nobody has made yet is created, never applied: of two who find it missing only one makes it, and the other looks
+        again, and at its lease.
+        """
+        return self._write(path, lambda there: self._api.apply(path, _at(there, body)) if there else self._make(path, body))
+
+    def _make(self, path: str, body: Object) -> Object:
+        """Create with the name of who did, then have its fields owned like applied ones, so that a later apply can take them back."""
+        annotations = body["metadata"].get("annotations", {}) | self._name()
+        self._api.create(path.rpartition("/")[0], body | {"metadata": body["metadata"] | {"annotations": annotations}})
+        return self._write(path, lambda there: self._api.merge(path, _at(there, _as_applied(there))))
+
+    def _name(self) -> dict[str, str]:
+        held = self._held()
+        assert held is not None
+        return {FENCE_ANNOTATION: f"{held.generation} {held.holder}"}
 
     def merge(self, path: str, change: Object, subresource: str = "") -> Object:
         """JSON merge patch of an object that is there, or of its subresource. Raises like `apply`."""
-        return self._write(path, lambda version: self._api.merge(path + subresource, _at(version, change)))
+        return self._write(path, lambda there: self._api.merge(path + subresource, _at(there, change)))
 
     def stamp(self, paths: Iterable[str]) -> None:
         """Change the version of every object, so that nothing decided under an earlier lease is written any more."""
@@ -49,27 +64,31 @@ class Fence:
         raise Conflict(f"{', '.join(left)} changed {TRIES} times while the lease was taken over")
 
     def _stamped(self, path: str, there: Object) -> bool:
-        held = self._held()
-        assert held is not None
-        note = {"metadata": {"annotations": {FENCE_ANNOTATION: f"{held.generation} {held.holder}"}}}
         try:
-            self._api.merge(path, _at(there["metadata"]["resourceVersion"], note))
+            self._api.merge(path, _at(there, {"metadata": {"annotations": self._name()}}))
         except Conflict:
             return False
         return True
 
-    def _write(self, path: str, write: Callable[[str], Object]) -> Object:
+    def _write(self, path: str, write: Callable[[Object | None], Object]) -> Object:
         for attempt in range(TRIES):
-            found = self._api.get(path)
+            there = self._api.get(path)
             self.check()
             try:
-                return write(found["metadata"]["resourceVersion"] if found else "")
+                return write(there)
             except Conflict:
                 if attempt == TRIES - 1:
                     raise
         raise AssertionError
 
 
-def _at(version: str, body: Object) -> Object:
-    """`body`, to be written only over this version; an object that does not exist has none."""
-    return body | {"metadata": {**body.get("metadata", {}), "resourceVersion": version}} if version else body
+def _at(there: Object | None, body: Object) -> Object:
+    """`body`, to be written only over the version that is there."""
+    version = {} if there is None else {"resourceVersion": there["metadata"]["resourceVersion"]}
+    return body | {"metadata": {**body.get("metadata", {}), **version}}
+
+
+def _as_applied(there: Object | None) -> Object:
+    """The object's owners, promotion as one that applied: what it owns by another operation no later apply would take back."""
+    owners = (there or {}).get("metadata", {}).get("managedFields", ())
+    return {"metadata": {"managedFields": [one | ({"operation": "Apply"} if one["manager"] == MANAGER else {}) for one in owners]}}

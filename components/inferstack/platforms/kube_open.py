@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inferstack.cluster.names import slot_name
 from inferstack.environment import Environment, Layer, Platform, SlotName
-from inferstack.local.keys import read_key
+from inferstack.local.keys import read_promotion_key
 from inferstack.local.layout import Layout
 from inferstack.platforms.kube_api import KubeApi
 from inferstack.platforms.kube_reach import default_reach
@@ -24,7 +24,7 @@ def connect(root: Path, name: str, environment: Environment) -> tuple[KubeApi, K
     api = KubeApi.from_kubeconfig(environment.context)
     key = os.environ.get(KEY_VARIABLE)
     with suppress(FileNotFoundError):
-        key = key or read_key(Layout(root, name))
+        key = key or read_promotion_key(Layout(root, name))
     reach = default_reach(environment.context)
     return api, KubernetesPlatform(api, name, environment, choose_renderer(api, root, name, environment), reach, key)
 

@@ -8,7 +8,7 @@ from inferstack.environment import BASE_KEY, CONFIG_KEY, SLOT_KEY, Environment, 
 from inferstack.platforms.kube_api import Object
 from inferstack.platforms.kube_slots import SPEC_ANNOTATION
 from inferstack.promotion.platform import SlotFailed, Unavailable
-from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.spec import SlotSpec, with_spec
 from inferstack.serving.manifests.slot import slot_objects
 
 PLURALS = {
@@ -44,7 +44,8 @@ class ApplyRenderer:
         self._name, self._environment = name, environment
 
     def render(self, slot: SlotName, spec: SlotSpec, writes: Writes) -> None:
-        for manifest in manifests(self._name, self._environment, slot, spec):
+        """The workload last: what names the spec that it was rendered from says that everything else is there."""
+        for manifest in sorted(manifests(self._name, self._environment, slot, spec), key=lambda one: one["kind"] == "Deployment"):
             writes.apply(object_path(manifest), manifest)
 
 
@@ -59,12 +60,6 @@ def manifests(name: str, environment: Environment, slot: SlotName, spec: SlotSpe
                 manifest = {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
             found.append(manifest)
     return found
-
-
-def with_spec(environment: Environment, spec: SlotSpec) -> Environment:
-    """The environment as this slot sees it."""
-    slots = environment.slots.model_copy(update={"resources": spec.resources})
-    return environment.model_copy(update={"models": spec.models, "engine": spec.engine, "slots": slots})
 
 
 def object_path(manifest: Object) -> str:

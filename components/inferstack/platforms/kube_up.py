@@ -144,7 +144,7 @@ class Cluster:
         if self.api.get(f"{path}/{name}") is not None:
             return f"the keys of Secret {name} stay"
         layout.directory.mkdir(parents=True, exist_ok=True)
-        ensure_keys(layout, next(iter(self.environment.access.tiers)))
+        ensure_keys(layout, self.environment.access.tiers)
         labels = {**component_labels("keys"), _MANAGED: "inferstack"}
         metadata = {"name": name, "namespace": self.environment.namespace, "labels": labels}
         content = {"keys.json": layout.keys.read_text(encoding="utf-8")}

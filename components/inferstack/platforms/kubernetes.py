@@ -19,7 +19,7 @@ from inferstack.platforms.kept import Kept
 from inferstack.platforms.kube_api import KubeApi, Object
 from inferstack.platforms.kube_fence import Fence
 from inferstack.platforms.kube_reach import Reach
-from inferstack.platforms.kube_render import Renderer, manifests, object_path, with_spec
+from inferstack.platforms.kube_render import Renderer, manifests, object_path
 from inferstack.platforms.kube_route import read_weights, within
 from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_spec
@@ -39,7 +39,7 @@ from inferstack.promotion.platform import (
     SlotObservation,
     Unavailable,
 )
-from inferstack.promotion.spec import SlotSpec
+from inferstack.promotion.spec import SlotSpec, with_spec
 from inferstack.promotion.weights import Weights
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.groups import replica_groups

@@ -14,6 +14,7 @@ import httpx
 
 from inferstack.environment import SlotName
 from inferstack.local.errors import LocalError
+from inferstack.local.keys import read_promotion_key
 from inferstack.local.layout import read_json, write_json
 from inferstack.local.machine import LocalMachine, SlotState, part_name
 from inferstack.local.parts import last_lines, read_part
@@ -173,7 +174,7 @@ class LocalPlatform(Kept):
 
     def probe(self, n: int, header: tuple[str, str] | None = None) -> tuple[Seen, ...]:
         with httpx.Client(base_url=self._machine.gateway_url, trust_env=False) as client:
-            return seen_through(client, n, self._machine.api_key(), header)
+            return seen_through(client, n, read_promotion_key(self._machine.layout), header)
 
     def warm(self, slot: SlotName) -> None:
         with self._client(slot) as client:
@@ -203,7 +204,7 @@ class LocalPlatform(Kept):
     def _client(self, slot: SlotName) -> Any:
         machine = self._machine
         with httpx.Client(base_url=machine.slot_url(slot), trust_env=False) as client:
-            yield SlotClient(client, machine.slot_metrics_url(slot), self._models(slot), machine.api_key())
+            yield SlotClient(client, machine.slot_metrics_url(slot), self._models(slot), read_promotion_key(machine.layout))
 
     def _models(self, slot: SlotName) -> list[str]:
         return [model["name"] for model in self._machine.slot_config(slot)["models"]]

@@ -3,9 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-
-EARLY_ROUNDS = 7
-"""Rounds after which a test over more of them may end with complete separation."""
+from dataclasses import dataclass
 
 
 def unpaired(new: Sequence[float], old: Sequence[float]) -> float:
@@ -51,21 +49,30 @@ def paired(new: Sequence[float], old: Sequence[float]) -> float:
     return sum(counts[above:]) / sum(counts)
 
 
-def paired_so_far(new: Sequence[float], old: Sequence[float], planned: int, level: float) -> bool | None:
-    """The signed-rank test over `planned` rounds as it stands after those given: True: the new ones are larger, False: no further rounds
-    can show that any more, None: go on.
+@dataclass(frozen=True)
+class Looks:
+    """A signed-rank test over up to `rounds` rounds that errs at most at `level`, with a look after the first `early` of them."""
 
-    Two looks share `level` (Pocock, Biometrika 64, 1977): after EARLY_ROUNDS only complete separation counts, whose probability by chance
-    is 2^-EARLY_ROUNDS, and after the last round what is left of `level`; together they err at most as often as one test at `level`. That
-    it stops once the last look is decided (curtailment) changes no answer: the smallest p left is that of all further rounds coming out
-    above by more than any before.
+    rounds: int
+    early: int
+    level: float
+
+
+def paired_so_far(new: Sequence[float], old: Sequence[float], looks: Looks) -> bool | None:
+    """The test as it stands after the rounds given: True: the new ones are larger, False: no further rounds can show that any more, None:
+    go on.
+
+    Two looks share the level (Pocock, Biometrika 64, 1977): after the early rounds only complete separation counts, whose probability by
+    chance is 2^-early, and after the last round what is left; together they err at most as often as one test at the level. That it stops
+    once the last look is decided (curtailment) changes no answer: the smallest p left is that of all further rounds coming out above by
+    more than any before.
     """
-    early = 2.0**-EARLY_ROUNDS
-    if len(new) >= EARLY_ROUNDS and paired(new[:EARLY_ROUNDS], old[:EARLY_ROUNDS]) <= early:
+    by_chance = 2.0**-looks.early
+    if len(new) >= looks.early and paired(new[: looks.early], old[: looks.early]) <= by_chance:
         return True
-    above = [2.0**1000] * (planned - len(new))
+    above = [2.0**1000] * (looks.rounds - len(new))
     lowest = paired([*new, *above], [*old, *(1.0 for _ in above)])
-    if lowest > level - early:
+    if lowest > looks.level - by_chance:
         return False
     return None if above else True
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from inferstack.environment import SlotName
 from inferstack.promotion import gates
-from inferstack.promotion.baseline import as_of_now, from_baseline, to_baseline
+from inferstack.promotion.baseline import from_baseline, to_baseline
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.gates import Evidence, Rounds
 from inferstack.promotion.journal import Journal, Operation, Verdict
 from inferstack.promotion.measure import Snapshot, WindowStats, leak, over
-from inferstack.promotion.platform import Agreement, Exercise, Observation, Platform
-from inferstack.promotion.shares import shares
+from inferstack.promotion.platform import Agreement, Clock, Exercise, Observation, Platform
+from inferstack.promotion.shares import shares, splits
 from inferstack.promotion.steps import Check, Result
 
 LOOK_SECONDS = 2.0
@@ -22,22 +22,21 @@ LEAK_PORTIONS = 4
 LEAK_REQUESTS = 10
 """Those requests, as a multiple of `min_requests`, where the slot answers them within one window; at least LEAST_LEAK_REQUESTS."""
 LEAST_LEAK_REQUESTS = 2
-EARLIER_ROUNDS = 3
-"""Rounds before the live slot's window; with those after it they tell how fast the machine was meanwhile."""
 
 Call = Callable[[Callable[[], Any]], Any]
 Look = tuple[float, Snapshot | None]
-"""When, and a slot's cumulative figures then."""
+"""When (elapsed seconds), and a slot's cumulative figures then."""
 
 
 class Checks:
     """One executor's measurements. `call` calls the platform with retries, `sleep` keeps the lease alive."""
 
-    def __init__(self, platform: Platform, call: Call, sleep: Callable[[float], None], now: Callable[[], float], emit: Emit) -> None:
+    def __init__(self, platform: Platform, call: Call, sleep: Callable[[float], None], clock: Clock, emit: Emit) -> None:
         self._platform = platform
         self._call = call
         self._sleep = sleep
-        self._now = now
+        self._now = clock.now
+        self._elapsed = clock.elapsed
         self._emit = emit
         self._told_limited = False
 
@@ -46,21 +45,18 @@ class Checks:
         return self._before(step, journal, operation) if step.stage == "pre-check" else self._after(step, journal, operation)
 
     def _before(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """Synthetic load on the new slot alone, then a window of the live slot alone between rounds that both are asked in."""
+        """Synthetic load on the new slot alone, a window of the live slot alone, then rounds in which both are asked."""
         wanted = op.policy.gates.min_requests
         new_looks = [self._look(step.slot)]
         grown, mine = self._leak(step.slot, op)  # before the rounds: what leaked in those would be taken for its size
         baseline: WindowStats | None = None
-        earlier: Rounds = ()
         rounds: Rounds = ()
         lost = gates.is_failing(mine.failures, mine.sent)  # then nothing more is asked of it: it may answer nothing
         if not lost:
             if step.live is not None:
-                earlier = tuple(self._round(step.slot, step.live) for _ in range(EARLIER_ROUNDS))
                 baseline = self._alone(step.live, op)
             rounds, loaded = self._load(step.slot, step.live, op)
-            others = _together([mine, *(one for one, _ in earlier)])
-            mine = replace(loaded, failures=others.failures + loaded.failures, first_failure=others.first_failure or loaded.first_failure)
+            mine = replace(loaded, failures=mine.failures + loaded.failures, first_failure=mine.first_failure or loaded.first_failure)
         new_looks.append(self._look(step.slot))
         stats = over(new_looks, 1)
         if stats is not None:
@@ -83,7 +79,7 @@ class Checks:
         if verdict.result != "pass" and mine.first_failure:
             verdict = replace(verdict, reasons=(*verdict.reasons, f"first failure: {mine.first_failure}"))
         keep = baseline is not None and baseline.requests >= wanted and len(baseline.ttft_parts) >= gates.LEAST_PARTS
-        return Result(verdict=verdict, baseline=to_baseline(baseline, earlier, rounds) if keep and baseline is not None else None)
+        return Result(verdict=verdict, baseline=to_baseline(baseline) if keep and baseline is not None else None)
 
     def _alone(self, live: SlotName, op: Operation) -> WindowStats | None:
         """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""
@@ -103,59 +99,67 @@ class Checks:
         n = op.policy.gates.min_requests
         if live is None:
             return (), _together([self._exercise(new, size) for size in _portions(n, gates.PARTS)])
-        count = gates.planned_rounds(op.policy.gates)
+        looks = gates.planned(op.policy.gates, confirming=_suspected_before(op))
         self._say(
-            f"{new} and {live} at the same moments: up to {count + 1} rounds of {gates.ROUND_REQUESTS} synthetic requests to each", op
+            f"{new} and {live} at the same moments: up to {looks.rounds + 1} rounds of {gates.ROUND_REQUESTS} synthetic requests to each",
+            op,
         )
         first, rounds = self._round(new, live)[0], list[tuple[Exercise, Exercise]]()
-        while len(rounds) < count:
+        while len(rounds) < looks.rounds:
             rounds.append(self._round(new, live))
             mine = _together([one for one, _ in rounds])
             sent, failures = mine.sent + first.sent, mine.failures + first.failures
-            if gates.is_failing(failures, sent) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates)):
+            if gates.is_failing(failures, sent) or (mine.sent >= n and gates.is_settled(tuple(rounds), op.policy.gates, looks)):
                 break
         return tuple(rounds), replace(mine, sent=sent, failures=failures, first_failure=first.first_failure or mine.first_failure)
 
     def _after(self, step: Check, journal: Journal, op: Operation) -> Result:
-        """Both slots' own metrics over a window of live traffic, and rounds where those do not tell alone."""
+        """Both slots' own metrics over a window of live traffic, and rounds where those do not tell alone.
+
+        What is suspected once all traffic has moved is looked at again in a split: both slots at the same moments, and only a part of the
+        requests meets the new one meanwhile.
+        """
+        if splits(op) and not op.attempts and self._watch(replace(step, seconds=_carried_over(op)), op) is None:
+            return Result()
         watched = self._watch(step, op)
         if watched is None:
             return Result()
         seen, new_looks, live_looks = watched
         new = over(new_looks, gates.PARTS)
-        baseline = op.baseline if step.live is None else None
-        live = over(live_looks, gates.PARTS) if step.live else from_baseline(baseline)
+        live = over(live_looks, gates.PARTS) if step.live else from_baseline(op.baseline)
         other = step.slot.other if seen.slots[step.slot.other].ready else None
         rounds: Rounds = ()
         unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
-        if new is not None and not unmarked and not gates.failed_early(new, op.policy.gates):
-            # what was measured before the switch may have been another machine: is the live slot itself still as fast?
-            doubtful = baseline is not None and live is not None and gates.is_slower(new, live, op.policy.gates)
-            if (doubtful and other is not None) or not _tells(new, live, op, alone=other is None):
-                rounds, mine = self._load(step.slot, other, op)
-                new_looks.append(self._look(step.slot))
-                live = _comparable(new, as_of_now(live, baseline, rounds)) if live is not None else _told(rounds)
-                new = _filled(new, over(new_looks, 1), mine)
+        beside, alone = live if splits(op) else None, other is None
+        if new is not None and not unmarked and not gates.failed_early(new, op.policy.gates) and not _tells(new, live, op, alone=alone):
+            rounds, mine = self._load(step.slot, other, op)
+            new_looks.append(self._look(step.slot))
+            live = _comparable(new, live) if live is not None else _told(rounds)
+            new = _filled(new, over(new_looks, 1), mine)
         comparable = _same_models(journal, op, step.slot.other)
         evidence = Evidence(
             new, live, rounds, comparable=comparable, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op)
         )
-        return Result(verdict=self._judge(step, evidence, op))
+        verdict = self._judge(step, evidence, op)
+        split = verdict.suspected and verdict.result == "inconclusive" and step.live is None and not alone and not op.split
+        if split:
+            self._say(f"{step.slot} and {step.slot.other} share the traffic for one window, to compare them at the same moments", op)
+        return Result(verdict=verdict, baseline=to_baseline(beside) if beside is not None else None, split=split)
 
     def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
         """Looks at both slots over the step's time, and the last observation; ended early when all is lost already. None when the slots
         changed meanwhile."""
-        began = self._now()
+        began = self._elapsed()
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
         while True:
-            left = step.seconds - (self._now() - began)
+            left = step.seconds - (self._elapsed() - began)
             self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return None
             new_looks.append(self._look(step.slot))
             live_looks.append(self._look(step.live))
-            so_far, left = over(new_looks, 1), step.seconds - (self._now() - began)
+            so_far, left = over(new_looks, 1), step.seconds - (self._elapsed() - began)
             self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, left))
             if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > gates.PARTS):
                 return seen, new_looks, live_looks
@@ -173,7 +177,7 @@ class Checks:
 
     def _look(self, slot: SlotName | None) -> Look:
         snapshot: Snapshot | None = None if slot is None else self._call(lambda: self._platform.metrics(slot))
-        return self._now(), snapshot
+        return self._elapsed(), snapshot
 
     def _exercise(self, slot: SlotName, n: int, *, repeated: bool = False) -> Exercise:
         exercise: Exercise = self._call(lambda: self._platform.exercise(slot, n, repeated=repeated))
@@ -236,8 +240,18 @@ def _portions(n: int, parts: int) -> list[int]:
 
 
 def _suspected_before(op: Operation) -> bool:
-    """The window before this one, of the same check, was worse too."""
-    return op.attempts > 0 and bool(op.verdicts) and op.verdicts[-1].suspected
+    """The window before this one, of the same check or of the one that asked for the split, was worse too."""
+    return (op.attempts > 0 or splits(op)) and bool(op.verdicts) and op.verdicts[-1].suspected
+
+
+def _carried_over(op: Operation) -> float:
+    """Seconds until hardly any request from before the split runs: twice what one took, at most a window. Till then the new slot has more
+    to do than the other."""
+    found = {
+        name: op.verdicts[-1].figures.get(f"new.{name}") or 0.0 for name in ("ttft_p50", "inter_token_p50", "tokens_per_second", "rate")
+    }
+    tokens = found["tokens_per_second"] / found["rate"] if found["rate"] else 0.0
+    return min(op.policy.gates.window_seconds, 2 * (found["ttft_p50"] + tokens * found["inter_token_p50"]))
 
 
 def _unmarked(step: Check, op: Operation) -> str:

@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from inferstack.environment import Environment
+from inferstack.environment import Platform as PlatformName
 from inferstack.planning.savings import replica_hourly_usd
 from inferstack.promotion.drift import find_drift
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.executor import Executor
-from inferstack.promotion.journal import Entry, Journal, Outcome, Policy
+from inferstack.promotion.journal import ADVICE, Entry, Journal, JournalUnreadable, Outcome, Policy
 from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import Rest
-from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, start_promotion, start_rollback, take_up
+from inferstack.promotion.transition import NotNow, ask_abort, bootstrap, put_back, start_promotion, start_rollback, take_up
+from inferstack.promotion.weights import Weights
 
 NO_PRICE = "what a replica costs is not known here (set slots.replica_hourly_usd where the price tables have no machine)"
 
@@ -55,6 +57,7 @@ class Ended:
 def policy_of(environment: Environment, **changes: object) -> Policy:
     """What the environment file says about promotions; `changes` are fields of Policy."""
     wanted, slots = environment.promotion, environment.slots
+    least, most = (1, 1) if environment.platform is PlatformName.LOCAL else (max(slots.replicas.min, 1), slots.replicas.max)
     policy = Policy(
         strategy=wanted.strategy,
         steps=wanted.steps,
@@ -63,8 +66,8 @@ def policy_of(environment: Environment, **changes: object) -> Policy:
         settle_count=wanted.settle_count,
         drain_seconds=environment.drain.pre_stop_seconds + environment.drain.seconds,
         rollback_window_seconds=wanted.rollback_window_seconds,
-        floor=max(slots.replicas.min, 1),
-        most=slots.replicas.max,
+        floor=least,
+        most=most,
         idle_replicas=slots.idle_replicas,
         gates=wanted.gates,
         hourly_usd=replica_hourly_usd(environment),
@@ -88,14 +91,16 @@ def promote(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
         if operation is not None and operation.kind == "promote" and operation.spec.version == spec.version:
             session.emit(Event("step", f"taking up the unfinished promotion of {operation.spec.summary}", seen.time, operation.phase))
             return take_up(journal, seen.time)
-        _require_measurable(base, spec, policy)
+        _require_possible(base, spec, policy)
         return start_promotion(journal, spec, policy, session.by, _new_id(), seen.time)
 
     return _run(session, begin)
 
 
-def _require_measurable(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
-    """Raises NotNow when a gate that is set could never be judged."""
+def _require_possible(live: SlotSpec, spec: SlotSpec, policy: Policy) -> None:
+    """Raises NotNow when a slot cannot have what is asked for, or a gate that is set could never be judged."""
+    if spec.replicas > max(policy.most, live.replicas):
+        raise NotNow(f"slot.replicas is {spec.replicas}, and slots.replicas.max lets a slot have {policy.most}")
     if policy.gates.usd_per_million_tokens is not None and policy.hourly_usd is None:
         raise NotNow(
             f"gates.usd_per_million_tokens is set, and {NO_PRICE}; leave that gate out, or set gates.inter_token_p95_seconds instead"
@@ -122,21 +127,27 @@ def rollback(session: Session, policy: Policy) -> Ended:
     return _run(session, begin)
 
 
-def recover(session: Session, wait_seconds: float = 0) -> Ended:
-    """Finish whatever is unfinished. Waits up to `wait_seconds` for the lease of a holder that may have died."""
+def recover(session: Session, wait_seconds: float = 0, policy: Policy | None = None) -> Ended:
+    """Finish whatever is unfinished; with nothing unfinished, undo weights that no promotion moved.
+
+    Waits up to `wait_seconds` for the lease of a holder that may have died.
+    """
 
     def begin(journal: Journal | None, seen: Observation) -> Journal:
-        return take_up(_stored(session, journal, seen), seen.time)
+        journal = _stored(session, journal, seen)
+        if journal.operation is None and seen.weights is not None and seen.weights != Weights.share(journal.active, 100):
+            return put_back(journal, seen.weights, policy or Policy(), session.by, _new_id(), seen.time)
+        return take_up(journal, seen.time)
 
-    deadline = session.clock.now() + wait_seconds
+    deadline = session.clock.elapsed() + wait_seconds
     while True:
         try:
             return _run(session, begin)
         except LeaseHeld as error:
-            if session.clock.now() >= deadline:
+            if session.clock.elapsed() >= deadline:
                 raise
             session.emit(Event("wait", str(error), session.clock.now()))
-            session.clock.sleep(min(2.0, max(0.1, deadline - session.clock.now())))
+            session.clock.sleep(min(2.0, max(0.1, deadline - session.clock.elapsed())))
 
 
 def shrink(session: Session) -> Ended:
@@ -172,6 +183,9 @@ def _run(session: Session, begin: Callable[[Journal | None, Observation], Journa
 
 def _stored(session: Session, journal: Journal | None, seen: Observation) -> Journal:
     if journal is not None:
+        if journal.environment != session.environment:
+            whose = f"the promotion journal here is of environment {journal.environment}, not of {session.environment}"
+            raise JournalUnreadable(f"{whose}; {ADVICE}")
         return journal
     live = seen.weights.sole if seen.weights is not None else None
     specs = {slot: observed.spec or session.base for slot, observed in seen.slots.items() if observed.replicas > 0 or slot is live}
@@ -190,8 +204,8 @@ def preview(session: Session, change: Callable[[SlotSpec], SlotSpec], policy: Po
     live = seen.slots[journal.active]
     base = journal.specs.get(journal.active, session.base)
     spec = change(replace(base, replicas=session.base.replicas))
-    _require_measurable(base, spec, policy)
-    replicas = max(live.replicas, policy.floor)
+    _require_possible(base, spec, policy)
+    replicas = max(live.replicas, policy.floor, spec.replicas)
     return {
         "environment": session.environment,
         "strategy": policy.strategy,

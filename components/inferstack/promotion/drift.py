@@ -3,6 +3,7 @@
 from inferstack.environment import SlotName
 from inferstack.promotion.journal import Journal
 from inferstack.promotion.platform import Observation
+from inferstack.promotion.weights import Weights
 
 
 def find_drift(journal: Journal, observation: Observation) -> tuple[str, ...]:
@@ -11,8 +12,8 @@ def find_drift(journal: Journal, observation: Observation) -> tuple[str, ...]:
     at_rest = journal.operation is None or not journal.operation.shifted
     if observation.weights is None:
         found.append("the route cannot be read")
-    elif at_rest and observation.weights != journal.weights:
-        found.append(f"weights are {observation.weights}, the journal says {journal.weights}")
+    elif at_rest and observation.weights != Weights.share(journal.active, 100):
+        found.append(f"weights are {observation.weights}, by the journal {journal.active} has all")
     for slot in sorted(frozenset(SlotName) - observation.named):
         found.append(f"the route does not name {slot}")
     recorded, live = journal.specs.get(journal.active), observation.slots[journal.active].spec

@@ -66,7 +66,7 @@ class Executor:
         self._said: tuple[object, ...] = ()
         self._look: Observation | None = None
         """The last one, while nothing was done and no time passed since."""
-        self._checks = Checks(platform, self.call, self.sleep, clock.now, emit)
+        self._checks = Checks(platform, self.call, self.sleep, clock, emit)
 
     @property
     def journal(self) -> Journal | None:
@@ -159,13 +159,15 @@ class Executor:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, keeping the lease alive."""
-        until = self._clock.now() + seconds
-        while (left := until - self._clock.now()) > 0:
+        until = self._clock.elapsed() + seconds
+        while (left := until - self._clock.elapsed()) > 0:
             self._clock.sleep(min(left, 5.0))
             self._keep_lease()
 
     def _keep_lease(self) -> None:
-        if self._lease is not None and self._clock.now() - self._lease.renewed >= self._lease.seconds / 3:
+        if (
+            self._lease is not None and not 0 <= self._clock.now() - self._lease.renewed < self._lease.seconds / 3
+        ):  # or the clock was set back
             with contextlib.suppress(Unavailable):
                 self._lease = self._platform.renew_lease()
 

@@ -18,7 +18,7 @@ from inferstack.promotion.drift import find_drift
 from inferstack.promotion.gates import RETRY_SECONDS, TRIES
 from inferstack.promotion.journal import Journal, Operation, Outcome, Phase
 from inferstack.promotion.platform import Observation
-from inferstack.promotion.shares import needed_now, replicas_for, rolls, shares, sized, wanted_weights, weights_before
+from inferstack.promotion.shares import carried_back, needed_now, replicas_for, rolls, shares, sized, splits, wanted_weights, weights_before
 from inferstack.promotion.steps import (
     DRAIN_POLL_SECONDS,
     POLL_SECONDS,
@@ -56,7 +56,8 @@ def preflight(journal: Journal, op: Operation, seen: Observation) -> Step:
         return Finish(Outcome.REFUSED, "drift: " + "; ".join(drift) + " (--allow-drift promotes all the same)")
     if op.kind == "rollback" and journal.previous is not op.target:
         return Finish(Outcome.REFUSED, "there is no previous version to go back to")
-    needed = min(max(live.replicas, op.policy.floor, 1), max(op.policy.most, live.replicas, 1))
+    asked = op.spec.replicas if op.kind == "promote" else 1
+    needed = min(max(live.replicas, op.policy.floor, asked, 1), max(op.policy.most, live.replicas, 1))
     changes = {"needed": needed, "rendered": seen.time}
     target = seen.slots[op.target]
     if op.kind == "rollback" and runs(target, op) and target.ready >= needed:  # still warm: nothing but the weights moves
@@ -134,9 +135,11 @@ def shift(journal: Journal, op: Operation, seen: Observation) -> Step:
         return Wait(POLL_SECONDS, f"{target.ready} of {needed} replicas ready")
     if seen.weights == wanted:
         return Note(Phase.SETTLE)
+    if splits(op) and seen.slots[journal.active].ready < carried_back(op):
+        return Note(Phase.SHIFT, changes={"step": op.step + 1, "weights": before})
     if journal.weights != wanted:
         return Note(Phase.SHIFT, changes={"weights": wanted, "shifted": True}, same_deadline=True)
-    return SetWeights(wanted, verify=op.target)
+    return SetWeights(wanted, verify=journal.active if splits(op) else op.target)
 
 
 def _prepare_live(journal: Journal, op: Operation, seen: Observation) -> Step | None:
@@ -154,6 +157,8 @@ def settle(journal: Journal, op: Operation, seen: Observation) -> Step:
     if late(op, seen, op.policy.settle_seconds):
         return give_up(f"{op.policy.settle_count} answers in a row did not come from {op.target} within {op.policy.settle_seconds:.0f} s")
     percent = shares(op)[op.step]
+    if splits(op):
+        return Settle(journal.active, None, 100 - percent, max(op.policy.settle_count, math.ceil(300 / (100 - percent))))
     if percent in (0, 100):
         return Settle(op.target, op.spec.generation, percent, op.policy.settle_count, op.policy.header if percent == 0 else None)
     return Settle(op.target, op.spec.generation, percent, max(op.policy.settle_count, math.ceil(300 / percent)))  # 95 % meet the new slot

@@ -7,10 +7,10 @@ no more of it. What was not measured never passes.
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from inferstack.environment import Gates
-from inferstack.promotion.chance import at_least, paired, paired_so_far, unpaired
+from inferstack.promotion.chance import Looks, at_least, paired, paired_so_far, unpaired
 from inferstack.promotion.journal import Verdict
 from inferstack.promotion.measure import Histogram, WindowStats
 from inferstack.promotion.platform import Agreement, Exercise
@@ -23,15 +23,17 @@ PARTS = 6
 consecutive parts of a window nearly are (the method of batch means: Law, Simulation Modeling and Analysis, chapter 9)."""
 LEAST_PARTS = 4
 """Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
-ROUNDS = 10
-"""Most rounds of requests to both slots at once, unless `min_requests` asks for more; a round or two that come out the other way still
-leave p below CHANCE."""
+SCREENING = Looks(rounds=10, early=7, level=0.1)
+CONFIRMING = Looks(rounds=30, early=10, level=0.006)
+"""The comparison in rounds of requests to both slots at once: a first one that misses little, and for a version that it suspects a second
+one that hardly errs. Chance alone passes both less often (6 in 10,000) than two tests at CHANCE, and a slower version is missed less
+often, because the rounds are spent where there is a doubt. `min_requests` may ask for more of them."""
 ROUND_REQUESTS = 4
 """Synthetic requests to each slot at the same moments."""
 LEAST_ROUNDS = 6
 """Fewer cannot be told from chance at all: 5 of 5 have p = 0.03."""
 CHANCE = 0.025
-"""Highest p of the exact rank tests at which "slower" is suspected. It must show in two windows: 6 in 10,000 by chance alone."""
+"""Highest p of the exact rank test at which a window of live traffic is suspected. It must show in two: 6 in 10,000 by chance alone."""
 MORE_TRAFFIC = 1.25
 """Requests per second and replica, as a multiple of the other's, from which a slot may be slower for its traffic alone."""
 FAULT_CHANCE = 0.01
@@ -141,14 +143,6 @@ def _errors(new: WindowStats, live: WindowStats | None, gates: Gates, found: _Fi
         found.suspected.append(text)
 
 
-def is_slower(new: WindowStats, live: WindowStats, gates: Gates) -> bool:
-    """Whether the window would be suspected to be slower."""
-    found = _Findings()
-    for name in FIGURES:
-        _compared(name, name, Evidence(new, live), gates, found)
-    return bool(found.suspected)
-
-
 def carries_more(new: WindowStats, live: WindowStats) -> bool:
     """Whether a replica of the new slot had more traffic than one of the live slot, so that their times say nothing about the version."""
     return new.rate * max(1, live.replicas) > MORE_TRAFFIC * live.rate * max(1, new.replicas)
@@ -173,15 +167,16 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
     """Above the live slot's by more than the factor and by more than chance: in rounds, and in the windows of their own traffic."""
     most, new, live = gates.slower_than_live, evidence.new, evidence.live
     if evidence.rounds:
-        value, before, mine, theirs = by_rounds(evidence.rounds, figure)
+        (value, before), (mine, theirs) = _over_all(evidence.rounds, figure), _by_round(evidence.rounds, figure)
         if value is None or before is None:
             found.missing.append(f"{name} of the two slots could not be compared: no round was answered by both")
         elif value > most * before:
             text = f"{name} {value:.3f} s, the live slot {before:.3f} s at the same moments (at most {most:g} times)"
-            slower = _slower(mine, theirs, gates)
+            looks = planned(gates, confirming=evidence.confirmed)
+            slower = _slower(mine, theirs, gates, looks)
             if slower is None and len(mine) < LEAST_ROUNDS:
                 found.missing.append(f"{text}, in too few rounds to tell it from chance")
-            elif slower or (slower is None and paired(mine, [most * each for each in theirs]) <= CHANCE):
+            elif slower or (slower is None and paired(mine, [most * each for each in theirs]) <= looks.level):
                 found.suspected.append(text)
     value, before = _p95(new, figure, 1), _p95(live, figure, gates.min_requests)
     if value is not None and before is not None and value > most * before:
@@ -193,23 +188,24 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
             found.suspected.append(text)
 
 
-def planned_rounds(gates: Gates) -> int:
-    """Rounds after which a comparison ends, if it is not settled before."""
-    return max(ROUNDS, math.ceil(gates.min_requests / ROUND_REQUESTS))
+def planned(gates: Gates, *, confirming: bool) -> Looks:
+    """The comparison in rounds, the first or the one that confirms it: when it ends, and how often it may err."""
+    looks = CONFIRMING if confirming else SCREENING
+    return replace(looks, rounds=max(looks.rounds, math.ceil(gates.min_requests / ROUND_REQUESTS)))
 
 
-def _slower(mine: tuple[float, ...], theirs: tuple[float, ...], gates: Gates) -> bool | None:
+def _slower(mine: tuple[float, ...], theirs: tuple[float, ...], gates: Gates, looks: Looks) -> bool | None:
     """Whether the rounds so far show a slot to be slower; None while more of them could."""
-    return paired_so_far(mine, [gates.slower_than_live * each for each in theirs], planned_rounds(gates), CHANCE)
+    return paired_so_far(mine, [gates.slower_than_live * each for each in theirs], looks)
 
 
-def is_settled(rounds: Rounds, gates: Gates) -> bool:
+def is_settled(rounds: Rounds, gates: Gates, looks: Looks) -> bool:
     """Whether further rounds could change nothing: one figure is slower already, or none can be found slower any more."""
     found = []
     for figure in FIGURES:
-        value, before, mine, theirs = by_rounds(rounds, figure)
-        slower = _slower(mine, theirs, gates)
-        if slower and value is not None and before is not None and value > gates.slower_than_live * before:
+        slower = _slower(*_by_round(rounds, figure), gates, looks)
+        value, before = _over_all(rounds, figure) if slower else (None, None)
+        if value is not None and before is not None and value > gates.slower_than_live * before:
             return True
         found.append(slower)
     return all(slower is False for slower in found)
@@ -220,12 +216,17 @@ def is_failing(failures: float, requests: float) -> bool:
     return at_least(failures, requests, FAILING) <= FAULT_CHANCE
 
 
-def by_rounds(rounds: Rounds, figure: str) -> tuple[float | None, float | None, tuple[float, ...], tuple[float, ...]]:
-    """p95 over all rounds of the new and of the live slot, then of each round in which both were seen."""
-    sides = [[getattr(exercise, figure) for exercise in side] for side in zip(*rounds, strict=True)]
-    mine, theirs = (functools.reduce(Histogram.plus, side).quantile(0.95) for side in sides)
-    both = [(a.quantile(0.95), b.quantile(0.95)) for a, b in zip(*sides, strict=True) if a.total and b.total]
-    return mine, theirs, tuple(a for a, _ in both), tuple(b for _, b in both)
+def _over_all(rounds: Rounds, figure: str) -> tuple[float | None, float | None]:
+    """p95 over all rounds of the new and of the live slot."""
+    mine, theirs = (functools.reduce(Histogram.plus, (getattr(one, figure) for one in side)) for side in zip(*rounds, strict=True))
+    return mine.quantile(0.95), theirs.quantile(0.95)
+
+
+def _by_round(rounds: Rounds, figure: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """p95 of each round in which both were seen, of the new and of the live slot."""
+    pairs = ((getattr(new, figure).quantile(0.95), getattr(live, figure).quantile(0.95)) for new, live in rounds)
+    both = [(new, live) for new, live in pairs if new is not None and live is not None]
+    return tuple(new for new, _ in both), tuple(live for _, live in both)
 
 
 def _memory(new: WindowStats, gates: Gates, found: _Findings) -> None:

@@ -140,6 +140,8 @@ class Operation:
     """Inconclusive tries of the check of this phase."""
     shifted: bool = False
     """Weights may have been moved."""
+    split: bool = False
+    """Traffic is shared by both slots once more before the last step: what came after the switch was slower than what was before it."""
     restarts: int | None = None
     """Process restarts of the target when it first became ready."""
     baseline: dict[str, Any] | None = None
@@ -159,7 +161,8 @@ class Operation:
         """Steps that it has (see shares.shares)."""
         if self.kind == "rollback":
             return 1
-        return self.needed if self.policy.strategy == "rolling" else len(self.policy.steps) + (self.policy.header is not None)
+        steps = self.needed if self.policy.strategy == "rolling" else len(self.policy.steps) + (self.policy.header is not None)
+        return steps + self.split
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,10 @@ class Clock(Protocol):
     """Time, so that tests need none."""
 
     def now(self) -> float: ...
+    def elapsed(self) -> float:
+        """Seconds that only ever pass, from any start: durations are measured with it, because clocks are set."""
+        ...
+
     def sleep(self, seconds: float) -> None: ...
 
 

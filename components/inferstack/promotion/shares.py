@@ -8,18 +8,32 @@ from inferstack.promotion.platform import SlotObservation
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Cohort, Weights
 
+EVEN = 50
+"""Percent of either slot while both are compared once more."""
+
 
 def rolls(op: Operation) -> bool:
     return op.policy.strategy == "rolling" and op.kind == "promote"
 
 
 def shares(operation: Operation) -> tuple[int, ...]:
-    """The new slot's percents, step by step. Rolling: one replica after another. 0: only the requests with the header."""
+    """The new slot's percents, step by step. Rolling: one replica after another. 0: only the requests with the header.
+
+    A split goes back from all traffic to a share that the old slot carries: half of it, or what its last replica of rolling had.
+    """
     if operation.kind == "rollback":
         return (100,)
+    steps = (0, *operation.policy.steps) if operation.policy.header else operation.policy.steps
     if rolls(operation):
-        return tuple(100 * (index + 1) // operation.needed for index in range(operation.needed))
-    return (0, *operation.policy.steps) if operation.policy.header else operation.policy.steps
+        steps = tuple(100 * (index + 1) // operation.needed for index in range(operation.needed))
+    if not operation.split:
+        return steps
+    return (*steps[:-1], steps[-2] if rolls(operation) and len(steps) > 1 else EVEN, 100)
+
+
+def splits(operation: Operation) -> bool:
+    """Whether the operation's step is the one that goes back from all traffic."""
+    return operation.split and operation.step == operation.count - 2
 
 
 def cohort(operation: Operation) -> Cohort | None:
@@ -35,6 +49,8 @@ def wanted_weights(operation: Operation) -> Weights:
 
 def weights_before(operation: Operation) -> Weights:
     """The weights of the step before."""
+    if splits(operation):
+        return Weights.share(operation.target, 100)
     return _at(operation, operation.step - 1) if operation.step else Weights.share(operation.target, 0)
 
 
@@ -48,6 +64,11 @@ def replicas_for(operation: Operation, percent: int) -> int:
     if rolls(operation):
         return max(1, math.ceil(operation.needed * percent / 100))
     return operation.needed
+
+
+def carried_back(operation: Operation) -> int:
+    """Ready replicas that the old slot must have for its share of a split."""
+    return max(1, operation.needed - (replicas_for(operation, shares(operation)[operation.step]) if rolls(operation) else 0))
 
 
 def needed_now(op: Operation, live: SlotObservation) -> int:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from inferstack.environment import Engine, Environment, InvalidEnvironment, Model, Problem, Resources
+from inferstack.environment import Engine, Environment, InvalidEnvironment, Model, Platform, Problem, Resources, check_combinations
+from inferstack.environment.parse import to_problem
 
 _Section = TypeVar("_Section", bound=BaseModel)
 
@@ -82,6 +83,23 @@ def _fingerprint(spec: SlotSpec) -> str:
     return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def with_spec(environment: Environment, spec: SlotSpec) -> Environment:
+    """The environment as a slot of this spec sees it."""
+    slots = environment.slots.model_copy(update={"resources": spec.resources})
+    return environment.model_copy(update={"models": spec.models, "engine": spec.engine, "slots": slots})
+
+
+def impossible(environment: Environment, live: SlotSpec, spec: SlotSpec) -> list[Problem]:
+    """Why the environment cannot have a slot of `spec`, apart from what is true of the live one already."""
+    known = check_combinations(with_spec(environment, live))
+    found = [problem for problem in check_combinations(with_spec(environment, spec)) if problem not in known]
+    if environment.platform is Platform.LOCAL:
+        asked = {"slot.image": (live.engine.image, spec.engine.image), "slot.resources": (live.resources, spec.resources)}
+        nothing = "nothing: on one machine this installation's runtime serves, with what the machine has"
+        found += [Problem(key, new, nothing) for key, (old, new) in asked.items() if new != old]
+    return found
+
+
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as dotted keys: `{"slot": {"engine": {"threads": 2}}}` → `{"slot.engine.threads": 2}`."""
     flat: dict[str, Any] = {}
@@ -125,7 +143,7 @@ def with_settings(spec: SlotSpec, settings: Mapping[str, Any]) -> SlotSpec:
     new_resources = _parse(Resources, resources, "slot.resources", problems) or spec.resources
     if problems:
         unique = {problem.path: problem for problem in problems}
-        raise InvalidEnvironment("--set", [unique[path] for path in sorted(unique)])
+        raise InvalidEnvironment("the new version", [unique[path] for path in sorted(unique)])
     return replace(spec, models=new_models, engine=new_engine, resources=new_resources, replicas=replicas)
 
 
@@ -145,6 +163,6 @@ def _parse(kind: type[_Section], data: dict[str, Any], path: str, problems: list
         return kind.model_validate(data)
     except ValidationError as error:
         for detail in error.errors():
-            where = ".".join(str(part) for part in detail["loc"])
-            problems.append(Problem(f"{path}.{where}", detail["input"], str(detail["msg"])))
+            problem = to_problem(detail)
+            problems.append(replace(problem, path=f"{path}.{problem.path}"))
         return None

@@ -125,12 +125,14 @@ Step = Render | Scale | SetFloor | Warm | SetWeights | Settle | Check | Wait | N
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a step. `reason` when not ok; a check brings its verdict, a pre-check also the live slot's baseline."""
+    """What came of a step. `reason` when not ok; a check brings its verdict, and one with both slots beside each other the live slot's
+    baseline. `split`: live traffic of both slots at the same moments is needed to tell."""
 
     ok: bool = True
     reason: str = ""
     verdict: Verdict | None = None
     baseline: dict[str, Any] | None = None
+    split: bool = False
 
 
 DONE = Result()

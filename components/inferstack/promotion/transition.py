@@ -5,7 +5,7 @@ from dataclasses import replace
 from inferstack.environment import SlotName
 from inferstack.promotion.gates import TRIES
 from inferstack.promotion.journal import HISTORY_LENGTH, Entry, Journal, Operation, Outcome, Phase, Policy
-from inferstack.promotion.shares import shares
+from inferstack.promotion.shares import shares, splits, wanted_weights
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.steps import (
     Check,
@@ -47,6 +47,18 @@ def start_rollback(journal: Journal, policy: Policy, by: str, operation_id: str,
     spec = journal.specs[journal.previous]
     operation = Operation(operation_id, "rollback", by, journal.previous, spec, policy, now, since=now)
     return replace(journal, operation=operation, idle_replicas=policy.idle_replicas)
+
+
+def put_back(journal: Journal, found: Weights, policy: Policy, by: str, operation_id: str, now: float) -> Journal:
+    """Begin giving all traffic back to the live slot, after somebody moved weights while nothing was unfinished. The other slot stays as
+    it is."""
+    target = journal.active.other
+    spec = journal.specs.get(target) or journal.specs[journal.active]
+    reason = f"weights were {found}, and no promotion had moved them: all traffic goes back to {journal.active}"
+    operation = Operation(
+        operation_id, "rollback", by, target, spec, policy, now, phase=Phase.REVERT, since=now, reason=reason, decided=now
+    )
+    return replace(journal, operation=operation)
 
 
 def ask_abort(journal: Journal, by: str, now: float) -> Journal:
@@ -157,6 +169,9 @@ def _weights_set(journal: Journal, operation: Operation, result: Result, now: fl
     if result.ok:
         after = {Phase.SHIFT: Phase.SETTLE, Phase.REVERT: Phase.REVERT_SETTLE, Phase.FREEZE: Phase.FROZEN}[phase]
         return _go(journal, operation, after, now)
+    if phase is Phase.SHIFT and splits(operation):  # the old slot cannot take its share: the new one is judged alone
+        alone = replace(operation, step=operation.step + 1)
+        return _go(replace(journal, weights=wanted_weights(alone)), alone, Phase.SHIFT, now)
     if phase is Phase.SHIFT:
         return _failed(journal, operation, result.reason, now)
     return _go(journal, operation, Phase.FREEZE if phase is Phase.REVERT else Phase.FROZEN, now, result.reason)
@@ -170,6 +185,8 @@ def _checked(journal: Journal, operation: Operation, result: Result, now: float)
         verdict = replace(verdict, percent=shares(operation)[operation.step])
     operation = replace(operation, verdicts=(*operation.verdicts[-11:], verdict), baseline=result.baseline or operation.baseline)
     if verdict.result == "inconclusive":
+        if result.split:
+            return _go(journal, replace(operation, split=True), Phase.SHIFT, now)
         if operation.attempts + 1 < TRIES:
             return replace(journal, operation=replace(operation, attempts=operation.attempts + 1))
         return _failed(journal, operation, f"{verdict.stage} is inconclusive after {TRIES} tries: {'; '.join(verdict.reasons)}", now)

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from inferstack.environment import parse_environment
+from inferstack.environment import Tier, parse_environment
 from inferstack.environment.quantity import quantity
 from inferstack.local import cache, ports
 from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
-from inferstack.local.keys import ensure_keys, hash_key, read_key
-from inferstack.local.layout import Layout, locked, read_json, write_json
+from inferstack.local.keys import ensure_keys, hash_key, read_key, read_promotion_key
+from inferstack.local.layout import Layout, locked, read_json, write_json, write_whole
 from inferstack.local.slots import runtime_config
 from inferstack_runtime.config import parse_config as load_runtime_config
 
 PORTS = Ports(8080, 9901, 6379, {"blue": 8001, "green": 8002}, {"blue": 9001, "green": 9002})
+
+
+TIERS = {
+    "default": Tier(requests_per_minute=60, tokens_per_minute=1000),
+    "large": Tier(requests_per_minute=600, tokens_per_minute=10000),
+    "long": Tier(requests_per_minute=600, tokens_per_minute=9000),
+}
 
 
 def environment(**keys):
@@ -57,7 +64,7 @@ def test_a_slot_is_configured_as_the_environment_says():
 def test_keys_are_made_once_and_stored_hashed(tmp_path):
     layout = Layout(tmp_path, "local")
     layout.make()
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     key, stored = read_key(layout), read_json(layout.keys)
     assert re.fullmatch(r"sk-[\w-]{40,}", key)
     assert key not in layout.keys.read_text()
@@ -70,7 +77,7 @@ def test_keys_are_made_once_and_stored_hashed(tmp_path):
     }
     assert "admin" in stored["keys"][1]["scopes"]
     assert all(file.stat().st_mode & 0o077 == 0 for file in (layout.keys, layout.api_key, layout.admin_key))
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     assert read_key(layout) == key
     assert read_json(layout.keys) == stored
 
@@ -78,24 +85,42 @@ def test_keys_are_made_once_and_stored_hashed(tmp_path):
 def test_a_lost_key_is_replaced_and_the_others_stay(tmp_path):
     layout = Layout(tmp_path, "local")
     layout.make()
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     admin, old = read_key(layout, admin=True), read_key(layout)
     layout.api_key.unlink()
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     assert read_key(layout) != old
     assert read_key(layout, admin=True) == admin
-    assert len(read_json(layout.keys)["keys"]) == 2
+    assert len(read_json(layout.keys)["keys"]) == 3
+
+
+def test_promotions_have_a_key_of_another_tenant_and_of_the_tier_that_allows_most(tmp_path):
+    layout = Layout(tmp_path, "local")
+    layout.make()
+    write_whole(layout.api_key, "of-an-earlier-version\n")
+    assert read_promotion_key(layout) == "of-an-earlier-version"
+    ensure_keys(layout, TIERS)
+    found = {entry["id"]: entry for entry in read_json(layout.keys)["keys"]}
+    own = found["local-promotion"]
+    assert (own["tier"], own["scopes"]) == ("large", ["inference"])
+    assert own["tenant"] not in {found[name]["tenant"] for name in ("local", "local-admin")}
+    assert own["hash"] == hash_key(read_json(layout.keys)["secret"], read_promotion_key(layout))
+    assert layout.promotion_key.stat().st_mode & 0o077 == 0
+    key = read_promotion_key(layout)
+    ensure_keys(layout, {"default": TIERS["default"]})
+    assert read_promotion_key(layout) == key
+    assert {entry["tier"] for entry in read_json(layout.keys)["keys"]} == {"default"}, "a tier that is gone would be refused"
 
 
 def test_keys_that_somebody_added_stay(tmp_path):
     layout = Layout(tmp_path, "local")
     layout.make()
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     stored = read_json(layout.keys)
     more = {"id": "mine", "hash": "00", "tenant": "me", "tier": "default", "scopes": []}
     write_json(layout.keys, {**stored, "keys": [*stored["keys"], more]})
     layout.api_key.unlink()
-    ensure_keys(layout, "default")
+    ensure_keys(layout, TIERS)
     assert more in read_json(layout.keys)["keys"]
 
 

@@ -352,6 +352,8 @@ class KubeProcess(KubernetesPlatform):
     def now(self) -> float:
         return self.world.time
 
+    elapsed = now
+
     def sleep(self, seconds: float) -> None:
         if self.dead:
             raise Killed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from inferstack.cli import _progress, _promotion, _records, run
+from inferstack.cli import _promotion, _records, output, run
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Process, World, converged, version
@@ -113,6 +113,12 @@ def test_the_second_promoter_ends_with_5_and_the_holder(world: World, capsys: py
         (["promote", "local", "--set", "nonsense"], "KEY=VALUE"),
         (["promote", "local", "--steps", "50,10"], "rising"),
         (["promote", "local", "--strategy", "sideways"], "blue_green"),
+        (["promote", "local", "--steps", "10,100", "--strategy", "rolling"], "replica by replica"),
+        (["promote", "local", "--set", "slot.replicas=9"], "slots.replicas.max"),
+        (["promote", "local", "--set", "slot.quantization=int9"], "expected one of none, bf16"),
+        (["promote", "local", "--set", "slot.context=lots", "--set", "=3"], "--set is '=3': expected KEY=VALUE"),
+        (["promote", "local", "--set", "slot.image=registry.example/x:1"], "on one machine this installation's runtime serves"),
+        (["promote", "local", "--set", "slot.engine.kind=sglang"], "expected native or transformers"),
         (["promote", "local", "--header", "X-Cohort"], "NAME=VALUE"),
         (["promote", "local", "--header", "X-Tier=fast"], "routes nothing yet"),
         (["promote", "local", "--header", "X-Cohort=beta", "--strategy", "rolling"], "replica by replica"),
@@ -216,20 +222,30 @@ def test_an_interruption_before_anything_began_is_told_too(
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_promotion_goes_on_when_nobody_reads_what_it_says(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", [["--json"], []], ids=["json", "lines"])
+@pytest.mark.parametrize("until", ["read_journal", "acquire_lease", "release_lease"])
+@pytest.mark.parametrize("fault", [BrokenPipeError(), OSError(28, "No space left on device")], ids=["reader gone", "disk full"])
+@pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
+def test_a_promotion_goes_on_when_nobody_reads_what_it_says_and_ends_with_its_own_code(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: list[str], until: str, fault: OSError, bad: bool
+) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
-            if world.calls and "acquire_lease" in world.calls:
-                raise BrokenPipeError
+            if until in world.calls:
+                raise fault
             return len(text)
 
     closed: list[bool] = []
     monkeypatch.setattr(sys, "stdout", Gone())
-    monkeypatch.setattr(_progress, "close_stdout", lambda: (closed.append(True), monkeypatch.setattr(sys, "stdout", io.StringIO())))
-    assert run(["promote", "local", "--set", "slot.quantization=int8", "--json"]) == 0
-    assert closed == [True]
+    monkeypatch.setattr(output, "close_stdout", lambda: (closed.append(True), monkeypatch.setattr(sys, "stdout", io.StringIO())))
+    if bad:
+        original = world.behaviour
+        world.behaviour = lambda slot: Behaviour(errors=0.5) if slot is GREEN else original(slot)  # type: ignore[method-assign]
+    assert run(["promote", "local", "--set", "slot.quantization=int8", *how]) == (4 if bad else 0)
+    assert closed
+    assert converged(world) is None
     assert world.weights is not None
-    assert world.weights.sole is GREEN
+    assert world.weights.sole is (BLUE if bad else GREEN)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -29,6 +29,14 @@ def fresh(bad: bool) -> World:
     return world
 
 
+def crowded(bad: bool) -> World:
+    """The machine is slower after the switch, and `bad`: the new version too, for live traffic."""
+    world = World()
+    world.crowds = True
+    world.behaviours[NEW.version] = Behaviour(ttft_live=0.12 if bad else 0.0)
+    return world
+
+
 def promoted(_: bool) -> World:
     world = World()
     assert promote(world, policy()).outcome is Outcome.COMMITTED
@@ -45,10 +53,13 @@ CASES: list[tuple[str, Callable[[bool], World], Callable[..., commands.Ended], P
     ("canary reverted at its first step", fresh, promote, policy(strategy="canary", steps=(10, 50, 100)), True),
     ("canary by header reverted", fresh, promote, policy(strategy="canary", steps=(100,), header=("x-cohort", "beta")), True),
     ("rolling reverted", fresh, promote, policy(strategy="rolling"), True),
+    ("blue-green split after the switch", crowded, promote, policy(), False),
+    ("rolling split after the switch", crowded, promote, policy(strategy="rolling"), False),
+    ("blue-green reverted from a split", crowded, promote, policy(), True),
     ("rollback", promoted, rollback, policy(), False),
 ]
 
-LONG = ("canary", "rolling", "canary by header")
+LONG = ("canary", "rolling", "canary by header", *(case[0] for case in CASES if "split" in case[0]))
 """Their calls are the most; those of their reverted promotions are in the fast lane too."""
 
 

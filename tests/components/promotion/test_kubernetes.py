@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from inferstack.environment import CONFIG_KEY, SLOT_KEY, SlotName, parse_environment, resolve_config
-from inferstack.platforms.kube_render import object_path, slot_settings, with_spec
+from inferstack.platforms.kube_render import object_path, slot_settings
 from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.status import platform_status
 from inferstack.promotion import commands
 from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
-from inferstack.promotion.spec import SlotSpec, with_settings
+from inferstack.promotion.spec import SlotSpec, with_settings, with_spec
 from inferstack.promotion.weights import Cohort, Weights
 from inferstack.serving.manifests.slot import slot_objects
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy, merged
@@ -215,6 +215,22 @@ def paused(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     assert journal is not None
     assert world.weights() == Weights.share(journal.active, 100) == journal.weights, f"paused before {request}"
     assert world.ready(journal.active) >= 2
+
+
+def test_an_object_that_nobody_had_made_is_never_overwritten_by_a_promoter_that_slept() -> None:
+    budget = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/inferstack-green"
+
+    def without_it() -> ClusterWorld:
+        world = ClusterWorld()
+        del world.objects[budget]
+        return world
+
+    clean = without_it()
+    assert promote(clean).outcome is Outcome.COMMITTED
+    assert clean.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "1 alice@host:1"
+    world = without_it()
+    paused(world, promote, clean.requests.index(f"POST {budget.rpartition('/')[0]}"), commands.recover)
+    assert world.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "2 bob@other:2"
 
 
 def points(world: ClusterWorld, *, every: bool) -> list[int]:

@@ -112,6 +112,8 @@ class Adapter(LocalPlatform):
     def now(self) -> float:
         return self.machine.time
 
+    elapsed = now
+
     def sleep(self, seconds: float) -> None:
         self.machine.time += max(seconds, 0.001)
 

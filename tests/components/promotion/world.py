@@ -93,11 +93,14 @@ class World:
 
     def __init__(self, replicas: int = 2, delay: float = 0.5) -> None:
         self.time = 1_000_000.0
+        self.jumped = 0.0
         self.replicas = replicas
         self.delay = delay
         self.rate = 20.0
         self.slower = 1.0
         """How much longer everything takes, whichever slot it is in: other work on the machine."""
+        self.crowds = False
+        """The machine becomes slower when all traffic has moved, for good."""
         self.marked = 0.1
         """Share of the requests that carry the header of a cohort."""
         first = version()
@@ -165,6 +168,7 @@ class World:
     def jump(self, seconds: float) -> None:
         """The wall clock is set; nothing else gets older."""
         self.time += seconds
+        self.jumped += seconds
         self.routed = [(since + seconds, weights) for since, weights in self.routed]
         for slot in self.slots.values():
             slot.started = [start + seconds for start in slot.started]
@@ -225,6 +229,9 @@ class Process:
 
     def now(self) -> float:
         return self.world.time
+
+    def elapsed(self) -> float:
+        return self.world.time - self.world.jumped
 
     def sleep(self, seconds: float) -> None:
         if self.dead:
@@ -312,6 +319,7 @@ class Process:
                 raise Conflict("the route was changed since it was looked at")
             self._check_switch(weights)
             self.world.weights = weights
+            self.world.slower = 3.5 if self.world.crowds and weights.sole else self.world.slower
             self.world.routed.append((self.world.time + self.world.delay, weights))
 
         self._mutate("set_weights", work)

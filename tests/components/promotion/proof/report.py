@@ -225,15 +225,16 @@ def _resampled(known: dict[str, Any]) -> Iterator[str]:
     if not parts:
         return
     yield ""
-    yield "How often one check of the comparison before the switch suspects a version: rounds of an unchanged one recorded under load,"
-    yield "drawn again in blocks, the new slot's times multiplied. It must suspect twice (independent here) to turn a version back."
+    yield "How often the comparison before the switch suspects a version, and the second, longer one confirms it: rounds of an unchanged"
+    yield "one recorded under load, drawn again in blocks, the new slot's times multiplied. Both (independent here) turn a version back."
     yield ""
-    yield "| engine | rounds recorded | checks simulated | times as slow | suspected | twice | rounds to decide |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| engine | rounds recorded | checks simulated | times as slow | suspected | confirmed | both | rounds |"
+    yield "|---|---|---|---|---|---|---|---|"
     for part in parts:
         figures = known[part]["figures"]
         for row in figures["by_factor"]:
-            shares = f"{row['suspected']:.2%} | {row['twice']:.3%} | {row['rounds']:.1f}"
+            again = row.get("confirmed", row["suspected"])  # a comparison that was like the first one
+            shares = f"{row['suspected']:.2%} | {again:.2%} | {row['twice']:.3%} | {row['rounds']:.1f}"
             yield f"| {figures['model']} | {figures['rounds']} | {figures['checks']} | {row['factor']:g} | {shares} |"
     for part in parts:
         yield ""

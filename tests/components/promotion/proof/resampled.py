@@ -41,24 +41,27 @@ def rounds(count: int, model: str, checks: int, seed: int) -> dict[str, Any]:
 
 
 def simulated(recorded: Rounds, factor: float, limits: Gates, checks: int, chance: random.Random) -> dict[str, float]:
-    """Shares of checks that suspected the version, of two in a row that both did, and the mean number of rounds that a check took."""
+    """Shares of the first comparisons that suspected the version and of the confirming ones, of both (they are minutes apart, so drawn
+    apart), and the mean number of rounds that a promotion's comparisons took."""
     slower = tuple((_slowed(new, factor), live) for new, live in recorded)
-    suspected, took = [], 0
-    for _ in range(checks):
-        first, order = chance.randrange(len(slower)), range(gates.planned_rounds(limits))
-        drawn = [slower[(first + index) % len(slower)] for index in order]
-        least = math.ceil(limits.min_requests / gates.ROUND_REQUESTS)
-        count = next((n for n in order if n >= least and gates.is_settled(tuple(drawn[:n]), limits)), len(drawn))
-        suspected.append(_suspected(tuple(drawn[:count]), limits))
-        took += count
-    share = sum(suspected) / checks
-    return {"suspected": share, "twice": share**2, "rounds": took / checks}
+    suspected, took = [0, 0], [0, 0]
+    for confirming in (False, True):
+        looks = gates.planned(limits, confirming=confirming)
+        for _ in range(checks):
+            first, order = chance.randrange(len(slower)), range(looks.rounds)
+            drawn = [slower[(first + index) % len(slower)] for index in order]
+            least = math.ceil(limits.min_requests / gates.ROUND_REQUESTS)
+            count = next((n for n in order if n >= least and gates.is_settled(tuple(drawn[:n]), limits, looks)), len(drawn))
+            suspected[confirming] += _suspected(tuple(drawn[:count]), limits, confirming=confirming)
+            took[confirming] += count
+    once, again = (found / checks for found in suspected)
+    return {"suspected": once, "confirmed": again, "twice": once * again, "rounds": (took[0] + once * took[1]) / checks}
 
 
-def _suspected(drawn: Rounds, limits: Gates) -> bool:
+def _suspected(drawn: Rounds, limits: Gates, *, confirming: bool) -> bool:
     new = WindowStats(requests=limits.min_requests, ttft=drawn[0][0].ttft, inter_token=drawn[0][0].inter_token)
     bounds = {"ttft_p95_seconds": 1e9, "inter_token_p95_seconds": 1e9}  # what is asked here is the comparison alone
-    return gates.decide("pre-check", Evidence(new=new, rounds=drawn), limits.model_copy(update=bounds), 0.0).suspected
+    return gates.decide("pre-check", Evidence(new=new, rounds=drawn, confirmed=confirming), limits.model_copy(update=bounds), 0.0).suspected
 
 
 def _slowed(exercise: Exercise, factor: float) -> Exercise:
