@@ -18,7 +18,9 @@ def base_names() -> list[str]:
 
 
 def bad_environments() -> list[dict[str, Any]]:
-    return [case for name in ("bad_environments", "bad_settings") for case in yaml.safe_load((HERE / f"{name}.yaml").read_text())]
+    return [
+        case for name in ("bad_environments", "bad_settings", "bad_values") for case in yaml.safe_load((HERE / f"{name}.yaml").read_text())
+    ]
 
 
 def changed(raw: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
