@@ -30,13 +30,18 @@ def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
     policies = [r for r in resources if r.kind == "NetworkPolicy" and r.is_kubernetes]
     for workload in (r for r in resources if r.kind in WORKLOADS and r.is_kubernetes):
         near = [p for p in policies if p.namespace == workload.namespace]
-        held = [
-            {kind for p in near if selects(at(p.props, "spec", "podSelector"), labels) for kind in _kinds(p)}
-            for labels in labels_of_templates(workload)
-        ]
-        missing = [kind for kind in ("Ingress", "Egress") if any(kind not in kinds for kinds in held)]
+        missing: set[str] = set()
+        for labels in labels_of_templates(workload):
+            own = [p for p in near if selects(at(p.props, "spec", "podSelector"), labels)]
+            missing |= {"Ingress", "Egress"} - {kind for p in own for kind in _kinds(p)}
+            missing |= {kind for p in own for kind in _kinds(p) if _lets_all(p, kind)}
         if missing:
-            yield Finding(workload, "", f"no NetworkPolicy holds the pods' {' and '.join(missing).lower()}.")
+            yield Finding(workload, "", f"no NetworkPolicy holds the pods' {' and '.join(sorted(missing, reverse=True)).lower()}.")
+
+
+def _lets_all(policy: Resource, kind: str) -> bool:
+    """A rule without a word about peers and ports opens the pods to everything, whatever other policies say."""
+    return any(not mapping(rule) for rule in sequence(at(policy.props, "spec", kind.lower())))
 
 
 def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
