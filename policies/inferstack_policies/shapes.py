@@ -1,5 +1,6 @@
 """The parts of resources that several rules look at."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,18 +61,23 @@ def pod_specs(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def containers(resource: Resource, *, init: bool = True) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
-    """(where, container, pod spec) of every container; without `init` of those that serve as long as the pod lives."""
+    """(where, container, pod spec) of every container; without `init` of those that stay as long as the pod: containers and sidecars."""
     for where, spec in pod_specs(resource):
-        for key in ("containers", "initContainers", "ephemeralContainers") if init else ("containers",):
-            for i, container in enumerate(sequence(spec.get(key))):
-                yield f"{where}.{key}[{i}]", mapping(container), spec
+        for key in ("containers", "initContainers", "ephemeralContainers") if init else ("containers", "initContainers"):
+            for i, item in enumerate(sequence(spec.get(key))):
+                container = mapping(item)
+                if init or key == "containers" or container.get("restartPolicy") == "Always":
+                    yield f"{where}.{key}[{i}]".removeprefix("."), container, spec
+
+
+def labels_of_templates(resource: Resource) -> list[Mapping[str, Any]]:
+    """Labels of each pod template."""
+    return [mapping(at(template, "metadata", "labels")) for _, template in pod_templates(resource)]
 
 
 def labels_of_pods(resource: Resource) -> Mapping[str, Any]:
     """Labels of the (first) pod template."""
-    for _, template in pod_templates(resource):
-        return mapping(at(template, "metadata", "labels"))
-    return {}
+    return next(iter(labels_of_templates(resource)), {})
 
 
 def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
@@ -101,6 +107,18 @@ def number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError):
         return None
+
+
+_UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3} | {
+    unit + binary: base**power for power, unit in enumerate("KMGTPE", 1) for binary, base in (("", 1000.0), ("i", 1024.0))
+}
+
+
+def quantity(value: Any) -> float | None:
+    """A Kubernetes quantity (`1Gi`, `500m`, `0.5`, `1e3`) in base units; None for what is none."""
+    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]{0,2})", str(value).strip())
+    size = number(found[1]) if found else None
+    return None if found is None or size is None or found[2] not in _UNITS else size * _UNITS[found[2]]
 
 
 def seconds(text: Any) -> float | None:

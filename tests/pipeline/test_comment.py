@@ -117,6 +117,19 @@ def test_a_huge_plan_still_fits_into_a_comment() -> None:
     assert "more." in body
 
 
+def test_more_reports_than_a_comment_holds_leave_the_verdict_and_the_cost() -> None:
+    hit = {"VulnerabilityID": "*" * 200, "PkgName": "*" * 200, "InstalledVersion": "*", "Severity": "HIGH", "FixedVersion": "*" * 200}
+    report = {"SchemaVersion": 2, "Results": [{"Target": "*" * 300, "Vulnerabilities": [hit]}]}
+    policies = {"policies": [{"policy": "*" * 150, **{f"{'*' * 150}{i}": i for i in range(200)}}]}
+    head = {"environment": "big", "resources": [], "findings": [], "cost": {"hourly_usd": 1}}
+    body = render_comment(head, scans={f"{i}": report for i in range(60)}, backtest=policies)
+    assert len(body) < 65_536
+    assert body.splitlines()[0] == marker("big")
+    assert "may be deployed" in body
+    assert "| US dollars per hour | — | 1.00 | — |" in body
+    assert "artifacts" in body
+
+
 def test_values_of_secrets_are_never_shown() -> None:
     body = render(CASES["changed"])
     assert "old value" not in body

@@ -365,6 +365,29 @@ def test_an_image_takes_packages_of_a_named_day_of_the_commits_day_or_of_today(d
     assert "90 MB, built in" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("named", "known", "used"),
+    [("", "http://mirror.test/debian/", "http://mirror.test/debian/"), ("http://own.test", "", "http://own.test")],
+)
+def test_a_base_comes_from_the_mirror_that_is_named_or_that_the_machine_uses(desk: Desk, named: str, known: str, used: str) -> None:
+    desk.tool("buildah", "[ $1 != inspect ] || exit 1; [ $1 != from ] || echo working")
+    desk.tool("mmdebstrap")
+    desk.tool("apt-get", f"echo {known}")
+    done = desk.run("scripts/image-base", "localhost/base", DEBIAN_MIRROR=named)
+    assert (done.returncode, done.stdout) == (0, "localhost/base\n"), done.stderr
+    (call,) = (call for call in desk.calls if call.startswith("mmdebstrap"))
+    assert call.split()[-1] == used
+
+
+def test_a_base_without_any_mirror_says_what_to_set(desk: Desk) -> None:
+    desk.tool("buildah", "[ $1 != inspect ] || exit 1")
+    desk.tool("mmdebstrap")
+    desk.tool("apt-get", "exit 1")
+    done = desk.run("scripts/image-base", "localhost/base")
+    assert (done.returncode, "set DEBIAN_MIRROR=URL" in done.stderr) == (2, True)
+    assert not any(call.startswith("mmdebstrap") for call in desk.calls)
+
+
 def test_every_option_that_a_script_gives_to_the_command_exists() -> None:
     """The recorded tools take any option; the real command must know it."""
     calls = [

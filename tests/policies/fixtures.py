@@ -23,6 +23,10 @@ def bad() -> list[dict[str, Any]]:
     return yaml.safe_load((HERE / "bad.yaml").read_text())
 
 
+def fine() -> list[dict[str, Any]]:
+    return yaml.safe_load((HERE / "fine.yaml").read_text())
+
+
 def stack(case: dict[str, Any] | None = None) -> tuple[list[Resource], Context]:
     """The good stack with a case's change."""
     document, case = deepcopy(good()), case or {}

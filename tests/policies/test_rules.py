@@ -6,7 +6,7 @@ import pytest
 
 from inferstack_policies import RULES, Context, Resource, evaluate
 
-from .fixtures import bad, stack
+from .fixtures import bad, fine, stack
 
 CASES = bad()
 
@@ -26,6 +26,11 @@ def test_the_good_stack_breaks_no_rule_and_leaves_none_undecided() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['rule']}: {case['why']}")
 def test_a_bad_stack_breaks_its_rule_and_no_other(case: dict[str, Any]) -> None:
     assert broken(case) == {case["rule"], *case.get("with", ())}
+
+
+@pytest.mark.parametrize("case", fine(), ids=lambda case: case["why"])
+def test_what_only_looks_like_a_hole_breaks_no_rule(case: dict[str, Any]) -> None:
+    assert broken(case) == set()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)

@@ -30,11 +30,17 @@ def render(
     Apply them with `kubectl apply --server-side -k DIR`. After the first time, `spec.rules` of the route belongs to the promotion:
     a controller that applies the folder again must be told to leave that field alone.
     """
+    from inferstack.environment import load_environment
+    from inferstack.planning import plan_findings
     from inferstack.program.render import NotRenderable, render_environment, write
     from inferstack.program.run import ProgramFailed
 
+    root = project_root(project)
+    errors = [str(finding) for finding in plan_findings(load_environment(root / "stacks", name)) if finding.severity == "error"]
+    if errors:
+        raise Failure("\n".join(errors), code=ExitCode.FINDINGS, path=name, next_step=f"`inferstack plan {name}` shows every finding")
     try:
-        rendered = render_environment(project_root(project), name, layer, _read(outputs))
+        rendered = render_environment(root, name, layer, _read(outputs))
         write(rendered, out)
     except NotRenderable as error:
         raise Failure(

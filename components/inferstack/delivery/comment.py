@@ -16,6 +16,7 @@ from inferstack.delivery.scans import SEVERITIES, read_scan, stops
 
 _ROWS = (40, 15, 5, 1)  # most rows of a table; the first that keeps the comment in bounds is taken
 _BYTES = 65_000  # GitHub takes 65,536 characters
+_TOO_LONG = "There is more to say than a comment holds: the JSON of the plan, in the run's artifacts, has all of it."
 _SIGNS = {"added": "➕", "removed": "➖", "changed": "✏️"}
 _LIGHTS = {"error": "🔴", "warning": "🟡", "info": "⚪"}
 
@@ -38,9 +39,8 @@ def render_comment(
     `head` and `base` are `inferstack plan --json` after and before the change, `scans` reports of Trivy by what was scanned,
     `backtest` and `backtest_base` are `inferstack scaling backtest --json`. Raises BadInput when one of them has another shape.
     """
-    body = ""
+    environment, parts = str(head.get("environment", "")), [""]
     for rows in _ROWS:
-        environment = str(head.get("environment", ""))
         parts = [marker(environment), f"## Plan of {literal(environment)}", _summary(head, base)]
         parts += _cost(prices(base, head))
         parts += _findings(head, base, rows)
@@ -51,8 +51,8 @@ def render_comment(
             parts += _backtest(backtest, backtest_base)
         body = "\n\n".join(parts) + "\n"
         if len(body.encode()) <= _BYTES:
-            break
-    return body
+            return body
+    return "\n\n".join([*parts[:3], *_cost(prices(base, head)), _TOO_LONG]) + "\n"
 
 
 def _summary(head: Mapping[str, Any], base: Mapping[str, Any] | None) -> str:

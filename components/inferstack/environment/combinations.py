@@ -1,5 +1,6 @@
 """Settings that are valid alone and cannot work together."""
 
+import re
 from collections.abc import Iterator
 from datetime import date
 
@@ -52,6 +53,9 @@ def _place(e: Environment) -> Iterator[Problem]:
 def _access(e: Environment) -> Iterator[Problem]:
     if not e.access.tiers:
         yield Problem("access.tiers", "{}", "at least one tier, for instance `default`")
+    for name in e.access.tiers:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", name):
+            yield Problem(f"access.tiers.{name}", MISSING, "a name of letters, digits, `-`, `_` and `.`, at most 63")
     if e.access.jwt_audience and not e.access.jwks_url:
         yield Problem("access.jwt_audience", e.access.jwt_audience, "nothing, because access.jwks_url is unset: no JWT is read")
 
@@ -96,7 +100,8 @@ def _slots(e: Environment) -> Iterator[Problem]:
 
 def _prices(e: Environment) -> Iterator[Problem]:
     """A replica's price is stated where no table has it, and for every tier or none."""
-    tiers = {"slots": e.slots.replica_hourly_usd} | ({"slots.quality": e.slots.quality.replica_hourly_usd} if e.slots.quality else {})
+    quality = e.slots.quality if len({model.tier for model in e.models}) > 1 else None
+    tiers = {"slots": e.slots.replica_hourly_usd} | ({"slots.quality": quality.replica_hourly_usd} if quality else {})
     stated = [path for path, price in tiers.items() if price is not None]
     for path, price in tiers.items():
         if price is not None and e.platform in (Platform.GKE, Platform.AKS):

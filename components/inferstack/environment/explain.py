@@ -51,12 +51,10 @@ def inner_section(annotation: Any) -> tuple[type[Section] | None, str]:
 
 def _type_name(field: FieldInfo) -> str:
     text = _annotation_name(field.annotation)
-    bounds = [
-        f"{sign} {getattr(item, word):g}"
-        for item in field.metadata
-        for word, sign in _BOUNDS.items()
-        if getattr(item, word, LARGEST) != LARGEST
-    ]
+    found = {word: getattr(item, word) for item in field.metadata for word in _BOUNDS if getattr(item, word, LARGEST) != LARGEST}
+    if "gt" in found:
+        found.pop("ge", None)
+    bounds = [f"{sign} {found[word]:.10g}" for word, sign in _BOUNDS.items() if word in found]
     return f"{text} ({', '.join(bounds)})" if bounds else text
 
 

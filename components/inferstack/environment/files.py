@@ -90,9 +90,9 @@ def _with_config(stacks: Path, model: Any, path: str) -> Any:
 
 def read_config(file: Path) -> Mapping[str, Any]:
     """The configuration of a stack file; empty where it has none. Raises InvalidEnvironment for what is no YAML."""
+    if file.stat().st_size > _LARGEST:
+        raise InvalidEnvironment(str(file), [Problem("file", f"{file.stat().st_size} bytes", f"at most {_LARGEST} bytes")])
     try:
-        if file.stat().st_size > _LARGEST:
-            raise InvalidEnvironment(str(file), [Problem("file", f"{file.stat().st_size} bytes", f"at most {_LARGEST} bytes")])
         document = parse_yaml(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         expected = f"text in UTF-8: byte {error.object[error.start]:#04x} at position {error.start} is none"

@@ -29,11 +29,9 @@ def parse_environment(raw: object, source: str = "environment") -> Environment:
     data = _plain(raw, source)
     problems = {problem.path: problem for problem in take_secrets(data, _KEYS)}
     environment = _without_wrong_leaves(data, problems, source)
-    wrong = dict(problems)
+    wrong = set(problems) | {_beside(path, problem.nearest) for path, problem in problems.items() if problem.nearest}
     for problem in check_combinations(environment):
-        if not any(_within(problem.path, path) or _within(path, problem.path) for path in wrong) and not (
-            "platform" in wrong and "platform is" in problem.expected
-        ):
+        if not any(_follows(problem, path) for path in wrong):
             problems.setdefault(problem.path, problem)
     if problems:
         raise InvalidEnvironment(source, _sorted(problems))
@@ -41,6 +39,18 @@ def parse_environment(raw: object, source: str = "environment") -> Environment:
 
 
 _KEYS = frozenset(path.rpartition(".")[2] for path, *_ in rows())
+
+
+def _follows(problem: Problem, path: str) -> bool:
+    """Whether a combination is wrong only because the value at `path` was set aside: it is there, around or inside, or what is expected
+    speaks of it."""
+    spoken = re.search(rf"(?<![\w.]){re.escape(path)}(?![\w.])", problem.expected) is not None
+    return spoken or _within(problem.path, path) or _within(path, problem.path)
+
+
+def _beside(path: str, name: str) -> str:
+    """The path of a key beside the one at `path`."""
+    return f"{path.rpartition('.')[0]}.{name}".removeprefix(".")
 
 
 def _within(path: str, other: str) -> bool:
@@ -115,10 +125,10 @@ _SHAPES = {
     "finite_number": "a number that is not infinite",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "more than {gt:.10g}",
+    "greater_than_equal": "{ge:.10g} or more",
+    "less_than": "less than {lt:.10g}",
+    "less_than_equal": "at most {le:.10g}",
     "too_short": "a list of at least {min_length}",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
@@ -128,7 +138,8 @@ _SHAPES = {
 
 def _meant(pattern: str, text: str) -> str | None:
     """What was probably meant by a text that does not match: the same without a letter too many, or with what was left out."""
-    bare = text.replace(" ", "").removesuffix("B").removesuffix("b")
+    bare = text.replace(" ", "")
+    bare = bare.removesuffix("B").removesuffix("b") if bare[:1].isdigit() else bare
     host = text.removeprefix("https://").removeprefix("http://").partition("/")[0].lower()
     options = [bare, text.lower().replace(" ", "-").replace("_", "-"), text.replace("https://huggingface.co/", "hf://"), host]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):

@@ -56,5 +56,5 @@ class InvalidEnvironment(ValueError):
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

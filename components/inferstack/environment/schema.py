@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from inferstack.environment.kinds import (
     ENGINE_IMAGES,
     AddressRange,
+    Argument,
     Day,
     Flag,
     HttpUrl,
@@ -86,10 +87,10 @@ class SecretStore(Section):
 class Waiver(Section):
     """One accepted finding."""
 
-    rule: str = Field(description="Identifier of the rule.")
+    rule: Argument = Field(description="Identifier of the rule.")
     path: str = Field("*", description="Resource or path it holds for; `*`: all.")
     reason: str = Field(min_length=10, description="Why it is accepted.")
-    owner: str = Field(description="Who answers for it.")
+    owner: Argument = Field(description="Who answers for it.")
     expires: Day = Field(description="Last day, YYYY-MM-DD.")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from inferstack.environment.kinds import Flag, GatewayPath, HostName, HttpUrl, Memory, Name, Positive, Seconds, Section, Usd
+from inferstack.environment.kinds import Count, Flag, GatewayPath, HostName, HttpUrl, Memory, Name, Positive, Seconds, Section, Span, Usd
 
 
 class Tier(Section):
@@ -71,7 +71,7 @@ class Gateway(Section):
     tls_secret: Name | None = Field(None, description="Secret with the certificate; without it the listener is plain HTTP.")
     internal: Flag = Field(True, description="Reachable from the network of the cluster only.")
     port: Annotated[int, Field(gt=0, lt=65536, strict=True)] = Field(8080, description="Port of the listener (`local`: on 127.0.0.1).")
-    timeout_seconds: Seconds = Field(600, description="Longest request; must cover the longest generation.")
+    timeout_seconds: Span = Field(600, le=86_400, description="Longest request; must cover the longest generation.")
 
 
 class Drain(Section):
@@ -86,8 +86,8 @@ class Gates(Section):
     """What a new version must keep to be promoted. Compared with the live slot in the same window."""
 
     error_ratio: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="Highest share of failed requests.")
-    ttft_p95_seconds: Seconds = Field(5, description="Highest 95th percentile of time to first token.")
-    inter_token_p95_seconds: Seconds = Field(1, description="Highest 95th percentile of time between tokens.")
+    ttft_p95_seconds: Seconds = Field(5, gt=0, description="Highest 95th percentile of time to first token.")
+    inter_token_p95_seconds: Seconds = Field(1, gt=0, description="Highest 95th percentile of time between tokens.")
     slower_than_live: Annotated[float, Field(ge=1)] = Field(1.5, description="Most that both may be above the live slot's, as a factor.")
     accuracy: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Lowest top-1 agreement with the unquantized model; unset: not checked."
@@ -107,10 +107,10 @@ class Gates(Section):
     cache_false_hit_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         0.01, description="Highest share of checked semantic cache hits that were false."
     )
-    min_requests: Positive = Field(
-        20, description="Requests a window needs; fewer are filled up with synthetic ones, never passed silently."
+    min_requests: Count = Field(
+        20, gt=0, le=1_000_000, description="Requests a window needs; fewer are filled up with synthetic ones, never passed silently."
     )
-    window_seconds: Annotated[float, Field(gt=0)] = Field(30, description="Length of a comparison window.")
+    window_seconds: Span = Field(30, gt=0, le=86_400, description="Length of a comparison window.")
 
 
 class Header(Section):
@@ -142,6 +142,8 @@ class Promotion(Section):
     )
     step_seconds: Seconds = Field(0, description="Time at each weight before its check.")
     ready_seconds: Seconds = Field(600, gt=0, description="Time that the idle slot gets to become ready.")
-    settle_count: Positive = Field(20, description="Answers in a row that must carry the new slot's identity through the gateway.")
+    settle_count: Count = Field(
+        20, gt=0, le=10_000, description="Answers in a row that must carry the new slot's identity through the gateway."
+    )
     rollback_window_seconds: Seconds = Field(900, description="Time that the previous slot stays warm.")
     gates: Gates = Field(default_factory=Gates, description="Checks before and after the weights move.")

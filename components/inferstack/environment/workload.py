@@ -8,6 +8,7 @@ from inferstack.environment.kinds import (
     Argument,
     Capacity,
     Cores,
+    Count,
     Digest,
     DiskImage,
     EngineKind,
@@ -21,10 +22,12 @@ from inferstack.environment.kinds import (
     Port,
     Positive,
     Quantization,
-    Seconds,
+    Replica,
     Section,
     SlotName,
     Source,
+    Span,
+    Threads,
     Usd,
 )
 
@@ -64,8 +67,8 @@ class Resources(Section):
 class Replicas(Section):
     """Replica bounds of a slot."""
 
-    min: NonNegative = Field(1, description="Fewest replicas of the slot that has weight. 0 only where a front holds requests.")
-    max: Positive = Field(1, description="Most replicas; also the bound that cost and quota are checked against.")
+    min: Replica = Field(1, description="Fewest replicas of the slot that has weight. 0 only where a front holds requests.")
+    max: Replica = Field(1, gt=0, description="Most replicas; also the bound that cost and quota are checked against.")
 
 
 ReplicaPrice = Annotated[
@@ -88,7 +91,7 @@ class Slots(Section):
     """Both slots: bounds and resources of a replica."""
 
     replicas: Replicas = Field(default_factory=Replicas, description="Replica bounds of each slot.")
-    idle_replicas: NonNegative = Field(
+    idle_replicas: Replica = Field(
         1, description="Replicas of the slot without weight once the rollback window is over; during the window it keeps its full size."
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
@@ -113,10 +116,10 @@ class Engine(Section):
     hub_secret: Name | None = Field(
         None, description="Secret whose entry `token` opens models of Hugging Face that are not public (`hf://`)."
     )
-    threads: Positive | None = Field(None, description="Compute threads; by default the cores that the process may use.")
-    max_sequences: Positive = Field(32, description="Most sequences decoded together.")
-    max_batch_tokens: Positive = Field(512, description="Token budget of one step, decode and prefill together.")
-    max_queue: NonNegative = Field(256, description="Requests that may wait; past that the answer is 429 with Retry-After.")
+    threads: Threads | None = Field(None, description="Compute threads; by default the cores that the process may use.")
+    max_sequences: Count = Field(32, gt=0, le=65_536, description="Most sequences decoded together.")
+    max_batch_tokens: Count = Field(512, gt=0, le=16_777_216, description="Token budget of one step, decode and prefill together.")
+    max_queue: Count = Field(256, le=1_000_000, description="Requests that may wait; past that the answer is 429 with Retry-After.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where this kit's engines compute: `auto` takes a GPU where engine and machine have one; `cuda` demands one.",
@@ -186,8 +189,8 @@ class Scaling(Section):
     memory_percent: Annotated[int, Field(gt=0, le=100, strict=True)] = Field(
         80, description="Memory use that the scaler aims at, in percent of the request."
     )
-    up_window_seconds: Seconds = Field(60, le=3600, description="Quiet time before more replicas.")
-    down_window_seconds: Seconds = Field(300, le=3600, description="Quiet time before fewer replicas.")
-    prediction_horizon_minutes: NonNegative = Field(
-        0, description="Forecast that may add replicas, never take any (`renderer: autoscaler`, `policy: queue`); 0: off."
+    up_window_seconds: Span = Field(60, le=3600, description="Quiet time before more replicas.")
+    down_window_seconds: Span = Field(300, le=3600, description="Quiet time before fewer replicas.")
+    prediction_horizon_minutes: Count = Field(
+        0, le=1440, description="Forecast that may add replicas, never take any (`renderer: autoscaler`, `policy: queue`); 0: off."
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from typing import Literal
 
 from inferstack.environment import InvalidEnvironment, Waiver
@@ -55,6 +55,9 @@ def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -
             kept.append(
                 Finding("waiver-expired", "error", path, message, "mend what it accepted and remove it, or renew it with its owner.")
             )
+        elif date.fromisoformat(waiver.expires) > today + _LONGEST_WAIVER:
+            message = f"the waiver of {waiver.rule} holds until {waiver.expires}: longer than a year nobody looks at it again."
+            kept.append(Finding("waiver-too-long", "warning", f"{path}.expires", message, "set a day within a year from now."))
         elif i not in used:
             message = f"no finding of rule {waiver.rule} at {waiver.path} was there to accept."
             kept.append(Finding("waiver-unused", "info", path, message, "mend its rule or path, or remove it."))
@@ -68,6 +71,9 @@ def _covers(waiver: Waiver, finding: Finding) -> bool:
     resource = finding.path.partition(":")[0]
     exact = waiver.path in ("*", finding.path, resource, f"{resource.partition('/')[0]}/*")
     return exact or finding.path.startswith((f"{waiver.path}.", f"{waiver.path}["))
+
+
+_LONGEST_WAIVER = timedelta(days=366)
 
 
 def _expired(waiver: Waiver, today: date) -> bool:

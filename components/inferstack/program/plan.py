@@ -14,7 +14,7 @@ import yaml
 
 import inferstack_policies as policies
 from inferstack.environment import BASE_KEY, CONFIG_KEY, Environment, Layer, Platform, SlotName, load_environment, read_config
-from inferstack.planning import Cost, Finding, cost
+from inferstack.planning import Cost, Finding, cost, plan_findings
 from inferstack.program.review import cost_json, finding_json, review
 from inferstack.program.run import Run, run_stack
 
@@ -76,11 +76,17 @@ def plan_environment(root: Path, name: str, layer: Layer | None = None, *, previ
     """Plan environment `name` of the project at `root`; `layer` picks one layer, whatever the file says.
 
     What the planning finds is in the plan, and does not stop it. Raises InvalidEnvironment, or run.ProgramFailed when the program
-    itself refuses.
+    itself refuses. Where findings say why nothing can be made of it, it has no resources.
     """
     started = time.monotonic()
     environment = load_environment(root / "stacks", name)
-    resources = [item for stack in run_environment(root, name, environment, layer, preview=preview) for item in _planned(stack)]
+    try:
+        runs = run_environment(root, name, environment, layer, preview=preview)
+    except ValueError:  # components refuse what cannot be made at all, as the findings say
+        if all(finding.severity != "error" for finding in plan_findings(environment)):
+            raise
+        runs = []
+    resources = [item for stack in runs for item in _planned(stack)]
     found = review(environment, (policies.Resource(item.type, item.name, item.inputs) for item in resources))
     return Plan(name, tuple(resources), tuple(found), cost(environment), time.monotonic() - started)
 

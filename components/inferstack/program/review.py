@@ -16,8 +16,38 @@ from inferstack.planning import Cost, Finding, checks, in_order, prices, waive
 
 def review(environment: Environment, resources: Iterable[policies.Resource], today: date | None = None) -> list[Finding]:
     """Every finding of an environment and its planned resources, errors first; waivers are applied as of `today`."""
-    found = [*checks.run(environment), *rule_findings(resources, context_of(environment))]
-    return in_order(waive(in_order(found), environment.waivers, today or date.today()))
+    planned = list(checks.run(environment))
+    found = [*planned, *rule_findings(resources, context_of(environment))]
+    left = waive(in_order(found), environment.waivers, today or date.today())
+    places = {(finding.rule, finding.path) for finding in planned}
+    standing = {finding.rule for finding in left if (finding.rule, finding.path) in places and finding.severity != "info"}
+    said = {rule for rule, causes in _CAUSES.items() if causes & standing}
+    return in_order(finding for finding in left if finding.rule not in said or (finding.rule, finding.path) in places)
+
+
+_NOT_SOLD = {
+    *("accelerator-unknown", "accelerator-not-sold", "region-unknown", "region-without-accelerator", "machine-unknown"),
+    *("machine-too-few-gpus", "machine-without-accelerator", "capacity-not-offered"),
+}
+_CAUSES: dict[str, set[str]] = {
+    "price-known": _NOT_SOLD | {"price-unknown", "machine-retired"},
+    "machine-retired": {"machine-retired"},
+    "gpu-pool-tainted": {"system-machine-with-gpu"},
+    "pool-minimum": {"idle-nodes"},
+    "spot-floor": {"spot-without-floor"},
+    "cost-ceiling": {"budget-hourly", "budget-promotion"},
+    "image-digest": {"image-digest", "image-invalid"},
+    "model-hash": {"model-hash"},
+    "probe-startup": {"ready-too-short"},
+    "pre-stop": {"pre-stop-short"},
+    "timeout-chain": {"grace-beyond-autoscaler"},
+    "scaler-bounds": {"production-replicas", "zero-without-signal"},
+    "gateway-encrypted": {"public-without-tls"},
+    "cluster-control-plane": {"control-plane-open"},
+    "cluster-protected": {"production-unprotected"},
+    "storage-kept": {"production-unprotected"},
+}
+"""Rules on resources, and the findings on settings that say the same nearer to the cause; while one of these stands, it is enough."""
 
 
 def review_resources(

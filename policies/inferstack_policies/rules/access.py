@@ -8,11 +8,18 @@ from inferstack_policies.shapes import WORKLOADS, at, is_device_plugin, mapping,
 
 ROLES = frozenset({"Role", "ClusterRole"})
 _ESCALATING = {"escalate", "bind", "impersonate"}
+_RUNNING = {"pods", "pods/exec", "pods/attach", "pods/portforward", "pods/ephemeralcontainers", "nodes/proxy", "serviceaccounts/token"}
+"""Whoever may write these (or only read the last but one) runs what they like, or acts as any account."""
+_EVERYBODY = {"system:anonymous", "system:unauthenticated", "system:authenticated", "system:serviceaccounts", "system:masters"}
 _WRITING = {"create", "update", "patch", "delete", "*"}
 _BROAD = ("roles/owner", "roles/editor", "roles/container.admin", "roles/storage.admin", "roles/iam.serviceAccountTokenCreator")
 _AZURE_BROAD = ("8e3af657-a8ff-443c-a75c-2fe8c4bcb635", "b24988ac-6180-42a0-ab88-20f7382dd24c")
 """Role definitions of Owner and Contributor."""
-NAMESPACED = WORKLOADS | {"Service", "ConfigMap", "Secret", "ServiceAccount", "Role", "HorizontalPodAutoscaler", "HTTPRoute", "Gateway"}
+NAMESPACED = WORKLOADS | {
+    *("Service", "ConfigMap", "Secret", "ServiceAccount", "Role", "RoleBinding", "NetworkPolicy", "PodDisruptionBudget", "Ingress"),
+    *("HorizontalPodAutoscaler", "ScaledObject", "HTTPRoute", "Gateway", "PersistentVolumeClaim", "ResourceQuota", "LimitRange"),
+    *("Lease", "ExternalSecret", "SecretStore", "PodMonitor", "PodMonitoring", "ServiceMonitor", "PrometheusRule"),
+}
 
 
 def _rules(r: Resource) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -22,8 +29,8 @@ def _rules(r: Resource) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def wildcard(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for i, item in _rules(r):
-        for key in ("verbs", "resources", "apiGroups"):
-            if "*" in sequence(item.get(key)):
+        for key in ("verbs", "resources", "apiGroups", "nonResourceURLs"):
+            if any("*" in word for word in words(item.get(key))):
                 yield f"rules[{i}].{key}", f"the role may do things that nobody has listed (`*` in {key})."
 
 
@@ -39,8 +46,8 @@ def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         found = sorted(_ESCALATING & words(item.get("verbs")))
         if found:
             yield f"rules[{i}].verbs", f"the role may give itself more rights ({', '.join(found)})."
-        makes_pods = {"pods", "pods/exec", "pods/ephemeralcontainers"} & words(item.get("resources"))
-        if makes_pods and _WRITING & words(item.get("verbs")):
+        verbs, makes_pods = words(item.get("verbs")), _RUNNING & words(item.get("resources"))
+        if makes_pods and (_WRITING & verbs or ("nodes/proxy" in makes_pods and verbs)):
             yield f"rules[{i}].resources", f"the role may run anything by {', '.join(sorted(makes_pods))}."
 
 
@@ -48,7 +55,7 @@ def admin(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     if at(r.props, "roleRef", "name") in ("cluster-admin", "admin", "edit"):
         yield "roleRef", f"everybody in the binding gets {at(r.props, 'roleRef', 'name')}."
     for i, subject in enumerate(sequence(r.props.get("subjects"))):
-        if mapping(subject).get("name") in ("system:anonymous", "system:unauthenticated", "system:authenticated"):
+        if str(mapping(subject).get("name")) in _EVERYBODY:
             yield f"subjects[{i}]", f"the binding holds for {mapping(subject).get('name')}."
 
 

@@ -19,7 +19,7 @@ from inferstack_policies.shapes import (
 )
 
 _SCALERS = frozenset({"HorizontalPodAutoscaler", "ScaledObject"})
-_SHORTEST_START = 300
+SHORTEST_START = 300
 """Seconds that a slot's start-up probe must allow: weights are loaded before the first answer."""
 
 
@@ -32,8 +32,9 @@ def _action(probe: Mapping[str, Any]) -> Any:
 
 
 def probes(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    """But for workers of a group, which answer no request: the group lives and dies with its leader."""
     for where, container, _spec in containers(r, init=False):
-        for name in ("readinessProbe", "livenessProbe"):
+        for name in ("readinessProbe", "livenessProbe") if ".workerTemplate." not in where else ():
             if not _probe(container, name):
                 yield f"{where}.{name}", f"without a {name.removesuffix('Probe')} probe nobody sees that the container is stuck."
 
@@ -53,10 +54,10 @@ def start(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         if not probe and not _probe(container, "livenessProbe"):
             continue
         allowed = (number(probe.get("failureThreshold")) or 3) * (number(probe.get("periodSeconds")) or 10) if probe else 0
-        if allowed < _SHORTEST_START:
+        if allowed < SHORTEST_START:
             yield (
                 f"{where}.startupProbe",
-                f"the container gets {allowed:.0f} s to load its weights before liveness kills it; {_SHORTEST_START} s are needed.",
+                f"the container gets {allowed:.0f} s to load its weights before liveness kills it; {SHORTEST_START} s are needed.",
             )
 
 
@@ -161,7 +162,7 @@ RULES = (
         "probe-startup",
         "error",
         "Liveness must not judge a pod that still loads.",
-        f"Set a startupProbe that allows {_SHORTEST_START} s or more.",
+        f"Set a startupProbe that allows {SHORTEST_START} s or more.",
         (),
         SERVED,
         start,

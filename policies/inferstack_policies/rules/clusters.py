@@ -1,12 +1,14 @@
 """Clusters of GKE and AKS: private, with workload identity, kept up to date, guarded in production."""
 
+import ipaddress
 from collections.abc import Iterator
 
 from inferstack_policies.model import Context, Resource, Rule
 from inferstack_policies.rules.gpu import POOLS
 from inferstack_policies.shapes import at, mapping, sequence
 
-_OPEN = ("0.0.0.0/0", "::/0")
+_WIDEST = 8
+"""Bits of the widest range that one owner can have; wider ones, also in parts, are the internet."""
 CLUSTERS = frozenset({"Cluster", "ManagedCluster"})
 
 
@@ -27,11 +29,18 @@ def private(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             yield "apiServerAccessProfile", "the control plane answers the whole internet."
 
 
+def _open(text: str) -> bool:
+    try:
+        return ipaddress.ip_network(text, strict=False).prefixlen < _WIDEST
+    except ValueError:
+        return False
+
+
 def control_plane(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     blocks = sequence(at(r.props, "masterAuthorizedNetworksConfig", "cidrBlocks"))
     ranges = [str(mapping(block).get("cidrBlock")) for block in blocks]
     ranges += [str(item) for item in sequence(at(r.props, "apiServerAccessProfile", "authorizedIPRanges"))]
-    if any(item in _OPEN for item in ranges):
+    if any(_open(item) for item in ranges):
         yield "masterAuthorizedNetworksConfig" if is_gke(r) else "apiServerAccessProfile", "everybody may reach the control plane."
 
 

@@ -28,6 +28,9 @@ _SELECTORS = (
     "inferstack.dev/pool",
     "nvidia.com/gpu.product",
     "nvidia.com/gpu.present",
+    "kubernetes.azure.com/accelerator",
+    "cloud.google.com/compute-class",
+    "node.kubernetes.io/instance-type",
 )
 
 
@@ -79,6 +82,20 @@ def _tolerates(spec: Mapping[str, Any]) -> bool:
     return False
 
 
+def _required(spec: Mapping[str, Any]) -> set[str]:
+    """Node labels that the pod's affinity demands in every one of its terms."""
+    terms = sequence(at(spec, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"))
+    keys = [
+        {
+            str(mapping(item).get("key"))
+            for item in sequence(mapping(term).get("matchExpressions"))
+            if mapping(item).get("operator") != "NotIn"
+        }
+        for term in terms
+    ]
+    return set.intersection(*keys) if keys else set()
+
+
 def placed(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     wants = {where.partition(".containers")[0].partition(".initContainers")[0] for where, c, _spec in containers(r) if gpus(c) is not None}
     for where, spec in pod_specs(r):
@@ -87,7 +104,7 @@ def placed(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         if not _tolerates(spec):
             yield f"{where}.tolerations", f"the pod wants a GPU and does not tolerate the taint {GPU_RESOURCE}: it stays pending."
         selector = mapping(spec.get("nodeSelector"))
-        if not any(key in selector for key in _SELECTORS) and at(spec, "affinity", "nodeAffinity") is None:
+        if not {*selector, *_required(spec)} & set(_SELECTORS):
             yield f"{where}.nodeSelector", "the pod does not say which GPU: any that is free is taken, at any price."
 
 

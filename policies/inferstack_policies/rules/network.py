@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 
 from inferstack_policies.model import Context, Finding, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, labels_of_pods, mapping, selects, sequence, words
+from inferstack_policies.shapes import WORKLOADS, at, labels_of_templates, mapping, selects, sequence, words
 
-_INTERNAL = (
-    "networking.gke.io/load-balancer-type",
-    "cloud.google.com/load-balancer-type",
-    "service.beta.kubernetes.io/azure-load-balancer-internal",
-)
-_PUBLIC_CLASSES = ("external", "azure-alb")
+_AZURE_INTERNAL = "service.beta.kubernetes.io/azure-load-balancer-internal"
+_INTERNAL = {
+    "networking.gke.io/load-balancer-type": "internal",
+    "cloud.google.com/load-balancer-type": "internal",
+    _AZURE_INTERNAL: "true",
+    "service.beta.kubernetes.io/aws-load-balancer-scheme": "internal",
+    "service.beta.kubernetes.io/aws-load-balancer-internal": "true",
+}
+"""What each cloud must be told for a load balancer without a public address."""
+_PUBLIC_CLASSES = ("external", "gxlb", "azure-alb")
 _RETIRED_CLASSES = ("nginx", "addon-http-application-routing", "webapprouting.kubernetes.azure.com")
 
 
@@ -25,15 +29,19 @@ def _kinds(policy: Resource) -> set[str]:
 def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
     policies = [r for r in resources if r.kind == "NetworkPolicy" and r.is_kubernetes]
     for workload in (r for r in resources if r.kind in WORKLOADS and r.is_kubernetes):
-        own = [
-            p
-            for p in policies
-            if p.namespace == workload.namespace and selects(at(p.props, "spec", "podSelector"), labels_of_pods(workload))
-        ]
-        kinds = {kind for p in own for kind in _kinds(p)}
-        missing = [kind for kind in ("Ingress", "Egress") if kind not in kinds]
+        near = [p for p in policies if p.namespace == workload.namespace]
+        missing: set[str] = set()
+        for labels in labels_of_templates(workload):
+            own = [p for p in near if selects(at(p.props, "spec", "podSelector"), labels)]
+            missing |= {"Ingress", "Egress"} - {kind for p in own for kind in _kinds(p)}
+            missing |= {kind for p in own for kind in _kinds(p) if _lets_all(p, kind)}
         if missing:
-            yield Finding(workload, "", f"no NetworkPolicy holds the pods' {' and '.join(missing).lower()}.")
+            yield Finding(workload, "", f"no NetworkPolicy holds the pods' {' and '.join(sorted(missing, reverse=True)).lower()}.")
+
+
+def _lets_all(policy: Resource, kind: str) -> bool:
+    """A rule without a word about peers and ports opens the pods to everything, whatever other policies say."""
+    return any(not mapping(rule) for rule in sequence(at(policy.props, "spec", kind.lower())))
 
 
 def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
@@ -55,7 +63,7 @@ def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]
 def public_service(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     kind = at(r.props, "spec", "type")
     annotations = mapping(r.metadata.get("annotations"))
-    internal = any(str(annotations.get(key, "")).lower() in ("internal", "true") for key in _INTERNAL)
+    internal = any(str(annotations.get(key, "")).lower() == value for key, value in _INTERNAL.items())
     if kind == "LoadBalancer" and not internal:
         yield "spec.type", "a public load balancer leads to the pods past the gateway's TLS and limits."
     if kind == "NodePort":
@@ -64,9 +72,11 @@ def public_service(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         yield "spec.externalIPs", "whoever sets external addresses can take over traffic of others."
 
 
-def encrypted(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+def encrypted(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
     name = str(at(r.props, "spec", "gatewayClassName") or "")
-    if not any(part in name for part in _PUBLIC_CLASSES):
+    inside = str(at(r.props, "spec", "infrastructure", "annotations", _AZURE_INTERNAL)).lower() == "true"
+    by_load_balancer = context.platform == "aks" and name == "istio" and not inside
+    if not by_load_balancer and not any(part in name for part in _PUBLIC_CLASSES):
         return
     for i, listener in enumerate(sequence(at(r.props, "spec", "listeners"))):
         if mapping(listener).get("protocol") in ("HTTP", "TCP", "UDP"):

@@ -14,6 +14,7 @@ from inferstack_policies.shapes import (
     mapping,
     number,
     pod_specs,
+    quantity,
     sequence,
 )
 
@@ -121,7 +122,7 @@ def memory(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         request, limit = at(container, "resources", "requests", "memory"), at(container, "resources", "limits", "memory")
         if limit is None:
             yield f"{where}.resources.limits.memory", "a leak takes the node's memory and its other pods."
-        elif request != limit:
+        elif quantity(request) is None or quantity(request) != quantity(limit):
             yield f"{where}.resources.requests.memory", f"request {request} is not limit {limit}: the pod may be killed below its limit."
 
 

@@ -1,19 +1,25 @@
 """Secrets are files from a secret store: not environment variables, not ConfigMaps, not text."""
 
+import base64
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from inferstack_policies.model import Context, Resource, Rule
 from inferstack_policies.shapes import WORKLOADS, at, containers, mapping, sequence
 
-_NAME = re.compile(r"(^|[_\-.])(password|passwd|secret|token|api[_-]?key|private[_-]?key|credentials?)$", re.IGNORECASE)
+_NAME = re.compile(r"(^|[_\-.]|pg|db)(password|passwd|secret|token|(api|private|access|account)[_-]?key|credentials?)$", re.IGNORECASE)
 _VALUE = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    r"|\bAKIA[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b"
+    r"|\bA(KI|SI)A[0-9A-Z]{16}\b"
+    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_\w{20,}"
     r"|\bhf_[A-Za-z0-9]{30,}\b"
-    r"|\bsk-[A-Za-z0-9_-]{20,}\b"
-    r"|[a-z][a-z0-9+.-]*://[^/\s:@]+:[^/\s:@]+@"
+    r"|\b(sk-|glpat-)[A-Za-z0-9_-]{20,}\b"
+    r"|\bAIza[A-Za-z0-9_-]{30,}"
+    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"
+    r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\."
+    r"|\bAccountKey=[A-Za-z0-9+/=]{20,}"
+    r"|[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@"
 )
 
 
@@ -34,7 +40,7 @@ def plain(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, container, _spec in containers(r):
         for i, variable in enumerate(sequence(container.get("env"))):
             name, value = str(mapping(variable).get("name", "")), str(mapping(variable).get("value", ""))
-            if value and (_NAME.search(name) or _VALUE.search(value)):
+            if value and ((_NAME.search(name) and not value.isdecimal()) or _VALUE.search(value)):
                 yield f"{where}.env[{i}]", f"{name} holds a secret in plain text."
         for key in ("args", "command"):
             for i, text in enumerate(sequence(container.get(key))):
@@ -45,8 +51,16 @@ def plain(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 def in_config_map(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for section in ("data", "binaryData"):
         for key, value in mapping(r.props.get(section)).items():
-            if _NAME.search(str(key)) or _VALUE.search(str(value)):
+            if _NAME.search(str(key)) or _VALUE.search(_decoded(value) if section == "binaryData" else str(value)):
                 yield f"{section}[{key}]", "a ConfigMap holds what looks like a secret."
+
+
+def _decoded(value: Any) -> str:
+    """The text of base64; what is none, as it stands."""
+    try:
+        return base64.b64decode(str(value), validate=True).decode(errors="replace")
+    except ValueError:
+        return str(value)
 
 
 def literal(r: Resource, _: Context) -> Iterator[tuple[str, str]]:

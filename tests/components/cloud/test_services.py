@@ -85,6 +85,14 @@ def test_the_runtime_is_told_whose_token_it_signs_in_with(cloud: str, identity: 
     assert blue["url_file"]
 
 
+def test_the_container_that_is_mounted_is_the_one_that_the_models_name() -> None:
+    raw = changed(settings("aks"), {"models~": [{"name": "smollm2-135m-instruct", "source": "abfss://own-weights/smollm2"}]})
+    config = {"inferstack:environment": raw, "inferstack:findings": "shown"}
+    run = run_function(lambda: deploy(ROOT / "stacks"), project="inferstack", stack="own", config=config, preview=True)
+    (container,) = (item.inputs["containerName"] for item in run.resources if item.type.endswith(":BlobContainer"))
+    assert container == "own-weights"
+
+
 def test_application_gateway_for_containers_is_joined_to_a_delegated_subnet() -> None:
     subnets = {item.name: item.inputs for item in planned("aks").resources if item.type.endswith(":Subnet")}
     delegated = subnets["own-gateway-subnet"]

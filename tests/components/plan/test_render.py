@@ -3,12 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from inferstack.cli import run
-from inferstack.environment import Layer
+from inferstack.environment import Layer, read_raw
 from inferstack.program.plan import plan_environment
 from inferstack.program.render import KUSTOMIZATION, NotRenderable, render_environment, write
 from tests.components.kubernetes import validate
@@ -29,6 +30,17 @@ def test_every_object_of_the_plan_is_one_file_and_listed() -> None:
     for item in objects.values():
         validate(item)
         assert "pulumi.com" not in json.dumps(item)
+
+
+@pytest.mark.parametrize("change", [{"drain": {"seconds": 700, "grace_seconds": 800}}, {"monitoring": {"thresholds": {"Foo": 1}}}])
+def test_what_the_plan_finds_wrong_is_not_rendered(change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ROOT / "stacks", tmp_path / "stacks")
+    shutil.copy(ROOT / "Pulumi.yaml", tmp_path)
+    raw = read_raw(ROOT / "stacks/Pulumi.kubernetes.yaml") | change | {"gateway": {"class_name": "traefik", "timeout_seconds": 900}}
+    (tmp_path / "stacks/Pulumi.own.yaml").write_text(yaml.safe_dump({"config": {"inferstack:environment": raw}}))
+    assert run(["render", "own", "--out", str(tmp_path / "out"), "--project", str(tmp_path)]) == 3
+    assert "Fix:" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_objects_of_the_same_name_in_two_namespaces_are_two_files() -> None:

@@ -25,7 +25,7 @@ def base_names() -> list[str]:
 
 
 def bad_environments() -> list[dict[str, Any]]:
-    return deepcopy([case for name in ("bad_environments", "bad_settings") for case in _read(name)])
+    return deepcopy([case for name in ("bad_environments", "bad_settings", "bad_values") for case in _read(name)])
 
 
 def changed(raw: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,12 @@ import yaml
 
 from inferstack.environment import environment_names, load_environment
 from inferstack.planning import Finding, check, plan_findings
+from inferstack.program import review as review_module
 from inferstack.program.plan import plan_environment
 from inferstack.program.review import context_of, review, rule_findings
 from inferstack.program.run import ProgramFailed, run_function
 from inferstack.serving.stack import deploy
-from inferstack_policies import Resource
+from inferstack_policies import RULES, Resource
 from tests.components.planning.fixtures import bad_environments, base, changed
 
 ROOT = Path(__file__).parents[3]
@@ -48,11 +49,11 @@ def test_no_planned_resource_of_a_shipped_environment_breaks_a_rule_of_severity_
 
 
 def test_a_plan_shows_findings_of_the_environment_and_of_its_resources(tmp_path: Path) -> None:
-    image = {"image": "ghcr.io/example/runtime:latest"}
-    plan = plan_environment(project(tmp_path, {"engine": image}), "kubernetes")
+    tag = {"engine": {"image": "vllm/vllm-openai:latest"}}
+    plan = plan_environment(of_environment(tmp_path, changed(base("aks"), tag)), "own")
     shown = plan.to_json()
-    paths = {finding["path"].partition(":")[0] for finding in shown["findings"] if finding["rule"] == "image-digest"}
-    assert paths == {"engine.image", "Deployment/inferstack-blue", "Deployment/inferstack-green"}
+    paths = {finding["path"].partition(":")[0] for finding in shown["findings"] if finding["severity"] != "info"}
+    assert paths == {"engine.image", "ManagedCluster/own-cluster"}  # the tag where it is written, not again at each Deployment
     assert all({"rule", "severity", "path", "message", "fix"} <= finding.keys() for finding in shown["findings"])
     assert {"hourly_usd", "monthly_usd", "during_promotion_hourly_usd"} <= shown["cost"].keys()
 
@@ -89,3 +90,46 @@ def test_what_the_provider_will_only_know_later_is_said_to_be_open() -> None:
     findings = [f for f in review(environment, [resource], date(2026, 11, 21)) if f.rule == "service-public"]
     assert [f.severity for f in findings] == ["info"]
     assert "Service/s" in findings[0].message
+
+
+def of_environment(folder: Path, raw: dict[str, Any]) -> Path:
+    """A project with one environment, `own`."""
+    root = project(folder, {})
+    (root / "stacks/Pulumi.own.yaml").write_text(yaml.safe_dump({"config": {"inferstack:environment": raw}}))
+    return root
+
+
+WHOLE = [
+    *("flex-start on AKS", "larger than the managed cache", "threshold unknown", "partition and sharing"),  # components refuse these too
+    *("image by tag", "ready in a second", "grace beyond the autoscaler", "region of the other cloud", "production that can be deleted"),
+]
+"""Bad environments of which the rules on resources, or the components themselves, have something to say as well."""
+
+
+@pytest.mark.parametrize("case", [case for case in bad_environments() if case["name"] in WHOLE], ids=lambda case: case["name"])
+def test_the_whole_plan_of_a_bad_environment_has_the_one_finding_too(case: dict[str, Any], tmp_path: Path) -> None:
+    found = plan_environment(of_environment(tmp_path, changed(base(case["base"]), case["change"])), "own")
+    loud = [(f.rule, f.path) for f in found.findings if f.severity != "info"]
+    standing = {("cluster-private", "ManagedCluster/own-cluster: apiServerAccessProfile")} if case["base"] == "aks" else set()
+    assert set(loud) - standing == {(case["rule"], case["path"])}
+
+
+def test_a_rule_is_not_silenced_by_what_a_waiver_accepts(tmp_path: Path) -> None:
+    waiver = {"rule": "ready-too-short", "reason": "a cluster that has every image", "owner": "ops", "expires": "2027-01-01"}
+    root = of_environment(tmp_path, base("kubernetes") | {"promotion": {"ready_seconds": 60}, "waivers": [waiver]})
+    assert {f.rule for f in plan_environment(root, "own").findings if f.severity == "error"} == {"probe-startup"}
+
+
+def test_every_cause_names_rules_that_there_are() -> None:
+    assert set(review_module._CAUSES) <= {rule.id for rule in RULES}
+
+
+def test_a_model_that_spans_nodes_breaks_no_rule(tmp_path: Path) -> None:
+    two = {
+        "engine": {"tensor_parallel": 1, "pipeline_parallel": 2},
+        "gpu": {"count": 2, "quota": 16, "max_nodes": 8},
+        "budget~": {"hourly_usd": 100},
+    }
+    found = plan_environment(of_environment(tmp_path, changed(base("gke"), two)), "own")
+    assert [item.type for item in found.resources if item.type.endswith(":LeaderWorkerSet")]
+    assert [str(f) for f in found.findings if f.severity != "info"] == []

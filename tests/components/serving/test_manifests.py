@@ -257,6 +257,21 @@ def test_no_secret_stands_in_a_config_map() -> None:
     assert {"name": "cache-url", "secret": {"secretName": "cache-url"}} in pod["volumes"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "port"),
+    [
+        ({"access": {"jwks_url": "http://keycloak.auth.svc:8080/realms/x/certs"}}, 8080),
+        ({"access": {"jwks_url": "http://idp.auth.svc/keys"}}, 80),
+        ({"monitoring": {"otlp_endpoint": "http://collector.telemetry:55681"}}, 55681),
+        ({"monitoring": {"otlp_endpoint": "https://traces.example"}}, 443),
+    ],
+)
+def test_the_network_policy_lets_the_slot_reach_what_its_settings_name(changes: dict[str, Any], port: int) -> None:
+    egress = first(changes)[0].network_policy["spec"]["egress"]
+    assert port in [item["port"] for rule in egress for item in rule["ports"]]
+    assert port not in [item["port"] for rule in first({})[0].network_policy["spec"]["egress"] for item in rule["ports"] if port != 443]
+
+
 def test_an_engine_image_is_told_its_model_length_and_split() -> None:
     _, pod, container = first(VARIANTS["bucket"] | {"engine": {"kind": "vllm", "tensor_parallel": 2, "max_sequences": 64}})
     arguments = " ".join(container["args"])

@@ -1,6 +1,7 @@
 """The route: both slots always named, weights the only thing that moves, tiers by header or by share."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -54,6 +55,13 @@ def test_tiers_are_chosen_by_header_and_split_by_share_otherwise() -> None:
 def test_the_timeout_covers_the_longest_request() -> None:
     for rule in route_template(environment({"gateway": {"timeout_seconds": 900}})):
         assert rule["timeouts"] == {"request": "900s", "backendRequest": "900s"}
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(600.5, "601s"), (0.5, "1s"), (86_400, "86400s")])
+def test_a_timeout_is_a_duration_of_the_gateway_api(seconds: float, shown: str) -> None:
+    (rule,) = route_template(environment({"gateway": {"timeout_seconds": seconds}}))
+    assert rule["timeouts"]["request"] == shown
+    assert re.fullmatch(r"([0-9]{1,5}(h|m|s|ms)){1,4}", shown)  # GEP-2257, the pattern of the custom resource
 
 
 def test_an_engine_without_the_identity_header_gets_it_from_the_route() -> None:

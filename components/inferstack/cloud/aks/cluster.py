@@ -174,7 +174,7 @@ class AksCluster(pulumi.ComponentResource):
             oidc_issuer_profile={"enabled": True},
             security_profile={"workload_identity": {"enabled": True}, "image_cleaner": {"enabled": True, "interval_hours": 168}},
             auto_upgrade_profile={"upgrade_channel": args.get("upgrade_channel", "stable"), "node_os_upgrade_channel": "NodeImage"},
-            auto_scaler_profile={"expander": "priority", "max_graceful_termination_sec": "600", "balance_similar_node_groups": "true"},
+            auto_scaler_profile={"expander": "least-waste", "max_graceful_termination_sec": "600", "balance_similar_node_groups": "true"},
             workload_auto_scaler_profile={"keda": {"enabled": True}},
             storage_profile={
                 "blob_csi_driver": {"enabled": True},

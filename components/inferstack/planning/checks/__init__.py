@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from inferstack.environment import Environment
-from inferstack.planning.checks import budget, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
+from inferstack.planning.checks import amounts, budget, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
 from inferstack.planning.findings import Finding
 
 Check = Callable[[Environment], Iterator[Finding]]
@@ -13,6 +13,7 @@ HARDWARE: tuple[Check, ...] = hardware.CHECKS
 INDEPENDENT: tuple[Check, ...] = (
     *models.CHECKS,
     *memory.CHECKS,
+    *amounts.CHECKS,
     *scaling.CHECKS,
     *timeouts.CHECKS,
     *budget.CHECKS,

@@ -1,5 +1,6 @@
 """Can it be bought there: accelerator, region, zones, machine type, capacity, partition."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from inferstack.environment import Environment, GpuPool, Platform
@@ -193,12 +194,48 @@ def partition(e: Environment) -> Iterator[Finding]:
         meant = catalogue.nearest(gpu.partition, kind.mig)
         message = f"`{gpu.partition}` is no profile of `{kind.name}`."
         yield Finding("partition-unknown", "error", "gpu.partition", message, f"use `{meant or kind.mig[0]}` of {', '.join(kind.mig)}.")
+    elif e.platform is Platform.AKS and gpu.partition != (usual := _slice_of_aks(kind, gpu.partition)):
+        message = f"AKS cuts a GPU by compute slices alone: `{gpu.partition}` would come as `{usual}`."
+        fix = f"use `{usual}`, or the next larger of {', '.join(kind.mig)}."
+        yield Finding("partition-unknown", "error", "gpu.partition", message, fix)
     elif placement.gpus_per_pod(e) > 1:
         message = "a model cannot be split over MIG slices."
         yield Finding("partition-split", "error", "gpu.partition", message, "leave partition out, or set gpu.count to 1.")
     if gpu.sharing:
         message = "a partitioned GPU is shared by time as well."
-        yield Finding("partition-and-sharing", "warning", "gpu.sharing", message, "set one of gpu.partition and gpu.sharing.")
+        yield Finding("partition-and-sharing", "error", "gpu.sharing", message, "set one of gpu.partition and gpu.sharing.")
+
+
+def _slice_of_aks(kind: catalogue.Gpu, profile: str) -> str:
+    """What AKS makes of `MIG1g` to `MIG7g`: the first profile of so many slices (learn.microsoft.com/azure/aks/gpu-multi-instance)."""
+    return next(name for name in kind.mig if name.partition(".")[0] == profile.partition(".")[0])
+
+
+def sharing(e: Environment) -> Iterator[Finding]:
+    """GKE lets at most 48 clients share a GPU by time (cloud.google.com/kubernetes-engine/docs/concepts/timesharing-gpus)."""
+    if e.gpu and e.platform is Platform.GKE and e.gpu.sharing > 48:
+        message = f"{e.gpu.sharing} clients are to share a GPU, and GKE takes at most 48."
+        yield Finding("sharing-too-many", "error", "gpu.sharing", message, "set gpu.sharing to at most 48.")
+
+
+_RESERVATIONS = {
+    Platform.GKE: (
+        r"(projects/[a-z][-a-z0-9.:]*/reservations/)?[a-z]([-a-z0-9]{0,61}[a-z0-9])?(/reservationBlocks/[a-z0-9-]+)?",
+        "the name of a reservation, or projects/PROJECT/reservations/NAME for a shared one",
+    ),
+    Platform.AKS: (
+        r"/subscriptions/[0-9a-fA-F-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.Compute/capacityReservationGroups/[^/\s]+",
+        "the id of a capacity reservation group, as `az capacity reservation group show --query id` prints it",
+    ),
+}
+
+
+def reservation(e: Environment) -> Iterator[Finding]:
+    """A reservation is named as its cloud names it."""
+    form = _RESERVATIONS.get(e.platform)
+    if e.gpu and e.gpu.reservation and form and not re.fullmatch(form[0], e.gpu.reservation, re.IGNORECASE):
+        message = f"`{e.gpu.reservation}` is no name of a reservation on {e.platform}."
+        yield Finding("reservation-invalid", "error", "gpu.reservation", message, f"give {form[1]}.")
 
 
 def system_machine(e: Environment) -> Iterator[Finding]:
@@ -255,4 +292,17 @@ def huge_pages(e: Environment) -> Iterator[Finding]:
         yield Finding("huge-pages-too-many", "error", "cloud.huge_pages", message, f"set cloud.huge_pages to at most {most}.")
 
 
-CHECKS = (accelerator, region, zones, machine, count, capacity, partition, system_machine, node_holds_replica, huge_pages)
+CHECKS = (
+    accelerator,
+    region,
+    zones,
+    machine,
+    count,
+    capacity,
+    partition,
+    sharing,
+    reservation,
+    system_machine,
+    node_holds_replica,
+    huge_pages,
+)

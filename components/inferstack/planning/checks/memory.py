@@ -149,7 +149,7 @@ def _cache_bound(e: Environment, models: Sequence[fit.Served], bound: int) -> It
         return
     for model in models:
         one = fit.cache_bytes_per_token(model.architecture) * model.context
-        if one > bound:
+        if one > bound and model.context <= model.architecture.context:  # beyond it, that is what is said
             longest = bound // fit.cache_bytes_per_token(model.architecture)
             message = (
                 f"one sequence of {model.context} tokens of {model.architecture.name} needs {fit.gib(one)} of cache, "

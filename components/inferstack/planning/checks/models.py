@@ -116,7 +116,8 @@ def split(e: Environment) -> Iterator[Finding]:
         message = f"tensor_parallel {tensor} x pipeline_parallel {pipeline} is not gpu.count {e.gpu.count}: GPUs would be missing or idle."
         fix = f"set engine.tensor_parallel to {max(1, e.gpu.count // pipeline)} or gpu.count to {tensor * pipeline}."
         yield Finding("parallel-mismatch", "error", "engine.tensor_parallel", message, fix)
-    elif e.engine.kind in ("native", "transformers") and e.gpu.count > 1:
+        return
+    if e.engine.kind in ("native", "transformers") and e.gpu.count > 1:
         message = f"engine {e.engine.kind} uses one GPU of a replica's {e.gpu.count}."
         yield Finding(
             "parallel-mismatch", "error", "gpu.count", message, "set gpu.count to 1, or use engine.kind vllm with tensor_parallel."

@@ -48,6 +48,12 @@ def sources(e: Environment) -> Iterator[Finding]:
             message = f"`{model.source}` {what}, and an engine image of kind {e.engine.kind} does not fetch it."
             yield Finding("source-unreachable", "error", f"models[{i}].source", message, f"use {' or '.join(ways)}, or engine.kind native.")
             continue
+        container, _, account = rest.partition("/")[0].partition("@")
+        if account:
+            message = f"`{account}` is another storage account, and the one that this environment makes is mounted."
+            fix = f"copy the model there, and use abfss://{container}/{rest.partition('/')[2]}."
+            yield Finding("source-other-account", "error", f"models[{i}].source", message, fix)
+            continue
         first = buckets.setdefault(rest.partition("/")[0], i)
         if len(buckets) > 1 and first == i:
             message = f"`{rest.partition('/')[0]}` is a second bucket, and one is mounted: `{next(iter(buckets))}`."

@@ -1,6 +1,7 @@
 """Is it safe to run: hashes, protection, the way in, the control plane, tiers."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -8,12 +9,18 @@ from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Environ
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
-_OLDEST_KUBERNETES = (1, 30)
-"""The first that knows a sleep before the stop without a feature gate (KEP-3960)."""
+_WIDEST = 8
+"""Bits of the widest range of addresses that one owner can have."""
+_OLDEST_MINOR = 30
+"""Of Kubernetes 1, the first that knows a sleep before the stop without a feature gate (KEP-3960)."""
 _PRIVATE = tuple(ipaddress.IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"))
 """RFC 1918 and RFC 6598."""
 _PODS, _SERVICES, _PROXIES = (ipaddress.IPv4Network(text) for text in ("10.64.0.0/14", "10.68.0.0/20", "10.69.0.0/23"))
 """What the clusters of both clouds give to pods and services, and GKE to the proxies of its load balancers."""
+_AZURE_OWN = {
+    f"Azure itself ({text})": ipaddress.IPv4Network(text) for text in ("169.254.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "192.0.2.0/24")
+}
+"""No network of an AKS cluster may have these (learn.microsoft.com/azure/aks/configure-kubenet, IP address planning)."""
 
 
 def hashes(e: Environment) -> Iterator[Finding]:
@@ -58,6 +65,8 @@ def key_sets(e: Environment) -> Iterator[Finding]:
 
 def control_plane(e: Environment) -> Iterator[Finding]:
     """The control plane is not open to everybody, and is not older than the objects need."""
+    if e.platform not in (Platform.GKE, Platform.AKS):
+        return
     for i, text in enumerate(e.cloud.network.authorized_cidrs):
         path = f"cloud.network.authorized_cidrs[{i}]"
         try:
@@ -65,7 +74,10 @@ def control_plane(e: Environment) -> Iterator[Finding]:
         except ValueError as error:
             yield Finding("cidr-invalid", "error", path, f"`{text}` is no address range: {error}.", f"write {_ranges(text)}.")
             continue
-        if network.prefixlen == 0:
+        if network.version == 6:
+            message = f"`{text}` is an IPv6 range, and the control plane's address is IPv4."
+            yield Finding("cidr-invalid", "error", path, message, "name the IPv4 range of the same place.")
+        elif network.prefixlen < _WIDEST:
             message = f"`{text}` lets everybody reach the control plane."
             yield Finding(
                 "control-plane-open",
@@ -76,12 +88,9 @@ def control_plane(e: Environment) -> Iterator[Finding]:
             )
     version = e.cloud.kubernetes_version
     if version:
-        try:
-            parts = tuple(int(part) for part in version.split(".")[:2])
-        except ValueError:
-            parts = ()
-        if len(parts) < 2 or parts < _OLDEST_KUBERNETES:
-            message = f"`{version}` is no Kubernetes version of 1.30 or newer, whose pods can sleep before they stop."
+        form = re.fullmatch(r"1\.(\d{1,2})(\.\d{1,3}(-gke\.\d+)?)?", version)
+        if form is None or int(form[1]) < _OLDEST_MINOR:
+            message = f"`{version}` is no Kubernetes version of 1.{_OLDEST_MINOR} or newer, whose pods can sleep before they stop."
             yield Finding(
                 "kubernetes-too-old",
                 "error",
@@ -113,7 +122,7 @@ def network_range(e: Environment) -> Iterator[Finding]:
     if not any(network.subnet_of(private) for private in _PRIVATE):
         message = f"`{text}` is not private: nodes could not reach the hosts of the internet that have these addresses."
         yield Finding("cidr-public", "warning", path, message, "use a range of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10.")
-    taken = {"pods": _PODS, "services": _SERVICES} | ({"its load balancers": _PROXIES} if e.platform is Platform.GKE else {})
+    taken = {"pods": _PODS, "services": _SERVICES} | ({"its load balancers": _PROXIES} if e.platform is Platform.GKE else _AZURE_OWN)
     for use, other in taken.items():
         if network.overlaps(other):
             message = f"`{text}` overlaps {other}, where the addresses of {use} are."
@@ -190,6 +199,13 @@ def other_platforms(e: Environment) -> Iterator[Finding]:
         if value and e.platform is not platform:
             message = f"`{value}` has no effect: platform is {e.platform}, and only {platform} reads it."
             yield Finding("setting-without-effect", "warning", path, message, f"leave it out, or set platform to {platform}.")
+    if e.platform in (Platform.GKE, Platform.AKS):
+        return
+    others = {"project", "subscription", "huge_pages"}  # said above, or no valid value here
+    given = {"region": e.region} | {f"cloud.{key}": True for key in sorted(e.cloud.model_fields_set - others)}
+    for path in (path for path, value in given.items() if value):
+        message = f"it has no effect: platform is {e.platform}, where no cluster is made."
+        yield Finding("setting-without-effect", "warning", path, message, "leave it out, or set platform to gke or aks.")
 
 
 def engine_image(e: Environment) -> Iterator[Finding]:

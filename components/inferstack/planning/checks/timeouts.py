@@ -1,14 +1,16 @@
 """The timeout chain: every layer waits for the one below it, so that no answer is cut.
 
-preStop + drain < grace <= what the autoscaler and a spot notice allow;  drain <= gateway timeout;  longest answer <= gateway timeout
+preStop + drain < grace <= what the autoscaler and a spot notice allow;  drain <= gateway timeout;  longest answer <= gateway timeout;
+loading <= the time to become ready
 """
 
 from collections.abc import Iterator
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import ENGINE_IMAGES, Environment, Platform
 from inferstack.planning import catalogue, fit
 from inferstack.planning.checks.memory import environment_fit, gpu_served
 from inferstack.planning.findings import Finding
+from inferstack_policies.rules.availability import SHORTEST_START
 
 AUTOSCALER_GRACE_SECONDS = 600
 """Cluster autoscaler's max-graceful-termination-sec: what it waits for a pod before it removes a node (default on GKE and AKS)."""
@@ -33,9 +35,9 @@ def grace(e: Environment) -> Iterator[Finding]:
 def gateway(e: Environment) -> Iterator[Finding]:
     """The gateway waits at least as long as a leaving replica and as the longest answer."""
     timeout = e.gateway.timeout_seconds
-    if timeout < e.drain.seconds:
+    if timeout < max(1, e.drain.seconds):
         message = f"the gateway cuts a request after {timeout:g} s, and a leaving replica would go on for {e.drain.seconds:g} s."
-        fix = f"set gateway.timeout_seconds to at least {e.drain.seconds:g}, or lower drain.seconds."
+        fix = f"set gateway.timeout_seconds to at least {max(1, e.drain.seconds):g}, or lower drain.seconds."
         yield Finding("gateway-below-drain", "error", "gateway.timeout_seconds", message, fix)
         return
     longest = longest_answer_seconds(e)
@@ -85,4 +87,34 @@ def spot_notice(e: Environment) -> Iterator[Finding]:
     yield Finding("spot-notice", "warning", "drain.grace_seconds", message, fix)
 
 
-CHECKS = (grace, gateway, spot_notice)
+def ready(e: Environment) -> Iterator[Finding]:
+    """A new replica has the time to start, load its weights and warm up; else it is killed before its first answer, again and again."""
+    given, path = e.promotion.ready_seconds, "promotion.ready_seconds"
+    if e.platform is Platform.LOCAL:
+        if given < _PROCESS_START:
+            message = f"a process that starts, loads and warms up is seldom ready within {given:g} s."
+            yield Finding("ready-too-short", "warning", path, message, f"set {path} to {_PROCESS_START} or more; the default is 600.")
+    elif given < SHORTEST_START:
+        message = f"a replica gets {given:g} s to start and load its weights before it is killed; {SHORTEST_START} s are needed."
+        fix = f"set {path} to {SHORTEST_START} or more (1800 where GPU nodes must come first)."
+        yield Finding("ready-too-short", "error", path, message, fix)
+
+
+_PROCESS_START = 10
+"""Seconds; the smallest bundled model takes two or three on an idle machine, and twice as long beside another slot."""
+
+
+def pre_stop(e: Environment) -> Iterator[Finding]:
+    """A leaving replica goes on accepting until the gateway's own look at it has failed; an engine image does so while it drains, too."""
+    given, path = e.drain.pre_stop_seconds, "drain.pre_stop_seconds"
+    given += e.drain.seconds if e.engine.kind in ENGINE_IMAGES else 0
+    if e.platform is not Platform.LOCAL and given < _GATEWAY_NOTICE:
+        message = (
+            f"a leaving replica goes on accepting for {given:g} s, and gateways send to it for up to {_GATEWAY_NOTICE} s: requests fail."
+        )
+        yield Finding("pre-stop-short", "warning", path, message, f"set {path} to {_GATEWAY_NOTICE} or more; the default is 10.")
+
+
+_GATEWAY_NOTICE = 5
+"""Seconds until the endpoints' removal has reached every proxy: one period of the gateway's health checks."""
+CHECKS = (grace, gateway, spot_notice, ready, pre_stop)

@@ -59,6 +59,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "kubelet_identity": cluster.kubelet_identity,
             "namespace": environment.namespace,
             "service_accounts": service_accounts(environment),
+            "container": next(iter(buckets(environment)), "weights"),
             "zone_redundant": environment.production,
             "deletion_protection": cloud.deletion_protection,
         },

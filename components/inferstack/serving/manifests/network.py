@@ -1,6 +1,7 @@
 """Who may talk to a slot's pods, and to whom they may talk; pure."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from inferstack.cluster.names import component_labels, metadata, slot_labels, slot_name
 from inferstack.environment import METRICS_PORT, Environment, SlotName
@@ -15,7 +16,8 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
     """The slot's NetworkPolicy.
 
     In: the API from anywhere, because the proxies of a cloud's gateway have no pod to select, and every request needs a key; metrics from
-    the cluster only. Out: names, the cache, HTTPS for weights and key sets, traces, and a cloud's metadata server.
+    the cluster only. Out: names, the cache, HTTPS for weights and key sets, the ports that the addresses of key sets and traces name, and a
+    cloud's metadata server.
     """
     engine = profile(environment.engine.kind)
     ingress: list[dict[str, Any]] = [{"ports": [tcp(environment.engine.port)]}]
@@ -26,8 +28,9 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
         egress.append({"to": [{"podSelector": {"matchLabels": component_labels("cache")}}], "ports": [tcp(6379)]})
     if environment.cache.backend in ("managed", "external"):
         egress.append({"ports": [tcp(6379), tcp(6380), tcp(10000)]})
-    if environment.monitoring.otlp_endpoint:
-        egress.append({"ports": [tcp(4317), tcp(4318)]})
+    named = {port_of(url) for url in (environment.monitoring.otlp_endpoint, environment.access.jwks_url) if url} - {443}
+    if named:
+        egress.append({"ports": [tcp(port) for port in sorted(named)]})
     if environment.platform in ("gke", "aks"):
         egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in _METADATA_SERVERS], "ports": [tcp(80), tcp(988)]})
     labels = slot_labels(slot, group.name)
@@ -42,6 +45,12 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
 def dns() -> dict[str, Any]:
     """The egress rule for name resolution."""
     return {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+
+
+def port_of(url: str) -> int:
+    """The port that an address of HTTP names, or that of its scheme."""
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def tcp(port: int) -> dict[str, Any]:

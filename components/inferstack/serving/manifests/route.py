@@ -7,6 +7,7 @@ route without an update ever moving traffic.
 
 import json
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 from inferstack.cluster.names import GATEWAY, ROUTE, ROUTE_TEMPLATE, component_labels, metadata, slot_name
@@ -28,7 +29,8 @@ _CLASSES = {
 def route_template(environment: Environment) -> list[dict[str, Any]]:
     """The route's rules without weights: each backend names its slot (`slot`) and its share of the slot's weight in percent (`share`)."""
     groups = replica_groups(environment)
-    timeouts = {"request": f"{environment.gateway.timeout_seconds:g}s", "backendRequest": f"{environment.gateway.timeout_seconds:g}s"}
+    longest = f"{ceil(environment.gateway.timeout_seconds)}s"  # whole: a duration of the Gateway API has no fraction
+    timeouts = {"request": longest, "backendRequest": longest}
     rules: list[dict[str, Any]] = []
     if len(groups) > 1:
         for group in groups:
