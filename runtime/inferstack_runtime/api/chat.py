@@ -93,6 +93,7 @@ def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: To
         values["priority"],
         answer_grammar(values["response_format"], tools),
         *_question(values["messages"], tools, min(wanted, default=None)),
+        "\n\n".join(message["content"] for message in values["messages"] if message["role"] != "system"),
     )
 
 

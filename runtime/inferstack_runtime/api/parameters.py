@@ -136,6 +136,8 @@ class Generate:
     """The last user message, where the semantic cache may answer it; not part of the exact key, which has the prompt."""
     before: bytes = b""
     """Everything before that message, for the same purpose."""
+    written: str | None = None
+    """What checks of the input see: what came from outside of the application; None: the whole prompt."""
 
     @property
     def repeatable(self) -> bool:

@@ -1,11 +1,15 @@
 import asyncio
 import json
+from functools import partial
 
 import pytest
 from conftest import running, write_keys
 from fake_engine import FakeEngine
 
-from inferstack_runtime.batches.database import DatabaseDown, SqliteDatabase, open_database
+from inferstack_runtime.api.items import answer_item
+from inferstack_runtime.batches.database import DatabaseDown
+from inferstack_runtime.batches.opening import open_database
+from inferstack_runtime.batches.sqlite import SqliteDatabase
 from inferstack_runtime.batches.store import BatchStore
 
 ENDPOINT = "/v1/completions"
@@ -25,7 +29,7 @@ async def batching(tmp_path):
     tiers = {"default": {"requests_per_minute": 10000, "tokens_per_minute": 10**7}}
     async with running(batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}, access={"keys_file": str(file), "tiers": tiers}) as run:
         run.client.headers["authorization"] = "Bearer alice"
-        worker = asyncio.create_task(run.service._work_on_batches())
+        worker = asyncio.create_task(run.service.batches.work(partial(answer_item, run.service)))
         yield run
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
@@ -213,7 +217,7 @@ def test_one_sqlite_file_has_one_owner(tmp_path):
 async def test_a_full_disk_refuses_new_work_and_loses_none(batching):
     made = (await start(batching, lines(5, max_tokens=2))).json()
     await ended(batching, made["id"])
-    store = await batching.service.batch_store()
+    store = await batching.service.batches.store()
     connection = store._database._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -230,7 +234,7 @@ async def test_a_full_queue_only_delays(tmp_path):
     engine = FakeEngine(max_queue=0, max_sequences=1, step_seconds=0.001)
     async with running(engine, batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}) as run:
         run.service.config.access.tiers["default"].__dict__["requests_per_minute"] = 1000
-        worker = asyncio.create_task(run.service._work_on_batches())
+        worker = asyncio.create_task(run.service.batches.work(partial(answer_item, run.service)))
         batch = await ended(run, (await start(run, lines(12, max_tokens=3))).json()["id"], 40)
         assert batch["request_counts"] == {"total": 12, "completed": 12, "failed": 0}
         worker.cancel()
