@@ -1,4 +1,4 @@
-"""Work in threads that do not keep the process from ending."""
+"""Work away from the event loop: in a thread where it is long, in a thread of its own where it may never end."""
 
 import asyncio
 import threading
@@ -6,6 +6,15 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+LONG_TEXT = 8192
+"""Characters from which reading and dividing a text takes milliseconds: the streams of others must not wait for it."""
+
+
+async def in_turn(long: bool, work: Callable[[], T]) -> T:
+    """The result of `work`: at once where it is short, else from a thread."""
+    return await asyncio.to_thread(work) if long else work()
 
 
 async def in_daemon(work: Callable[[], T], name: str) -> T:
