@@ -81,6 +81,9 @@ def _fetch_one(remote: Remote, file: RemoteFile, path: Path, progress: Callable[
     def attempt() -> None:
         try:
             with partial.open("ab") as out:
+                if file.size is not None and out.tell() > file.size:
+                    out.seek(0)
+                    out.truncate()
                 offset = out.tell()
                 for chunk in remote.read(file, offset):
                     out.write(chunk)
