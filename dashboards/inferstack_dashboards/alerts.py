@@ -12,7 +12,9 @@ from difflib import get_close_matches
 from inferstack_dashboards import external as e
 from inferstack_dashboards.alert import LEAST_RATE, Alert
 from inferstack_dashboards.burn_rates import burn_rate_alerts
+from inferstack_dashboards.query import FAILED, OF_USERS
 from inferstack_runtime import metrics as m
+from inferstack_runtime.autoscaler import metrics as a
 
 _SLOT = "environment, slot"
 _REPLICA = "environment, slot, instance"
@@ -22,8 +24,8 @@ class UnknownThreshold(ValueError):
     """A threshold was set for an alert that does not exist or has none."""
 
 
-_REQUESTS = f"sum by ({_SLOT}) (rate({m.REQUESTS.name}[5m]))"
-_FAILURES = f'sum by ({_SLOT}) (rate({m.REQUESTS.name}{{code=~"5.."}}[5m]))'
+_REQUESTS = f"sum by ({_SLOT}) (rate({m.REQUESTS.name}{{{OF_USERS}}}[5m]))"
+_FAILURES = f"sum by ({_SLOT}) (rate({m.REQUESTS.name}{{{FAILED},{OF_USERS}}}[5m]))"
 _DURATION = f"histogram_quantile(0.95, sum by (le, {_SLOT}) (rate({m.REQUEST_SECONDS.name}_bucket[5m])))"
 _WORKING, _LIMIT = e.CONTAINER_MEMORY.name, f'({e.CONTAINER_MEMORY_LIMIT.name}{{container!=""}} > 0)'
 _BOTH_SERVE = f"min by (environment) ({_REQUESTS}) / sum by (environment) ({_REQUESTS}) and count by (environment) ({_REQUESTS} > 0) > 1"
@@ -173,13 +175,24 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "ReplicasAtMost",
-        f"{e.REPLICAS_WANTED.name} / ({e.REPLICAS_MOST.name} > 1) >= {{t}}",
+        f"({e.REPLICAS_WANTED.name} / ({e.REPLICAS_MOST.name} > 1) or {a.WANTED.name} / ({a.MOST.name} > 1)) >= {{t}}",
         1,
         "share of the bound",
         "30m",
         "ticket",
-        "{{ $labels.horizontalpodautoscaler }} is at its bound",
+        "{{ $labels.horizontalpodautoscaler }}{{ $labels.target }} is at its bound",
         "It has asked for as many replicas as it may for half an hour.",
+    ),
+    Alert(
+        "AutoscalerBlind",
+        f'sum by (environment, target) (rate({a.LOOKS.name}{{result=~"failed|missing"}}[10m]))'
+        f" / (sum by (environment, target) (rate({a.LOOKS.name}[10m])) > 0) > {{t}}",
+        0.5,
+        "share of looks",
+        "10m",
+        "ticket",
+        "{{ $labels.target }} of {{ $labels.environment }} is not scaled",
+        "{{ $value | humanizePercentage }} of the autoscaler's looks at it failed, or found no metrics: its number stays as it is.",
     ),
     Alert(
         "BudgetExceeded",
@@ -233,7 +246,7 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "TargetDown",
-        f'{e.UP.name}{{job="inferstack"}} < {{t}}',
+        f'{e.UP.name}{{job=~"inferstack|autoscaler"}} < {{t}}',
         1,
         "1 is up",
         "5m",

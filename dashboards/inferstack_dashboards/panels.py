@@ -36,7 +36,7 @@ class Panel:
     unit: str
     queries: tuple[Query, ...]
     kind: Kind = "timeseries"
-    needs: Literal["", "dcgm", "kubernetes", "prices", "promotion"] = ""
+    needs: Literal["", "dcgm", "kubernetes", "prices", "promotion", "autoscaler"] = ""
     width: int = 8
     steps: tuple[tuple[float, str], ...] = ()
     runbooks: tuple[str, ...] = ()

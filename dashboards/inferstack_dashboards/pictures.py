@@ -35,6 +35,7 @@ _EXPORTERS = {
     "kubernetes": "kube-state-metrics",
     "prices": "a price table",
     "promotion": "the exporter of promotions",
+    "autoscaler": "this kit's autoscaler",
 }
 
 

@@ -2,13 +2,16 @@
 
     rate(REQUESTS, "slot")     # sum by (slot) (rate(inferstack_requests_total{environment=~"$environment",...}[$__rate_interval]))
 
-Every query of the runtime's metrics carries the board's variables for the labels that the metric has.
+Every query of the runtime's metrics carries the board's variables for the labels that the metric has; of requests, users' alone count.
 """
 
-from inferstack_runtime.metrics import Metric
+from inferstack_dashboards.engines import PROBES
+from inferstack_runtime.metrics import REQUESTS, Metric
 
 INTERVAL = "$__rate_interval"
 _COMMON = ("environment", "slot")
+OF_USERS = f'route!~"{"|".join(PROBES)}|/console.*"'
+"""Requests of users, not of those who look whether the process lives."""
 FAILED = 'code=~"5.."'
 """Answers that count as failures: 4xx are the client's."""
 
@@ -26,8 +29,8 @@ def selector(metric: Metric, suffix: str = "", where: str = "") -> str:
     matchers = [f'{label}=~"${label}"' for label in _COMMON]
     if "model" in metric.labels:
         matchers.append('model=~"$model"')
-    if {"route", "tier"} <= set(metric.labels):
-        matchers.append('tier=~"$tier"')
+    if metric is REQUESTS:
+        matchers += ['tier=~"$tier"', OF_USERS]
     if where:
         matchers.append(where)
     return f"{name_of(metric, suffix)}{{{','.join(matchers)}}}"

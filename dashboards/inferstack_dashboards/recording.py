@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inferstack_dashboards import external as e
+from inferstack_dashboards.engines import SERVERS, Same, Server
+from inferstack_dashboards.query import OF_USERS
 from inferstack_runtime import metrics as m
 from inferstack_runtime.metrics import Metric
 
@@ -54,6 +56,7 @@ def request_rate(window: str) -> str:
 def groups() -> tuple[Group, ...]:
     """Every recording rule."""
     return (
+        Group("inferstack-engines", tuple(_engine_names())),
         Group("inferstack-names", tuple(_names())),
         Group("inferstack-gpu-names", tuple(_gpu_names())),
         Group("inferstack-vllm-names", tuple(_vllm_names())),
@@ -65,7 +68,37 @@ def groups() -> tuple[Group, ...]:
 
 def _rate(metric: Metric, by: str, suffix: str = "", window: str = WINDOW, where: str = "") -> str:
     name = f"{metric.name}_{suffix}" if suffix else metric.name
-    return f"sum by ({by}) (rate({name}{'{' + where + '}' if where else ''}[{window}]))"
+    matchers = ",".join(filter(None, (where, OF_USERS if metric is m.REQUESTS else "")))
+    return f"sum by ({by}) (rate({name}{'{' + matchers + '}' if matchers else ''}[{window}]))"
+
+
+def _engine_names() -> Iterator[Record]:
+    """What the servers of other engines expose, under this kit's names. Their label `server` tells such series apart: it keeps aliases,
+    which lead the other way, from being counted again."""
+    metrics = list(dict.fromkeys(same.metric for server in SERVERS for same in server.series))
+    for metric in metrics:
+        for sample in metric.samples:
+            known = [(server, same) for server in SERVERS if (same := server.find(metric.name))]
+            yield Record(sample, " or ".join(_as_ours(server, same, sample.removeprefix(metric.name)) for server, same in known))
+    others = 'server!=""'
+    busy = f"sum by (environment, slot, instance, server) ({m.RUNNING.name}{{{others}}})"
+    waiting = f"sum by (environment, slot, instance, server) ({m.WAITING.name}{{{others}}})"
+    yield Record(m.IN_FLIGHT.name, f"{busy} + {waiting}")
+    seen = f"group by (environment, slot, instance, server) ({m.RUNNING.name}{{{others}}})"
+    scraped = f'label_replace({e.UP.name}{{job="inferstack",slot!="",environment!=""}} == 1, "server", "unknown", "", "")'
+    ours = f'unless on (environment, slot, instance) {m.READY.name}{{server=""}}'
+    both = f"({seen} or on (environment, slot, instance) group by (environment, slot, instance, server) ({scraped}))"
+    yield Record(m.READY.name, f"{both} {ours}")
+    yield Record(m.IDENTITY.name, f"group by (environment, slot, instance, model, server) ({m.RUNNING.name}{{{others}}})")
+
+
+def _as_ours(server: Server, same: Same, suffix: str) -> str:
+    """A server's series with this kit's labels."""
+    expr = " or ".join(f'{name}{suffix}{{server="",slot!=""}}' for name in same.names)
+    renamed = {**({server.model: "model"} if server.model else {}), **same.labels}
+    for theirs, ours in renamed.items():
+        expr = f'label_replace({expr}, "{ours}", "$1", "{theirs}", "(.*)")'
+    return f'label_replace({expr}, "server", "{server.kind}", "", "")'
 
 
 def _names() -> Iterator[Record]:
@@ -73,7 +106,7 @@ def _names() -> Iterator[Record]:
     yield Record("llm_active_models", f"{loaded} or max by ({_SLOT}) ({m.MODELS_LOADED.name}) * 0")
     yield Record("llm_requests_per_second", _rate(m.REQUESTS, _MODEL))
     yield Record("throughput_rps", _rate(m.REQUESTS, _SLOT))
-    yield Record("zig_ai_inference_requests_total", m.REQUESTS.name)
+    yield Record("zig_ai_inference_requests_total", f"{m.REQUESTS.name}{{{OF_USERS}}}")
     for name in ("llm_response_time_histogram", "llm_inference_latency_seconds", "zig_ai_inference_duration_seconds"):
         yield from _passed_on(m.REQUEST_SECONDS, name)
     yield Record("inference_latency", f"{_rate(m.REQUEST_SECONDS, _MODEL, 'sum')} / ({_rate(m.REQUEST_SECONDS, _MODEL, 'count')} > 0)")
@@ -101,14 +134,16 @@ def _gpu_names() -> Iterator[Record]:
 
 
 def _vllm_names() -> Iterator[Record]:
-    """Series under the names of vLLM's own exporter, with its label `model_name`: its boards and scalers work unchanged."""
+    """Series under the names of vLLM's own exporter, with its label `model_name`: its boards and scalers work unchanged. Only of this kit's
+    own processes: vLLM's have those names already."""
     for metric, alias in _aliases("vllm:"):
         if alias == "vllm:request_success_total":
-            ended = f'label_replace({m.FINISHED.name}{{reason=~"stop|length"}}, "finished_reason", "$1", "reason", "(.*)")'
-            yield Record(alias, _model_as("model_name", ended))
+            ended = f'label_replace({m.FINISHED.name}{{server="",reason=~"stop|length"}}, "finished_reason", "$1", "reason", "(.*)")'
+            yield Record(alias, _ours(_model_as("model_name", ended)))
         else:
-            yield from _passed_on(metric, alias, "model_name")
-    yield Record("vllm:prefix_cache_queries_total", _model_as("model_name", m.PROMPT_TOKENS.name))
+            for name in metric.samples:
+                yield Record(alias + name.removeprefix(metric.name), _ours(_model_as("model_name", f'{name}{{server=""}}')))
+    yield Record("vllm:prefix_cache_queries_total", _ours(_model_as("model_name", f'{m.PROMPT_TOKENS.name}{{server=""}}')))
 
 
 def _gen_ai_names() -> Iterator[Record]:
@@ -123,6 +158,10 @@ def _gen_ai_names() -> Iterator[Record]:
 
 def _aliases(prefix: str) -> Iterator[tuple[Metric, str]]:
     return ((metric, alias) for metric in m.CATALOGUE for alias in metric.aliases if alias.startswith(prefix))
+
+
+def _ours(expr: str) -> str:
+    return f'label_replace({expr}, "server", "inferstack", "", "")'
 
 
 def _model_as(label: str, expr: str) -> str:

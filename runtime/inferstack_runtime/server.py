@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from inferstack_runtime.config import Address, RuntimeConfig
@@ -88,6 +89,7 @@ class _Process:
 
     async def serve(self, listen: socket.socket, metrics_socket: socket.socket) -> int:
         from inferstack_runtime.api.app import App
+        from inferstack_runtime.api.items import answer_item
         from inferstack_runtime.assembly import assemble
         from inferstack_runtime.protocol import bounded_protocol
 
@@ -104,7 +106,7 @@ class _Process:
         while not (server.started and metrics_server.started):
             await asyncio.sleep(0)
         _say("listening", port=listen.getsockname()[1], metrics_port=metrics_socket.getsockname()[1], seconds=self._seconds())
-        for part in service.background():
+        for part in (*service.background(), service.batches.work(partial(answer_item, service))):
             self._start(part)
         loading = asyncio.create_task(self._load(service))
         stopping = asyncio.create_task(self._stop.wait())

@@ -45,7 +45,7 @@ def prometheus(environment: Deployed, tmp_path_factory: pytest.TempPathFactory) 
     if not (program := shutil.which("prometheus")):
         pytest.skip("no `prometheus` on PATH (apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("prometheus")
-    settings = prometheus_config(load_environment(project_root() / "stacks", ENVIRONMENT), ENVIRONMENT)
+    settings = prometheus_config(load_environment(project_root() / "stacks", ENVIRONMENT), ENVIRONMENT, "metrics")
     settings["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
     del settings["rule_files"], settings["alerting"]
     job = settings["scrape_configs"][0]

@@ -94,6 +94,12 @@ _GPU = 'gpu="0",Hostname="node-1"'
 _POD = 'namespace="inferstack",pod="p",container="runtime"'
 
 
+def looks(failed: float, good: float) -> Series:
+    """The autoscaler's looks per minute."""
+    name = 'inferstack_autoscaler_looks_total{environment="prod",target="blue",result='
+    return {f'{name}"failed"}}': f"0+{failed:g}x200", f'{name}"held"}}': f"0+{good:g}x200"}
+
+
 def ready(slot: str, replicas: int, minutes: int = 3000) -> Series:
     return {on(slot, "inferstack_ready", instance=f"{slot}-{index}"): f"1x{minutes}" for index in range(replicas)}
 
@@ -197,6 +203,17 @@ CASES: tuple[Case, ...] = (
         constant('kube_horizontalpodautoscaler_status_desired_replicas{horizontalpodautoscaler="a"}', 4)
         | constant('kube_horizontalpodautoscaler_spec_max_replicas{horizontalpodautoscaler="a"}', 5),
         (0.8, 1.25),
+    ),
+    Case(
+        "AutoscalerBlind",
+        looks(6, 4),
+        looks(4, 6),
+        (0.3, 0.7),
+        also_quiet=(
+            looks(0, 4),
+            {'inferstack_autoscaler_looks_total{environment="prod",target="blue",result="stopped"}': "0+4x200"},
+            {'inferstack_autoscaler_looks_total{environment="prod",target="blue",result="failed"}': "0+4x10 40+0x190"},
+        ),
     ),
     Case("BudgetExceeded", _BUDGET | ready("blue", 11), _BUDGET | ready("blue", 9), (0.8, 1.25), also_quiet=(ready("blue", 50),)),
     Case("BudgetBurn", _BUDGET | ready("blue", 10), _BUDGET | ready("blue", 8), (0.75, 1.1), at=200),

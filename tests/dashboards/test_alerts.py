@@ -99,6 +99,15 @@ QUIET_NIGHT: Series = {
     on("blue", "process_start_time_seconds"): "1x200",
     'up{job="inferstack",instance="blue-0"}': "1x200",
 }
+PROBED_NIGHT: Series = {
+    **{name: values for name, values in QUIET_NIGHT.items() if "green" not in name},
+    on("blue", "inferstack_requests_total", code="200"): "0+12x200",
+    # probes every few seconds; one replica of blue loads for 40 minutes, green is stopped after 100
+    **{on(slot, "inferstack_requests_total", instance=f"{slot}-0", route=route, code="200"): values for slot, values in (
+        ("blue", "0+18x200"), ("green", "0+18x100 stale")) for route in ("/readyz", "/livez")},
+    on("blue", "inferstack_requests_total", instance="blue-9", route="/readyz", code="503"): "0+18x40 720+0x160",
+    on("green", "inferstack_ready"): "1x100 stale",
+}  # fmt: skip
 CLEAN_PROMOTION: Series = QUIET_NIGHT | {
     on("blue", "inferstack_requests_total", code="200"): "0+600x60 36000+300x10 39000+0x130",
     on("green", "inferstack_requests_total", code="200"): "0+0x60 0+300x10 3000+600x130",
@@ -108,7 +117,9 @@ CLEAN_PROMOTION: Series = QUIET_NIGHT | {
 
 
 @needs_promtool
-@pytest.mark.parametrize("series", [QUIET_NIGHT, CLEAN_PROMOTION], ids=["an idle night", "a clean promotion"])
+@pytest.mark.parametrize(
+    "series", [QUIET_NIGHT, PROBED_NIGHT, CLEAN_PROMOTION], ids=["an idle night", "a night of probes", "a clean promotion"]
+)
 def test_nothing_pages_and_no_ticket_opens(series: Series, tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text(json.dumps(rule_file(None, {})))
     firing = 'count(ALERTS{severity=~"page|ticket",alertstate="firing"}) or vector(0)'
@@ -117,6 +128,15 @@ def test_nothing_pages_and_no_ticket_opens(series: Series, tmp_path: Path) -> No
     (tmp_path / "test.json").write_text(json.dumps({"rule_files": ["rules.json"], "evaluation_interval": "1m", "tests": [test]}))
     done = subprocess.run(["promtool", "test", "rules", "test.json"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_probes_are_no_traffic_and_no_failures(tmp_path: Path) -> None:
+    """An idle slot that is only probed serves nobody, so that no promotion seems to run and hold back tickets."""
+    looks = [(f"{alert}-{minute}", alert, PROBED_NIGHT, minute, False, {}) for alert, minute in (
+        ("PromotionRunning", 60), ("PromotionStuck", 99), ("SlotWithoutEndpoints", 103), ("ErrorsHigh", 30), ("ErrorBudgetBurnFast", 40),
+    )]  # fmt: skip
+    assert not [identifier for identifier, right in check(tmp_path, looks).items() if not right]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)

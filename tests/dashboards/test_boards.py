@@ -8,6 +8,7 @@ import pytest
 
 from inferstack_dashboards import ALERTS
 from inferstack_dashboards.external import EXTERNAL
+from inferstack_runtime.autoscaler.metrics import CATALOGUE as AUTOSCALER
 from tests.dashboards.promql import OUTPUT, parse
 
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(OUTPUT.glob("grafana/*.json"))}
@@ -17,7 +18,7 @@ PANELS = [
     for panel in board["panels"]
     if panel["type"] != "row"
 ]
-WITHOUT_SLOT = {metric.name for metric in EXTERNAL if "slot" not in metric.labels}
+WITHOUT_SLOT = {metric.name for metric in (*EXTERNAL, *AUTOSCALER) if "slot" not in metric.labels}
 UNITS = {"short", "s", "reqps", "ops", "percent", "percentunit", "bytes", "celsius", "watt", "currencyUSD"}
 
 

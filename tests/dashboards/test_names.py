@@ -10,7 +10,9 @@ import pytest
 
 from inferstack.environment import EngineKind
 from inferstack.serving.manifests.engines import profile
+from inferstack_dashboards.engines import SERVERS
 from inferstack_dashboards.external import EXTERNAL
+from inferstack_runtime.autoscaler.metrics import CATALOGUE as AUTOSCALER
 from inferstack_runtime.metrics import CATALOGUE, find
 from tests.dashboards.promql import OUTPUT, board_queries, rules, series
 
@@ -40,8 +42,17 @@ def unknown(found: dict[str, list[str]], declared: set[str]) -> dict[str, list[s
 
 
 def declared() -> set[str]:
-    own = {name for metric in (*CATALOGUE, *EXTERNAL) for name in metric.samples}
-    return own | {rule["record"] for rule in rules("recording")}
+    own = {name for metric in (*CATALOGUE, *AUTOSCALER, *EXTERNAL) for name in metric.samples}
+    theirs = {
+        sample.replace(same.metric.name, name)
+        for known in SERVERS
+        for same in known.series
+        for name in same.names
+        for sample in same.metric.samples
+    }
+    # What is recorded for other engines under this kit's own names declares none of them.
+    recorded = {rule["record"] for rule in rules("recording") if not rule["record"].startswith("inferstack_")}
+    return own | theirs | recorded
 
 
 def test_every_series_that_is_read_is_declared() -> None:

@@ -47,6 +47,7 @@ class ByteTokenizer:
     """One token per UTF-8 byte, and the special tokens of ChatML."""
 
     vocabulary_size = 256 + len(SPECIAL)
+    longest = max(map(len, SPECIAL))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = []

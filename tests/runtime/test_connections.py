@@ -14,7 +14,7 @@ import pytest
 from conftest import running
 
 from inferstack_runtime.api.http import Stream
-from inferstack_runtime.api.routes import Route
+from inferstack_runtime.api.routing import Route
 from inferstack_runtime.protocol import GATEWAY_SECONDS
 
 TIERS = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}

@@ -193,3 +193,18 @@ def test_a_slow_client_cannot_hold_a_connection(start):
             thread.join(10)
         assert sorted(answer.split(b" ")[1] for answer in answers) == [b"408", b"408"]
         assert httpx.get(f"{run.url}/livez").status_code == 200
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_sigterm_while_a_model_loads_ends_the_process_at_once(start, signals):
+    """A download or a conversion of minutes is not waited for."""
+    with start("--load-seconds", "60") as run:
+        run.event("listening")
+        time.sleep(0.3)
+        begin = time.monotonic()
+        for _ in range(signals):
+            run.process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        assert run.wait(15) == 0
+        assert time.monotonic() - begin < 8
+        assert not [line for line in run.errors if "Traceback" in line]

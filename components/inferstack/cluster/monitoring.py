@@ -44,7 +44,7 @@ def monitoring_objects(environment: Environment, name: str, port: str = METRICS_
         return {}
     texts = {f"{uid}.json": json.dumps(board, separators=(",", ":")) for uid, board in boards(settings_of(environment)).items()}
     if backend == "bundled":
-        return server_objects(environment, name, rule_groups(environment), texts)
+        return server_objects(environment, name, port, rule_groups(environment), texts)
     found = {
         f"board_{uid.removesuffix('.json').replace('-', '_')}": _board(environment, uid.removesuffix(".json"), text)
         for uid, text in texts.items()

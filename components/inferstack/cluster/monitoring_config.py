@@ -13,12 +13,12 @@ def server_name(server: str) -> str:
     return f"inferstack-{server}"
 
 
-def prometheus_config(environment: Environment, name: str) -> dict[str, Any]:
-    """What Prometheus scrapes: ports `metrics` of the slots' pods, with the labels that rules, boards and scalers read; the autoscaler."""
+def prometheus_config(environment: Environment, name: str, port: str) -> dict[str, Any]:
+    """What Prometheus scrapes: port `port` of the slots' pods, with the labels that rules, boards and scalers read; the autoscaler."""
     slot = "__meta_kubernetes_pod_label_" + "".join(c if c.isalnum() else "_" for c in SLOT_LABEL)
     relabel = [
         {"source_labels": ["__meta_kubernetes_pod_label_app_kubernetes_io_name"], "regex": "inferstack", "action": "keep"},
-        {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "metrics", "action": "keep"},
+        {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": port, "action": "keep"},
         {"source_labels": [slot], "regex": "blue|green", "action": "keep"},
         {"source_labels": [slot], "target_label": "slot"},
         {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "instance"},

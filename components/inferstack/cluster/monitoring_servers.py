@@ -24,9 +24,11 @@ RETENTION = "35d"
 """Longer than the 30 days of the objectives; the volume bounds it too."""
 
 
-def server_objects(environment: Environment, name: str, groups: list[dict[str, Any]], boards: dict[str, str]) -> dict[str, dict[str, Any]]:
+def server_objects(
+    environment: Environment, name: str, port: str, groups: list[dict[str, Any]], boards: dict[str, str]
+) -> dict[str, dict[str, Any]]:
     """Every object by role, the Secret with the password excepted: it is made once, by the component."""
-    scrape = {"prometheus.yml": _text(prometheus_config(environment, name))}
+    scrape = {"prometheus.yml": _text(prometheus_config(environment, name, port))}
     rules = {"rules.yml": _text({"groups": groups})}
     alertmanager = {"alertmanager.yml": _text(alertmanager_config(environment))}
     provisioning = {"datasource.yml": _text(datasource(environment)), "boards.yml": _text(provider())}

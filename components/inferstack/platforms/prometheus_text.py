@@ -1,8 +1,7 @@
 """Reads what a replica's own /metrics says into the counters that gates need. Pure.
 
-Three servers are known: this kit's runtime, vLLM (its OpenAI front counts `http_requests_total` by status class) and SGLang (its front
-counts `sglang:http_responses_total`). A family that is not there leaves its figures at nothing, and a check that needs them is
-inconclusive.
+Known are this kit's runtime and those servers of other engines that measure the time between tokens. What is not there leaves its
+figures at nothing, and a check that needs them is inconclusive.
 """
 
 import math
@@ -12,13 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from inferstack.promotion.measure import Counters, Histogram
+from inferstack_dashboards.engines import PROBES, SERVERS, Server
 
 _SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?$")
 _LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
-_PROBES = frozenset(
-    ("/livez", "/readyz", "/health", "/health_generate", "/metrics", "/v1/models", "/chat/performance", "/ping", "/version")
-)
-"""Routes that no user's request takes."""
 
 
 @dataclass(frozen=True)
@@ -34,41 +30,27 @@ class Family:
     failed_sequences: str = ""
 
 
-FAMILIES = (
-    Family(
-        requests="inferstack_requests_total",
-        status="code",
-        route="route",
-        ttft="inferstack_time_to_first_token_seconds",
-        gap="inferstack_inter_token_seconds",
-        tokens="inferstack_generated_tokens_total",
-        failed_sequences="inferstack_finished_total",
-    ),
-    Family(
-        requests="http_requests_total",
-        status="status",
-        route="handler",
-        ttft="vllm:time_to_first_token_seconds",
-        gap="vllm:inter_token_latency_seconds",
-        tokens="vllm:generation_tokens_total",
-    ),
-    Family(
-        requests="http_requests_total",
-        status="status",
-        route="handler",
-        ttft="vllm:time_to_first_token_seconds",
-        gap="vllm:time_per_output_token_seconds",
-        tokens="vllm:generation_tokens_total",
-    ),
-    Family(
-        requests="sglang:http_responses_total",
-        status="status_code",
-        route="endpoint",
-        ttft="sglang:time_to_first_token_seconds",
-        gap="sglang:inter_token_latency_seconds",
-        tokens="sglang:generation_tokens_total",
-    ),
+_OURS = Family(
+    requests="inferstack_requests_total",
+    status="code",
+    route="route",
+    ttft="inferstack_time_to_first_token_seconds",
+    gap="inferstack_inter_token_seconds",
+    tokens="inferstack_generated_tokens_total",
+    failed_sequences="inferstack_finished_total",
 )
+
+
+def _families(server: Server) -> Iterator[Family]:
+    """A server's names, once for each name that its time between tokens has had; none of a server without such times."""
+    requests, ttft, gap, tokens = (server.find(name) for name in (_OURS.requests, _OURS.ttft, _OURS.gap, _OURS.tokens))
+    if requests and ttft and gap and tokens:
+        theirs = {ours: label for label, ours in requests.labels.items()}
+        for name in gap.names:
+            yield Family(requests.names[0], theirs["code"], theirs["route"], ttft.names[0], name, tokens.names[0])
+
+
+FAMILIES = (_OURS, *(family for server in SERVERS for family in _families(server)))
 
 
 def samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
@@ -94,7 +76,7 @@ def counters(text: str) -> Counters:
     served = failed = broken = 0.0
     values: dict[str, float] = defaultdict(float)
     for name, labels, value in found:
-        if name == family.requests and labels.get(family.route) not in _PROBES:
+        if name == family.requests and labels.get(family.route) not in PROBES:
             status = labels.get(family.status, "")
             served += value if status.startswith(("2", "5")) else 0
             failed += value if status.startswith("5") else 0

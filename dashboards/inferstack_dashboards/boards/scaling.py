@@ -2,8 +2,16 @@
 
 from inferstack_dashboards import external as e
 from inferstack_dashboards.panels import Board, Panel, Query, Row
-from inferstack_dashboards.query import external, quantile, rate, ratio, total
+from inferstack_dashboards.query import INTERVAL, external, quantile, rate, ratio, total
 from inferstack_runtime import metrics as m
+from inferstack_runtime.autoscaler import metrics as a
+from inferstack_runtime.metrics import Metric
+
+
+def _of(metric: Metric) -> str:
+    """A series of the autoscaler; its environment is a label of its scraping."""
+    return f'{metric.name}{{environment=~"$environment"}}'
+
 
 SCALING = Board(
     "inferstack-scaling",
@@ -58,6 +66,34 @@ SCALING = Board(
                     "Requests answered per second and ready replica.",
                     "reqps",
                     (Query(ratio(rate(m.REQUESTS, "slot"), total(m.READY, "slot")), "{{slot}}"),),
+                ),
+            ),
+        ),
+        Row(
+            "This kit's autoscaler",
+            (
+                Panel(
+                    "Has, wants, and most",
+                    "Replicas that a target had at the last look, that the decision asked for, and that bounds and budget allow.",
+                    "short",
+                    (
+                        Query(_of(a.REPLICAS), "has {{target}}"),
+                        Query(_of(a.WANTED), "wants {{target}}"),
+                        Query(_of(a.MOST), "most {{target}}"),
+                    ),
+                    needs="autoscaler",
+                    width=12,
+                    runbooks=("ReplicasAtMost",),
+                ),
+                Panel(
+                    "Looks",
+                    "Looks at a target per second, by what came of them: failed and missing ones scale nothing.",
+                    "ops",
+                    (Query(f"sum by (target, result) (rate({_of(a.LOOKS)}[{INTERVAL}]))", "{{target}} {{result}}"),),
+                    needs="autoscaler",
+                    width=12,
+                    stacked=True,
+                    runbooks=("AutoscalerBlind",),
                 ),
             ),
         ),

@@ -124,17 +124,21 @@ class JwtVerifier:
 
 
 def _parse_keys(text: bytes) -> dict[str, Any]:
-    """Signature keys by id; keys of other kinds are left out."""
+    """Signature keys by id; keys of other kinds, and those that are none, are left out."""
     import jwt
 
     keys: dict[str, Any] = {}
     for position, entry in enumerate(json.loads(text)["keys"]):
-        if entry.get("kty") not in ("RSA", "EC") or entry.get("use", "sig") != "sig":
+        if not isinstance(entry, dict) or entry.get("kty") not in ("RSA", "EC") or entry.get("use", "sig") != "sig":
             continue
         algorithm = "RS256" if entry["kty"] == "RSA" else "ES256"
         if entry.get("alg", algorithm) != algorithm or (algorithm == "ES256" and entry.get("crv") != "P-256"):
             continue
-        keys[entry.get("kid", f"(key {position})")] = jwt.PyJWK(entry, algorithm)
+        kid = entry.get("kid", f"(key {position})")
+        try:
+            keys[kid] = jwt.PyJWK(entry, algorithm)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            _log.warning("a key of the key set cannot be used", extra={"fields": {"kid": str(kid)[:100], "error": str(error)}})
     return keys
 
 

@@ -86,7 +86,7 @@ def _find_or_add(service: Service, values: dict[str, Any]) -> Served:
         _same(served, values)
         return served
     source = f"{_SCHEMES[provider]}://{name}"
-    if not source.startswith(service.config.lifecycle.allow):
+    if not source.startswith(service.config.lifecycle.allow) or ".." in name.split("/"):
         allowed = ", ".join(service.config.lifecycle.allow) or "nothing"
         raise ApiError(
             403,

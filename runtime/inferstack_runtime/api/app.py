@@ -10,8 +10,9 @@ from contextlib import aclosing
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.authenticate import require
 from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.http import EVENT_STREAM, Disconnected, Receive, Request, Response, Scope, Send, Stream
-from inferstack_runtime.api.routes import ROUTES, Route, Router
+from inferstack_runtime.api.http import Disconnected, Receive, Request, Response, Scope, Send, Stream
+from inferstack_runtime.api.routes import ROUTES
+from inferstack_runtime.api.routing import Route, Router
 from inferstack_runtime.api.service import Service
 
 _log = logging.getLogger("inferstack_runtime.access_log")
@@ -82,7 +83,7 @@ class App:
             self._finish(request, path, status, started, counted)
 
     def _route(self, request: Request) -> Route:
-        found = self._router.find(request.path)
+        found = self._router.find(request.path, request.scope.get("raw_path") or request.path.encode())
         if found is None:
             raise ApiError(404, f"There is no {request.path[:200]}; /openapi.json lists what there is.", code="not_found")
         methods, params = found
@@ -118,7 +119,7 @@ class App:
     async def _send_stream(self, request: Request, stream: Stream, headers: list[tuple[bytes, bytes]], send: Send) -> bool:
         """Send a stream while watching whether the client is still there; whether it was sent to its end."""
         self._streams.inc()
-        head = [EVENT_STREAM, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *headers]
+        head = [*stream.head, *headers]
         if stream.ready:
             try:
                 await _pump(stream, head, send)

@@ -8,7 +8,7 @@ import orjson
 
 from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields, bad
-from inferstack_runtime.api.http import Disconnected, Request, Response, json_response
+from inferstack_runtime.api.http import Disconnected, Request, Response, Stream, json_response
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull
 
@@ -79,12 +79,19 @@ async def file(service: Service, request: Request) -> Response:
     return json_response(_file(await _known_file(service, request)))
 
 
-async def content(service: Service, request: Request) -> Response:
+async def content(service: Service, request: Request) -> Stream:
     """`GET /v1/files/{file_id}/content`."""
     known = await _known_file(service, request)
-    store = await _store(service)
-    data = await _in_thread(lambda: b"".join(store.read(known.id)))
-    return Response(200, data, content_type=b"application/octet-stream")
+    parts = (await _store(service)).read(known.id)
+    first = await _in_thread(lambda: next(parts, b""))
+
+    async def rest() -> AsyncGenerator[bytes, None]:
+        yield first
+        while part := await asyncio.to_thread(next, parts, b""):
+            yield part
+
+    head = ((b"content-type", b"application/octet-stream"), (b"content-length", str(known.bytes).encode()))
+    return Stream(rest(), head=head)
 
 
 async def delete(service: Service, request: Request) -> Response:
@@ -123,7 +130,7 @@ async def create(service: Service, request: Request) -> Response:
         )
 
     batch = await _in_thread(accept)
-    service.wake_batches()
+    service.batches.wake()
     return json_response(_batch(batch))
 
 
@@ -145,7 +152,7 @@ async def cancel(service: Service, request: Request) -> Response:
     known = await _known_batch(service, request)
     if not await _in_thread(lambda: store.cancel(request.caller.tenant, known.id)):
         raise ApiError(409, f"The batch is {known.status}; only one in progress can be cancelled.", code="batch_not_in_progress")
-    service.wake_batches()
+    service.batches.wake()
     return json_response(_batch(await _known_batch(service, request)))
 
 
@@ -327,7 +334,7 @@ def _no_file(file_id: str, param: str = "file_id") -> ApiError:
 
 async def _store(service: Service) -> "BatchStore":
     try:
-        return await service.batch_store()
+        return await service.batches.store()
     except DatabaseDown as error:
         raise _down(error) from None
 

@@ -11,7 +11,7 @@ from inferstack_runtime.api.fields import Field, Fields, shallow
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import chat_logprobs
 from inferstack_runtime.api.messages import SCHEMA, read_messages
-from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of
+from inferstack_runtime.api.parameters import HARMLESS, MODEL, SHARED, Generate, room, sampling_of, tokens_of
 from inferstack_runtime.api.prepared import Asked
 from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
@@ -20,6 +20,7 @@ from inferstack_runtime.api.structured import RESPONSE_FORMAT_SCHEMA, answer_gra
 from inferstack_runtime.api.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA, ToolCalls, Tools, read_tools
 from inferstack_runtime.engines.base import LoadedModel
 from inferstack_runtime.lifecycle.models import Served
+from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 FIELDS = Fields(
     (
@@ -65,14 +66,18 @@ async def create(service: Service, request: Request) -> Response | Stream:
     values = FIELDS.read(parse_object(body)) if asked is None else asked.values
     served = await service.model(request, values["model"])
     if asked is None or asked.model is not served.loaded:
-        tools = read_tools(values["tools"], values["tool_choice"], served.template, values["parallel_tool_calls"])
-        generate = chat_generate(values, served, tenant, tools)
-        asked = service.chats.keep(tenant, body, Asked(values, served.loaded, [generate], tools))
+        long = len(body) > LONG_TEXT or bool(values["tools"] or values["response_format"])  # grammars of large schemas take long too
+        asked = service.chats.keep(tenant, body, await in_turn(long, lambda: _asked(values, served, tenant)))
     run = await service.run(request, served, asked.generates[0])
     writer = _Writer(run, values, served.loaded, served.name, int(service.clock()), asked.more)
     if values["stream"]:
         return Stream(writer.events(service.config.http.heartbeat_seconds), lambda: abandon([run]), ready=run.ready)
     return json_response(await (writer.body() if run.ready else request.unless_disconnected(writer.body())))
+
+
+def _asked(values: dict[str, Any], served: Served, tenant: str) -> Asked:
+    tools = read_tools(values["tools"], values["tool_choice"], served.template, values["parallel_tool_calls"])
+    return Asked(values, served.loaded, [chat_generate(values, served, tenant, tools)], tools)
 
 
 def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: Tools | None = None) -> Generate:
@@ -93,6 +98,7 @@ def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: To
         values["priority"],
         answer_grammar(values["response_format"], tools),
         *_question(values["messages"], tools, min(wanted, default=None)),
+        "\n\n".join(message["content"] for message in values["messages"] if message["role"] != "system"),
     )
 
 
@@ -108,9 +114,9 @@ def chat_tokens(served: Served, messages: list[dict[str, Any]], tools: Tools | N
     """Token ids of the rendered conversation; raises ApiError 400 for a model without a chat template."""
     if served.template is None:
         raise invalid(f"The model {served.name!r} has no chat template; use /v1/completions.", "model")
-    text = served.template.render(messages, tools.for_template if tools else None)
+    text = served.template.render(messages, tools.for_template if tools and tools.offered else None)
     # The template writes the special tokens itself.
-    return tuple(served.loaded.tokenizer.encode(text, False))
+    return tokens_of(served.loaded, text, "messages", False)
 
 
 class _Writer:

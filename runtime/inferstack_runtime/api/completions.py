@@ -9,12 +9,13 @@ from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.following import follow_all
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import completion_logprobs
-from inferstack_runtime.api.parameters import HARMLESS, MAX_CHOICES, MODEL, SHARED, Generate, room, sampling_of
+from inferstack_runtime.api.parameters import HARMLESS, MAX_CHOICES, MODEL, SHARED, Generate, room, sampling_of, tokens_of
 from inferstack_runtime.api.prepared import Asked
 from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel
+from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 MAX_PROMPTS = 64
 _TOKEN = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
@@ -86,7 +87,7 @@ async def create(service: Service, request: Request) -> Response | Stream:
     served = await service.model(request, values["model"])
     model = served.loaded
     if asked is None or asked.model is not model:
-        generates = [_generate(values, prompt, model, tenant) for prompt in values["prompt"]]
+        generates = await in_turn(len(body) > LONG_TEXT, lambda: [_generate(values, prompt, model, tenant) for prompt in values["prompt"]])
         asked = service.completions.keep(tenant, body, Asked(values, model, generates))
     runs = await service.runs(request, served, asked.generates)
     writer = _Writer(runs, asked.generates, values, model, served.name, int(service.clock()))
@@ -98,7 +99,7 @@ async def create(service: Service, request: Request) -> Response | Stream:
 
 def _generate(values: dict[str, Any], prompt: str | tuple[int, ...], model: LoadedModel, tenant: str) -> Generate:
     if isinstance(prompt, str):
-        tokens = tuple(model.tokenizer.encode(prompt)) or tuple(model.tokenizer.encode(model.special_tokens.get("bos_token", ""), False))
+        tokens = tokens_of(model, prompt, "prompt") or tokens_of(model, model.special_tokens.get("bos_token", ""), "prompt", False)
     else:
         tokens = prompt
         if any(token >= model.tokenizer.vocabulary_size for token in tokens):

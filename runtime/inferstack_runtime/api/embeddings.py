@@ -8,6 +8,7 @@ from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 if TYPE_CHECKING:
     from inferstack_runtime.caching.embedding import Embedder
@@ -75,7 +76,8 @@ async def create(service: Service, request: Request) -> Response:
     if values["dimensions"] not in (None, DIMENSIONS):
         raise invalid(f"`dimensions` must be {DIMENSIONS}: the model's vectors cannot be shortened.", "dimensions")
     request.labels["model"] = embedder.name
-    tokens = [_tokens(embedder, text) for text in values["input"]]
+    long = sum(map(len, values["input"])) > LONG_TEXT
+    tokens = await in_turn(long, lambda: [_tokens(embedder, text) for text in values["input"]])
     count = sum(len(ids) for ids in tokens)
     admission = await service.limiter.admit(request.caller, count)
     request.headers_out += service.limiter.headers(admission)

@@ -16,7 +16,11 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
-EVENT_STREAM = (b"content-type", b"text/event-stream; charset=utf-8")
+EVENT_STREAM = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class Disconnected(Exception):
@@ -35,11 +39,13 @@ class Response:
 
 @dataclass(slots=True)
 class Stream:
-    """A server-sent event stream; `events` yields complete `data: …\\n\\n` blocks, `close` frees what was begun, also when unread."""
+    """An answer in parts: server-sent events, unless `head` says another content type. `events` yields the parts, of events complete
+    `data: …\\n\\n` blocks; `close` frees what was begun, also when unread."""
 
     events: AsyncGenerator[bytes, None]
     close: Callable[[], None] = lambda: None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    head: tuple[tuple[bytes, bytes], ...] = EVENT_STREAM
     status: int = 200
     ready: bool = False
     """Nothing has to be generated: nobody need watch whether the client stays."""
@@ -115,6 +121,7 @@ class Request:
         """The body. Raises ApiError 413 past `limit` bytes, 408 after `seconds`, Disconnected when the client leaves."""
         if self._body is not None:
             return self._body
+        self._refuse_encoded()
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
             raise _too_large(limit)
@@ -138,6 +145,7 @@ class Request:
 
     async def chunks(self, limit: int, seconds: float) -> AsyncIterator[bytes]:
         """The body in pieces as they come, for uploads; bounds as in `body`, `seconds` between two pieces."""
+        self._refuse_encoded()
         size = 0
         while True:
             message = await self._receive_within(seconds)
@@ -148,6 +156,18 @@ class Request:
                 yield message["body"]
             if not message["more_body"]:
                 return
+
+    def _refuse_encoded(self) -> None:
+        """Raise ApiError 415 for a compressed body: its size would be unknown until it is unpacked."""
+        coding = self.header(b"content-encoding")
+        if coding is not None and coding.strip().lower() not in (b"", b"identity"):
+            shown = coding.decode("latin-1")[:60]
+            raise ApiError(
+                415,
+                f"A body with Content-Encoding {shown!r} is not read; send it as it is.",
+                reason="invalid",
+                headers={"accept-encoding": "identity"},
+            )
 
     async def disconnected(self) -> None:
         """Return when the client has left; to be awaited beside the answer."""

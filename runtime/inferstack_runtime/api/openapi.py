@@ -10,9 +10,8 @@ from typing import Any
 from inferstack_runtime import __version__
 from inferstack_runtime.api import admin, batches, chat, completions, embeddings, monitoring, profiling, simple
 from inferstack_runtime.api.fields import Fields
-from inferstack_runtime.api.http import Request, Response
 from inferstack_runtime.api.responses import ERROR, SCHEMAS
-from inferstack_runtime.api.service import Service
+from inferstack_runtime.api.routing import Route
 
 _REASONS = {
     "200": "The answer.",
@@ -25,7 +24,7 @@ _REASONS = {
     "408": "The body did not arrive in time.",
     "409": "Its state does not allow this.",
     "413": "The body is too large.",
-    "415": "Not the expected content type.",
+    "415": "Not the expected content type, or compressed.",
     "429": "A limit is reached or the queue is full; `Retry-After` says when to try again.",
     "500": "The server failed.",
     "502": "A server behind this one did not answer.",
@@ -73,7 +72,7 @@ DOCS: Mapping[tuple[str, str], Doc] = {
     ("GET", "/chat/performance"): Doc("Figures of the last 100 answers", "Performance"),
     ("GET", "/v1/models"): Doc("List the models", "Models"),
     ("GET", "/v1/models/{model}"): Doc("Describe a model", "Model", statuses=("404",)),
-    ("POST", "/v1/files"): Doc("Upload a file of requests", "File", form=_UPLOAD, statuses=("415", "503", "507")),
+    ("POST", "/v1/files"): Doc("Upload a file of requests", "File", form=_UPLOAD, statuses=("503", "507")),
     ("GET", "/v1/files"): Doc("List files", "FileList", query={**_PAGE, "purpose": {"type": "string"}}, statuses=("400", *_STORE)),
     ("GET", "/v1/files/{file_id}"): Doc("Describe a file", "File", statuses=("404", *_STORE)),
     ("DELETE", "/v1/files/{file_id}"): Doc("Delete a file", "Deleted", statuses=("404", "409", *_STORE)),
@@ -103,12 +102,10 @@ DOCS: Mapping[tuple[str, str], Doc] = {
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
-    from inferstack_runtime.api.routes import ROUTES
-
+def document(routes: tuple[Route, ...]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes; nobody changes it."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         doc = DOCS[route.method, route.path]
         operation: dict[str, Any] = {
             "operationId": f"{route.method.lower()}{''.join(part.strip('{}').title() for part in route.path.replace('.', '/').split('/'))}",
@@ -140,21 +137,6 @@ def document() -> dict[str, Any]:
     }
 
 
-async def openapi(service: Service, request: Request) -> Response:
-    """The OpenAPI document."""
-    return Response(200, _encoded())
-
-
-async def page(service: Service, request: Request) -> Response:
-    """The document as one page that needs no network."""
-    return Response(200, _page(), content_type=b"text/html; charset=utf-8")
-
-
-@cache
-def _encoded() -> bytes:
-    return json.dumps(document()).encode()
-
-
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for name in names]
@@ -164,12 +146,12 @@ def _query_parameters(query: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in query.items()]
 
 
-def _responses(route: Any, doc: Doc) -> dict[str, Any]:
+def _responses(route: Route, doc: Doc) -> dict[str, Any]:
     statuses = set(doc.statuses)
     if route.access != "open":
         statuses |= {"401"}
     if doc.body is not None or doc.form is not None:
-        statuses |= {"400", "408", "413"}
+        statuses |= {"400", "408", "413", "415"}
     content: dict[str, Any] = {}
     if doc.answer:
         content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{doc.answer}"}}
@@ -191,9 +173,8 @@ def _responses(route: Any, doc: Doc) -> dict[str, Any]:
     return responses
 
 
-@cache
-def _page() -> bytes:
-    described = document()
+def reference_page(described: Mapping[str, Any]) -> bytes:
+    """A document as one HTML page that needs nothing from elsewhere."""
     parts = [
         "<!doctype html><meta charset=utf-8><title>Inferstack runtime</title>",
         "<style>body{font:15px/1.5 system-ui;max-width:60rem;margin:2rem auto;"

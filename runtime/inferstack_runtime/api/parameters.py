@@ -6,9 +6,11 @@ from typing import Any
 
 from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.api.fields import Field, bad
-from inferstack_runtime.engines.base import Sampling
+from inferstack_runtime.engines.base import LoadedModel, Sampling
 
 MAX_CHOICES = 16
+_MOST_COMPOSED = 4
+"""Characters that a tokenizer's normalization (NFC) makes one of, at most."""
 _MAX_STOPS = 16
 _MAX_STOP_LENGTH = 256
 
@@ -136,6 +138,8 @@ class Generate:
     """The last user message, where the semantic cache may answer it; not part of the exact key, which has the prompt."""
     before: bytes = b""
     """Everything before that message, for the same purpose."""
+    written: str | None = None
+    """What checks of the input see: what came from outside of the application; None: the whole prompt."""
 
     @property
     def repeatable(self) -> bool:
@@ -167,6 +171,13 @@ def check_tokens(generate: Generate, vocabulary: int) -> None:
     for name, ids in (("logit_bias", generate.sampling.logit_bias), ("stop_token_ids", generate.sampling.stop_token_ids)):
         if any(token >= vocabulary for token in ids):
             raise invalid(f"`{name}` holds a token id outside the model's vocabulary of {vocabulary}.", name)
+
+
+def tokens_of(model: LoadedModel, text: str, field: str, special: bool = True) -> tuple[int, ...]:
+    """Token ids of a text; raises ApiError 400, before it is divided, for one that is too long for the context however that is done."""
+    if len(text) > model.context * _MOST_COMPOSED:
+        room(len(text) // (model.tokenizer.longest * _MOST_COMPOSED), None, model.context, field)
+    return tuple(model.tokenizer.encode(text, special))
 
 
 def room(prompt: int, wanted: int | None, context: int, field: str) -> int:

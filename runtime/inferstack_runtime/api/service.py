@@ -21,6 +21,7 @@ from inferstack_runtime.api.http import Request, parse_object
 from inferstack_runtime.api.parameters import Generate, check_tokens
 from inferstack_runtime.api.prepared import Prepared
 from inferstack_runtime.api.run import Run, Usage
+from inferstack_runtime.batches.jobs import BatchJobs
 from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
@@ -29,8 +30,6 @@ from inferstack_runtime.lifecycle.models import Models, Served, Unavailable
 from inferstack_runtime.metrics import Metrics
 
 if TYPE_CHECKING:
-    from inferstack_runtime.batches.store import BatchStore
-    from inferstack_runtime.batches.worker import BatchWorker
     from inferstack_runtime.caching.embedding import Embedder
     from inferstack_runtime.checks.runner import Checks
     from inferstack_runtime.tracing import Tracer
@@ -78,46 +77,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.created = self.clock()
-        self._batch_store: asyncio.Task[BatchStore] | None = None
-        self._batch_worker: BatchWorker | None = None
+        self.batches = BatchJobs(self.config, self.metrics, lambda: self.state.ready)
         self._embedder: asyncio.Task[Embedder] | None = None
-
-    async def batch_store(self) -> "BatchStore":
-        """The store of batches, opened by its first use; raises DatabaseDown."""
-        if self._batch_store is None:
-            from inferstack_runtime.batches.opening import open_store
-
-            self._batch_store = asyncio.create_task(asyncio.to_thread(open_store, self.config))
-        try:
-            return await asyncio.shield(self._batch_store)
-        except BaseException:
-            if self._batch_store is not None and self._batch_store.done():
-                self._batch_store = None
-            raise
-
-    def wake_batches(self) -> None:
-        """There is new work for the batch worker."""
-        if self._batch_worker is not None:
-            self._batch_worker.wake()
-
-    async def _work_on_batches(self) -> None:
-        """Answer items of batches from the moment the process is ready; a database that cannot be opened is tried again."""
-        from inferstack_runtime.batches.opening import answer_item
-        from inferstack_runtime.batches.worker import BatchWorker
-
-        while not self.state.ready:
-            await asyncio.sleep(0.1)
-        while self._batch_worker is None:
-            try:
-                store = await self.batch_store()
-            except Exception as error:
-                log.error("batches cannot run", extra={"fields": {"error": str(error)}})
-                await asyncio.sleep(5)
-                continue
-            self._batch_worker = BatchWorker(
-                store, partial(answer_item, self), self.config.batches.concurrency, self.metrics, lambda: not self.state.ready
-            )
-        await self._batch_worker.run()
 
     async def embedder(self) -> "Embedder | None":
         """The embedding model, loaded by its first use; None where none is configured. Raises ApiError 503."""
@@ -203,11 +164,11 @@ class Service:
         return [self._guard(request, served, lookup.generate, lookup.run) for lookup in lookups if lookup.run is not None]
 
     def _guard(self, request: Request, served: Served, generate: Generate, run: Run) -> Run:
-        """The run under the configured checks, which see the text of the prompt and of the answer."""
+        """The run under the configured checks, which see what was asked and what is answered."""
         if self.checks is None:
             return run
-        tokenizer = served.loaded.tokenizer
-        return self.checks.guard(run, lambda: generate.question or tokenizer.decode(generate.prompt, True), request.id)
+        text = served.loaded.tokenizer.decode(generate.prompt, True) if generate.written is None else generate.written
+        return self.checks.guard(run, text, request.id)
 
     async def run(self, request: Request, served: Served, generate: Generate) -> Run:
         """Begin to answer one; see `runs`."""
@@ -304,7 +265,7 @@ class Service:
 
     def background(self) -> list[Coroutine[Any, Any, None]]:
         """Work that goes on beside requests."""
-        work = [self._watch_keys(), self._work_on_batches()]
+        work: list[Coroutine[Any, Any, None]] = [self._watch_keys()]
         if self.store is not None:
             work += [self.store.open(), self.store.keep_signed_in()]
         if self.store is not None and self.cache.semantic is not None:
@@ -333,10 +294,7 @@ class Service:
             await asyncio.to_thread(self.tracer.close)
         if self.store is not None:
             await self.store.close()
-        if self._batch_store is not None:
-            opened = await asyncio.gather(self._batch_store, return_exceptions=True)
-            if not isinstance(opened[0], BaseException):
-                await asyncio.to_thread(opened[0].close)
+        await self.batches.close()
 
     def count_rejected(self, reason: str) -> None:
         self.metrics[catalogue.REJECTED].labels(reason).inc()

@@ -11,13 +11,14 @@ from inferstack_runtime.api.chat import chat_tokens
 from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.http import Request, Response, Stream, json_response
-from inferstack_runtime.api.parameters import Generate, room
+from inferstack_runtime.api.parameters import Generate, room, tokens_of
 from inferstack_runtime.api.run import Delta, Run
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel, Sampling
 from inferstack_runtime.engines.device import find_gpu
 from inferstack_runtime.lifecycle.models import Served
+from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 MAX_PROMPTS = 1000
 _AT_ONCE = 8
@@ -63,7 +64,9 @@ async def batch(service: Service, request: Request) -> Response:
     async def one(index: int, prompt: str) -> dict[str, Any]:
         async with turns:
             try:
-                generate = _generate(values, _tokens(served.loaded, prompt), served.loaded, request.caller.tenant, "prompts")
+                generate = _generate(
+                    values, await _tokens(served.loaded, prompt, "prompts"), served.loaded, request.caller.tenant, "prompts"
+                )
                 run = await service.run(request, served, generate)
                 return {"index": index, **await _whole(run), "error": None}
             except ApiError as error:
@@ -82,9 +85,8 @@ async def inference(service: Service, request: Request) -> Response:
     """`POST /v1/inference`: one prompt, one text."""
     values = INFERENCE_FIELDS.read(await service.json(request))
     served = await _model(service, request, values)
-    run = await service.run(
-        request, served, _generate(values, _tokens(served.loaded, values["prompt"]), served.loaded, request.caller.tenant, "prompt")
-    )
+    tokens = await _tokens(served.loaded, values["prompt"], "prompt")
+    run = await service.run(request, served, _generate(values, tokens, served.loaded, request.caller.tenant, "prompt"))
     return json_response({"id": f"inf-{run.id}", "model": served.name, **await request.unless_disconnected(_whole(run))})
 
 
@@ -92,7 +94,8 @@ async def chat_stream(service: Service, request: Request) -> Stream:
     """`POST /chat/stream`: `data: {"content", "done"}` events; the last has `done: true` with finish reason and usage."""
     values = CHAT_FIELDS.read(await service.json(request))
     served = await _model(service, request, values)
-    tokens = chat_tokens(served, [{"role": "user", "content": values["query"]}])
+    query = values["query"]
+    tokens = await in_turn(len(query) > LONG_TEXT, lambda: chat_tokens(served, [{"role": "user", "content": query}]))
     run = await service.run(request, served, _generate(values, tokens, served.loaded, request.caller.tenant, "query"))
     return Stream(_events(run, served.name, service.config.http.heartbeat_seconds), lambda: abandon([run]))
 
@@ -127,10 +130,10 @@ async def _model(service: Service, request: Request, values: dict[str, Any]) -> 
     return await service.model(request, values["model"] or next(iter(service.models.served)))
 
 
-def _tokens(model: LoadedModel, prompt: str) -> tuple[int, ...]:
-    tokens = tuple(model.tokenizer.encode(prompt))
+async def _tokens(model: LoadedModel, prompt: str, field: str) -> tuple[int, ...]:
+    tokens = await in_turn(len(prompt) > LONG_TEXT, lambda: tokens_of(model, prompt, field))
     if not tokens:
-        raise invalid("The prompt has no tokens.", "prompt")
+        raise invalid("The prompt has no tokens.", field)
     return tokens
 
 

@@ -1,10 +1,12 @@
 """`response_format`: what the answer must look like, as a grammar."""
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.api.fields import bad, nesting
-from inferstack_runtime.api.grammar import schema_grammar
+from inferstack_runtime.api.grammar import lark_grammar, schema_grammar
 from inferstack_runtime.api.tools import Tools
 
 RESPONSE_FORMAT_SCHEMA: dict[str, Any] = {
@@ -63,7 +65,48 @@ def read_response_format(value: dict[str, Any], name: str) -> dict[str, Any] | N
 
 
 def answer_grammar(schema: dict[str, Any] | None, tools: Tools | None) -> str | None:
-    """The grammar of an answer: of a forced tool call, else of the response format, else None."""
-    if tools is not None and tools.grammar is not None:
-        return tools.grammar
-    return None if schema is None else schema_grammar(schema, "response_format")
+    """The grammar of an answer: of a forced tool call, of the response format, or of either; None where the model writes what it likes.
+
+    A tool that is `strict` has the arguments of its schema, and without `parallel_tool_calls` there is one call, also where the model
+    decides whether to call. Raises ApiError 400.
+    """
+    form = None if schema is None else schema_grammar(schema, "response_format")
+    if tools is None or not tools.offered:
+        return form
+    if tools.forced:
+        return lark_grammar(f"start: {_calls(tools)}\n{_call_rules(tools, tools.forced)}", "tools")
+    if schema is not None:
+        answer = json.dumps({"x-guidance": {"whitespace_flexible": False}, **schema})
+        return lark_grammar(f"start: {_calls(tools)} | answer\nanswer: %json {answer}\n{_call_rules(tools, tools.for_template)}", "tools")
+    if tools.parallel and not any(tool["function"].get("strict") for tool in tools.for_template):
+        return None
+    rules = _call_rules(tools, tools.for_template, lenient=True)
+    if not tools.begin:
+        return lark_grammar(f"start: ( one | TEXT )?\nTEXT: /[^{{\\s](.|\\n)*/\n{rules}", "tools")
+    # A marker always begins a call: the text before it is lazy, it ends where the first marker does.
+    start = "( said )* TEXT" if tools.parallel else "said | TEXT"
+    said = f'said: before "\\n" either "\\n{tools.end}"\nbefore[lazy]: TEXT "{tools.begin}"\nTEXT: /(.|\\n)*/'
+    return lark_grammar(f"start: {start}\n{said}\n{rules}", "tools")
+
+
+def _calls(tools: Tools) -> str:
+    """One call, or several where the form has an end marker."""
+    return '( one ( "\\n" one )* )' if tools.begin and tools.parallel else "one"
+
+
+def _call_rules(tools: Tools, callable_: Sequence[Mapping[str, Any]], lenient: bool = False) -> str:
+    """Lark rules `one` and `either` for a call of one of some tools; `lenient`: only those that are `strict` keep to their schema."""
+    rules = []
+    for position, tool in enumerate(callable_):
+        function = tool["function"]
+        bound = function.get("strict") or not lenient
+        schema = {
+            "type": "object",
+            "properties": {"name": {"const": function["name"]}, "arguments": (bound and function.get("parameters")) or {"type": "object"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        rules.append(f"call_{position}: %json {json.dumps(schema)}")
+    either = " | ".join(f"call_{position}" for position in range(len(rules)))
+    one = f'"{tools.begin}\\n" either "\\n{tools.end}"' if tools.begin else "either"
+    return "\n".join([f"one: {one}", f"either: {either}", *rules, ""])

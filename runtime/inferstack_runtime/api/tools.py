@@ -4,7 +4,6 @@ A family of models marks a call in its own way; the marker that a chat template 
 but shows none of the markers gets the plain form: the whole answer is one JSON object with `name` and `arguments` or `parameters`.
 """
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from inferstack_runtime.api.errors import invalid
-from inferstack_runtime.api.grammar import lark_grammar
 
 if TYPE_CHECKING:
     from inferstack_runtime.api.templates import ChatTemplate
@@ -78,13 +76,14 @@ TOOL_CHOICE_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Tools:
-    """Tools of one request. `grammar` is set where a call is forced; `offered` is false under `tool_choice: none`."""
+    """Tools of one request; `offered` is false under `tool_choice: none`. `forced`: those of which one must be called, where one must."""
 
-    for_template: Sequence[Mapping[str, Any]] | None
-    begin: str
-    end: str
-    grammar: str | None
-    offered: bool
+    for_template: Sequence[Mapping[str, Any]] = ()
+    begin: str = ""
+    end: str = ""
+    offered: bool = True
+    forced: Sequence[Mapping[str, Any]] = ()
+    parallel: bool = True
 
 
 def read_tools(tools: list[Any] | None, choice: Any, template: "ChatTemplate | None", parallel: bool = True) -> Tools | None:
@@ -102,14 +101,12 @@ def read_tools(tools: list[Any] | None, choice: Any, template: "ChatTemplate | N
         names = [name for name in names if name in allowed]
     forced = _forced(choice, names)
     if choice == "none":
-        return Tools(None, "", "", None, offered=False)
+        return Tools(offered=False)
     if template is None or not template.supports_tools:
         raise invalid("`tools` are not supported by this model: its chat template does not have them.", "tools", "unsupported_parameter")
     begin, end = next((marks for marks in _MARKERS if marks[0] in template.source), _PLAIN)
-    grammar = None
-    if forced is not None:
-        grammar = _call_grammar([tool for tool, name in zip(tools, names, strict=True) if name in forced], begin, end, parallel)
-    return Tools(tools, begin, end, grammar, offered=True)
+    must = [tool for tool, name in zip(tools, names, strict=True) if name in (forced or ())]
+    return Tools(tools, begin, end, forced=must, parallel=parallel)
 
 
 def _tool_name(tool: Any, where: str) -> str:
@@ -163,25 +160,6 @@ def _forced(choice: Any, names: list[str]) -> list[str] | None:
     return _named(choice, names, "tool_choice")
 
 
-def _call_grammar(tools: Sequence[Mapping[str, Any]], begin: str, end: str, parallel: bool) -> str:
-    """A Lark grammar of one call (or several, where the form has an end marker) of one of `tools`."""
-    calls = []
-    for tool in tools:
-        function = tool["function"]
-        schema = {
-            "type": "object",
-            "properties": {"name": {"const": function["name"]}, "arguments": function.get("parameters") or {"type": "object"}},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        calls.append(f"%json {json.dumps(schema)}")
-    rules = "\n".join(f"call_{position}: {call}" for position, call in enumerate(calls))
-    either = " | ".join(f"call_{position}" for position in range(len(calls)))
-    one = "( " + either + " )" if not begin else f'"{begin}\\n" ( {either} ) "\\n{end}"'
-    start = 'one ( "\\n" one )*' if begin and parallel else "one"
-    return lark_grammar(f"start: {start}\none: {one}\n{rules}\n", "tools")
-
-
 class ToolCalls:
     """Finds the calls in one choice's text as it comes; text outside of them passes through."""
 
@@ -190,7 +168,7 @@ class ToolCalls:
         self._held = ""
         self._inside = False
         self._count = 0
-        self._names = {tool["function"]["name"] for tool in tools.for_template or ()}
+        self._names = {tool["function"]["name"] for tool in tools.for_template}
 
     @property
     def found(self) -> bool:

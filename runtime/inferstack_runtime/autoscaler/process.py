@@ -59,6 +59,7 @@ class Autoscaler:
         self._config = config
         self._scales = {key: scale_of(target.scale) for key, target in config.targets.items()}
         self._looks: dict[str, dict[str, Look]] = {}
+        self._replicas: dict[str, int] = {}
         self._busy = asyncio.Lock()
         self.slots: dict[str, Scaled] = {}
         self.looked = False
@@ -85,6 +86,14 @@ class Autoscaler:
         price, budget = self._config.targets[registration.model_key].replica.hourly_usd, self._config.budget_hourly_usd
         cap = replica_cap(budget, price) if budget is not None and price is not None else None
         return scaled(registration, self._config.policy, cap, self.slots)
+
+    def _left_for(self, key: str) -> int | None:
+        """Most replicas that the budget pays for beside what the other targets run; None without a budget."""
+        price, budget = self._config.targets[key].replica.hourly_usd, self._config.budget_hourly_usd
+        if budget is None or price is None:
+            return None
+        prices = ((other, target.replica.hourly_usd or 0.0) for other, target in self._config.targets.items() if other != key)
+        return replica_cap(budget - sum(self._replicas.get(other, 0) * each for other, each in prices), price)
 
     async def register(self, registration: Registration) -> Scaled:
         """Take a registration, or change it; the same again changes nothing. Raises ApiError 400, 404 or 502."""
@@ -126,8 +135,7 @@ class Autoscaler:
         if slot is None:
             raise not_found(f"{key[:200]!r} is not registered.", "model_key")
         if slot.bounds.keep(wanted) != wanted:
-            most = min(slot.bounds.most, slot.bounds.cap if slot.bounds.cap is not None else slot.bounds.most)
-            raise invalid(f"`target_instances` is {wanted}: expected {slot.bounds.fewest} to {most}.", "target_instances")
+            raise invalid(f"`target_instances` is {wanted}: expected {slot.bounds.fewest} to {slot.bounds.highest}.", "target_instances")
         async with self._busy:
             try:
                 before = await self._scales[key].read()
@@ -159,17 +167,20 @@ class Autoscaler:
         now, target, scale = time.time(), self._config.targets[key], self._scales[key]
         looks = await look_at(target.metrics, now)
         wanted = await scale.read()
+        replicas = self._replicas[key] = len(looks) if wanted is None else wanted
         if wanted == 0 < slot.bounds.fewest:
             slot.rest(now)
             self._show(key, 0, 0, "stopped")
             return
-        replicas = len(looks) if wanted is None else wanted
-        decision = slot.decide(sample_of(self._looks.get(key, {}), looks, replicas, target.replica, now))
+        bounds = slot.bounds.beside(replicas, self._left_for(key))
+        self.metrics[catalogue.MOST].labels(key).set(bounds.highest)
+        decision = slot.decide(sample_of(self._looks.get(key, {}), looks, replicas, target.replica, now), bounds)
         self._looks[key] = looks
         if decision.target_replicas == replicas:
             self._show(key, replicas, replicas, "missing" if slot.history[-1].missing else "held")
             return
         await scale.write(decision.target_replicas)
+        self._replicas[key] = decision.target_replicas
         self._show(key, replicas, decision.target_replicas, "scaled")
         slot.changed = now
         _log.info("scaled", extra={"fields": {"model_key": key, "from": replicas, "dry_run": scale.dry_run, **asdict(decision)}})

@@ -62,13 +62,13 @@ class Scaled:
     history: deque[Sample] = field(default_factory=lambda: deque(maxlen=KEPT_SAMPLES))
     last: Decision | None = None
 
-    def decide(self, sample: Sample) -> Decision:
-        """What should happen after this look. The bounds hold also where the policy would leave things as they are."""
+    def decide(self, sample: Sample, bounds: Bounds) -> Decision:
+        """What should happen after this look. `bounds`: those of now, which hold also where the policy would leave things as they are."""
         self.history.append(sample)
         decision = self.policy.decide(list(self.history), self.changed)
-        kept = self.bounds.keep(decision.target_replicas)
+        kept = bounds.keep(decision.target_replicas)
         if kept != decision.target_replicas:
-            decision = to(sample.replicas, kept, 1.0, f"{decision.reasoning}; into the bounds {self.bounds.fewest} to {self.bounds.most}")
+            decision = to(sample.replicas, kept, 1.0, f"{decision.reasoning}; into the bounds {bounds.fewest} to {bounds.highest}")
         self.last = decision
         return decision
 

@@ -50,10 +50,20 @@ class Bounds:
     most: int = 10
     cap: int | None = None
 
+    @property
+    def highest(self) -> int:
+        """The most that may run. The floor of the service level goes before the budget."""
+        return max(self.fewest, self.most if self.cap is None else min(self.most, self.cap))
+
     def keep(self, wanted: int) -> int:
-        """The number inside the bounds. The floor of the service level goes before the budget."""
-        most = self.most if self.cap is None else min(self.most, self.cap)
-        return max(self.fewest, min(wanted, max(most, self.fewest)))
+        """The number inside the bounds."""
+        return max(self.fewest, min(wanted, self.highest))
+
+    def beside(self, replicas: int, cap: int | None) -> "Bounds":
+        """The bounds where others use a part of the budget and `cap` is what is left: it stops growth, and takes none of `replicas`."""
+        if cap is None or self.cap is None:
+            return self
+        return Bounds(self.fewest, self.most, max(cap, min(replicas, self.cap)))
 
 
 def to(replicas: int, target: int, confidence: float, reasoning: str) -> Decision:

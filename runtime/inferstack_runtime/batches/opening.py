@@ -1,23 +1,20 @@
-"""Opens the store of a process, and answers its items with the handlers that clients use."""
+"""Opens the database that a configuration names, and the store of a process in it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import orjson
-
-from inferstack_runtime.access.keys import Caller
-from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.http import Request, Response
-from inferstack_runtime.batches.database import open_database
-from inferstack_runtime.batches.store import BatchStore, Item
+from inferstack_runtime.batches.database import Database
+from inferstack_runtime.batches.postgres import PostgresDatabase
+from inferstack_runtime.batches.sqlite import SqliteDatabase
+from inferstack_runtime.batches.store import BatchStore
 from inferstack_runtime.config import RuntimeConfig
 from inferstack_runtime.lifecycle.sources import cache_folder
 
-if TYPE_CHECKING:
-    from inferstack_runtime.api.service import Service
 
-_PRIORITY = 50
-"""Behind every client that did not ask for less."""
+def open_database(url: str) -> Database:
+    """Open `sqlite:///PATH` or `postgresql://…` and make its tables; raises DatabaseDown."""
+    if url.startswith("sqlite:///"):
+        return SqliteDatabase(Path(url.removeprefix("sqlite:///")))
+    return PostgresDatabase(url)
 
 
 def database_url(config: RuntimeConfig) -> str:
@@ -35,23 +32,3 @@ def open_store(config: RuntimeConfig) -> BatchStore:
     if url.startswith("sqlite:"):
         store.recover()
     return store
-
-
-async def answer_item(service: "Service", item: Item) -> tuple[int, str]:
-    """Answer one item as its tenant; status code and body as JSON."""
-    from inferstack_runtime.api import chat, completions, embeddings
-
-    handlers = {"/v1/chat/completions": chat.create, "/v1/completions": completions.create, "/v1/embeddings": embeddings.create}
-    body = item.body if item.endpoint == "/v1/embeddings" else {"priority": _PRIORITY, **item.body}
-    caller = Caller(item.tenant, item.tier, frozenset({"inference"}), "batch")
-    request = Request.internal(item.endpoint, orjson.dumps(body), caller)
-    try:
-        response = await handlers[item.endpoint](service, request)
-    except ApiError as error:
-        return error.status, error.body().decode()
-    except Exception as error:
-        return 500, orjson.dumps(
-            {"error": {"message": f"{type(error).__name__}", "type": "server_error", "param": None, "code": None}}
-        ).decode()
-    assert isinstance(response, Response)
-    return response.status, response.body.decode()

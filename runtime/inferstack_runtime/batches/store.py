@@ -7,7 +7,7 @@ finished stay finished. Every look-up names the tenant.
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,16 +131,17 @@ class BatchStore(FileStore):
 
     # Work
 
-    def claim(self, count: int) -> list[Item]:
-        """Take up to `count` items that nobody works on; they are this process's until their lease ends."""
+    def claim(self, count: int, without: Sequence[str] = ()) -> list[Item]:
+        """Take up to `count` items that nobody works on, not of batches `without`; they are this process's until their lease ends."""
         now = self._now()
+        others = f" AND batches.id NOT IN ({', '.join('?' for _ in without)})" if without else ""
         with self._database.transaction() as cursor:
             rows = cursor.all(
                 "SELECT items.batch_id, items.position, items.custom_id, items.body, batches.tenant, batches.tier, batches.endpoint"
                 " FROM items JOIN batches ON batches.id = items.batch_id WHERE batches.status = 'in_progress'"
-                " AND ((items.status = 'pending' AND items.not_before <= ?) OR (items.status = 'running' AND items.lease_until < ?))"
+                f" AND (items.status = 'pending' OR (items.status = 'running' AND items.lease_until < ?)){others}"
                 f" ORDER BY batches.created_at, items.batch_id, items.position LIMIT ?{self._locking('items')}",
-                (now, now, count),
+                (now, *without, count),
             )
             for batch_id, position, *_ in rows:
                 cursor.run(
@@ -169,13 +170,13 @@ class BatchStore(FileStore):
                 > 0
             )
 
-    def put_back(self, item: Item, seconds: int) -> None:
+    def put_back(self, item: Item) -> None:
         """Leave an item for later, for instance because the queue is full."""
         with self._database.transaction() as cursor:
             cursor.run(
-                "UPDATE items SET status = 'pending', owner = NULL, lease_until = NULL, not_before = ?"
+                "UPDATE items SET status = 'pending', owner = NULL, lease_until = NULL"
                 " WHERE batch_id = ? AND position = ? AND status = 'running' AND owner = ?",
-                (self._now() + seconds, item.batch_id, item.position, self._owner),
+                (item.batch_id, item.position, self._owner),
             )
 
     def recover(self) -> int:

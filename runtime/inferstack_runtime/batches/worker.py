@@ -5,6 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull
@@ -13,8 +14,19 @@ from inferstack_runtime.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _IDLE_SECONDS = 1.0
-Answer = Callable[[Item], Awaitable[tuple[int, str]]]
-"""Answers an item: status code and body as JSON. 429 and 503 mean: later."""
+_LONGEST_REST = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of an item: status code and body as JSON. 429 and 503 mean: later, `retry_after` in seconds."""
+
+    status_code: int
+    body: str
+    retry_after: float = 1.0
+
+
+Answer = Callable[[Item], Awaitable[Answered]]
 
 
 class BatchWorker:
@@ -28,6 +40,9 @@ class BatchWorker:
         self._paused = paused
         self._running: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self._settled = float("-inf")
+        self._resting: dict[str, float] = {}
+        """Batches of which nothing is asked before a time: their tenant's limit is reached, or their model is away."""
 
     def wake(self) -> None:
         """There is new work."""
@@ -58,12 +73,15 @@ class BatchWorker:
 
     async def _turn(self) -> int:
         room = self._concurrency - len(self._running)
-        items = [] if self._paused() or room < 1 else await asyncio.to_thread(self._store.claim, room)
+        now = time.monotonic()
+        self._resting = {batch: until for batch, until in self._resting.items() if until > now}
+        items = [] if self._paused() or room < 1 else await asyncio.to_thread(self._store.claim, room, tuple(self._resting))
         for item in items:
             task = asyncio.create_task(self._one(item))
             self._running.add(task)
             task.add_done_callback(self._done)
-        if not self._running or not items:
+        if not self._running or (not items and now - self._settled >= _IDLE_SECONDS):
+            self._settled = now
             await asyncio.to_thread(self._store.settle)
             counts = await asyncio.to_thread(self._store.open_count)
             for status in ("in_progress", "cancelling"):
@@ -76,15 +94,16 @@ class BatchWorker:
 
     async def _one(self, item: Item) -> None:
         try:
-            status_code, result = await self._answer(item)
+            answered = await self._answer(item)
         except asyncio.CancelledError:
-            await asyncio.shield(asyncio.to_thread(self._store.put_back, item, 0))
+            await asyncio.shield(asyncio.to_thread(self._store.put_back, item))
             raise
-        if status_code in (429, 503):
-            await self._write(lambda: self._store.put_back(item, 1))
+        if answered.status_code in (429, 503):
+            self._resting[item.batch_id] = time.monotonic() + min(max(answered.retry_after, 1.0), _LONGEST_REST)
+            await self._write(lambda: self._store.put_back(item))
             return
-        if await self._write(lambda: self._store.finish(item, status_code, result)):
-            self._metrics[catalogue.BATCH_ITEMS].labels("ok" if status_code < 400 else "failed").inc()
+        if await self._write(lambda: self._store.finish(item, answered.status_code, answered.body)):
+            self._metrics[catalogue.BATCH_ITEMS].labels("ok" if answered.status_code < 400 else "failed").inc()
 
     async def _write(self, work: Callable[[], bool | None]) -> bool:
         """Write until it succeeds: the answer is there, only its place is not."""

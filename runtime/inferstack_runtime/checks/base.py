@@ -3,7 +3,7 @@
 A check looks at one text and says what it found. It is asked in a thread, so it may compute; what it says of a text is remembered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -16,6 +16,12 @@ class Finding:
     """Something found. `kind` is a fixed word of the check, never a part of the text."""
 
     kind: str
+
+
+def windows(text: str, size: int = 200_000, shared: int = 2_000) -> Iterator[str]:
+    """A long text in pieces that share their ends, so that what is shorter than `shared` characters stands whole in one of them."""
+    for start in range(0, max(len(text) - shared, 1), size - shared):
+        yield text[start : start + size]
 
 
 class Check(Protocol):

@@ -10,14 +10,13 @@ import unicodedata
 from collections.abc import Sequence
 from importlib.resources import files
 
-from inferstack_runtime.checks.base import Finding
+from inferstack_runtime.checks.base import Finding, windows
 
 _PATTERNS = tuple(
     (entry["kind"], re.compile(entry["pattern"], re.IGNORECASE))
     for entry in json.loads((files(__package__) / "injection.json").read_text())["patterns"]
 )
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-_LONGEST = 200_000
 
 
 class InjectionCheck:
@@ -26,6 +25,6 @@ class InjectionCheck:
     name = "injection"
 
     def look(self, text: str) -> Sequence[Finding]:
-        plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text[:_LONGEST]))
-        plain = re.sub(r"\s+", " ", plain)
-        return [Finding(kind) for kind in sorted({kind for kind, pattern in _PATTERNS if pattern.search(plain)})]
+        plain = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        pieces = list(windows(re.sub(r"\s+", " ", plain)))
+        return [Finding(kind) for kind in sorted({kind for kind, pattern in _PATTERNS if any(map(pattern.search, pieces))})]

@@ -21,8 +21,13 @@ from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.checks.base import Check, Finding, Mode, Side
 from inferstack_runtime.engines.base import TokenLogprobs
 from inferstack_runtime.metrics import Metrics
+from inferstack_runtime.threads import in_daemon
 
 _REMEMBERED = 4096
+_LONGEST_SECONDS = 10.0
+"""A check that has not spoken by then has failed."""
+_MOST_STUCK = 4
+"""Looks of one check past their time and still running; more are not begun: each holds a thread."""
 _log = logging.getLogger(__name__)
 
 
@@ -45,11 +50,12 @@ class Checks:
         self._chance = chance
         self._known: OrderedDict[tuple[str, bytes], tuple[Finding, ...]] = OrderedDict()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._stuck: dict[str, set[asyncio.Task[Sequence[Finding]]]] = {entry.check.name: set() for entry in self._configured}
 
     def __bool__(self) -> bool:
         return bool(self._configured)
 
-    def guard(self, run: Run, prompt: Callable[[], str], request_id: str) -> Run:
+    def guard(self, run: Run, prompt: str, request_id: str) -> Run:
         """The run with its checks around it."""
         chosen = [entry for entry in self._configured if self._chance() < entry.sample]
         return _Guarded(self, run, prompt, chosen, request_id) if chosen else run
@@ -72,7 +78,7 @@ class Checks:
         if found is None:
             begin = time.perf_counter()
             try:
-                found = tuple(await asyncio.to_thread(entry.check.look, text))
+                found = tuple(await self._ask(entry.check, text))
             except Exception:
                 _log.exception("a check failed", extra={"fields": {"check": name, "request_id": request_id}})
                 self._count(name, side, "error")
@@ -92,6 +98,20 @@ class Checks:
             )
         return bool(found)
 
+    async def _ask(self, check: Check, text: str) -> Sequence[Finding]:
+        """What a check says; raises TimeoutError, and whatever the check raises."""
+        stuck = self._stuck[check.name]
+        if len(stuck) >= _MOST_STUCK:
+            raise TimeoutError(f"{len(stuck)} earlier looks have not ended")
+        look = asyncio.create_task(in_daemon(lambda: check.look(text), f"check-{check.name}"))
+        look.add_done_callback(lambda done: done.cancelled() or done.exception())
+        ended, _ = await asyncio.wait({look}, timeout=_LONGEST_SECONDS)
+        if not ended:
+            stuck.add(look)
+            look.add_done_callback(stuck.discard)
+            raise TimeoutError(f"nothing was said within {_LONGEST_SECONDS:g} s")
+        return look.result()
+
     def _count(self, check: str, side: Side, verdict: str) -> None:
         self._metrics[catalogue.CHECK_RESULTS].labels(check, side, verdict).inc()
 
@@ -106,14 +126,14 @@ class _Guarded:
 
     ready = False
 
-    def __init__(self, checks: Checks, run: Run, prompt: Callable[[], str], entries: Sequence[Configured], request_id: str) -> None:
+    def __init__(self, checks: Checks, run: Run, prompt: str, entries: Sequence[Configured], request_id: str) -> None:
         self.id = run.id
         self._checks = checks
         self._run = run
         self._request_id = request_id
         self._output = [entry for entry in entries if "output" in entry.sides]
         inputs = [entry for entry in entries if "input" in entry.sides]
-        self._input = checks.background(checks.blocked(inputs, "input", prompt(), request_id)) if inputs else None
+        self._input = checks.background(checks.blocked(inputs, "input", prompt, request_id)) if inputs else None
         self._input_blocks = any(entry.mode == "block" for entry in inputs)
 
     @property

@@ -149,6 +149,9 @@ class Tokenizer(Protocol):
     def id_to_bytes(self, token_id: int) -> bytes: ...
     @property
     def vocabulary_size(self) -> int: ...
+    @property
+    def longest(self) -> int:
+        """Most characters of a text that one token can stand for."""
 
 
 @dataclass(frozen=True, slots=True)

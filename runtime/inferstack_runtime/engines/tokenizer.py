@@ -6,6 +6,7 @@ are those of the models' own tokenizer.json files.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _PATTERNS = {
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 _PLAIN = ("gpt-2", "gpt2", "default", "smollm")
+
+_ALONE = 4096
+"""Characters from which a text is encoded as a batch of one: other threads of Python run meanwhile."""
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Values of `tokenizer.ggml.token_type`."""
@@ -62,8 +66,17 @@ class ModelTokenizer:
         """The `tokenizers` object, for grammars that need the vocabulary."""
         return self._backend
 
+    @cached_property
+    def longest(self) -> int:
+        """Characters of the longest token."""
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)))
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids = list(self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        if len(text) < _ALONE:
+            found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            (found,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids = list(found.ids)
         return [*self._start, *ids, *self._end] if add_special_tokens else ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

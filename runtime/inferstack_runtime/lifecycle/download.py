@@ -31,12 +31,17 @@ class Remote(Protocol):
 
     def files(self) -> Sequence[RemoteFile]: ...
     def read(self, file: RemoteFile, offset: int) -> Iterator[bytes]:
-        """The file from `offset` on; raises StaleTag when its content is no longer `file.tag`'s."""
+        """The file from `offset` on; raises StaleTag when its content is no longer `file.tag`'s, CannotResume for another beginning than 0
+        where the source has no other."""
         ...
 
 
 class StaleTag(Exception):
     """The remote file changed while it was fetched."""
+
+
+class CannotResume(Exception):
+    """The source sends a file from its beginning only."""
 
 
 def fetch(remote: Remote, folder: Path, report: Report, sleep: Callable[[float], None] = time.sleep) -> list[Path]:
@@ -76,6 +81,9 @@ def _fetch_one(remote: Remote, file: RemoteFile, path: Path, progress: Callable[
     def attempt() -> None:
         try:
             with partial.open("ab") as out:
+                if file.size is not None and out.tell() > file.size:
+                    out.seek(0)
+                    out.truncate()
                 offset = out.tell()
                 for chunk in remote.read(file, offset):
                     out.write(chunk)
@@ -84,6 +92,9 @@ def _fetch_one(remote: Remote, file: RemoteFile, path: Path, progress: Callable[
         except StaleTag:
             partial.unlink(missing_ok=True)
             raise ModelLoadError(f"{file.name}: changed at its source while it was downloaded; load again") from None
+        except CannotResume:
+            partial.unlink(missing_ok=True)
+            raise RemoteTrouble(f"{file.name}: its source does not resume; begun anew") from None
         if file.size is not None and offset != file.size:
             if offset > file.size:
                 partial.unlink(missing_ok=True)

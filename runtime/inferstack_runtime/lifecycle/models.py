@@ -13,6 +13,7 @@ from inferstack_runtime.config import LifecycleConfig, ModelConfig
 from inferstack_runtime.engines.base import EngineStats, LoadedModel, ModelLoadError, StepOutput
 from inferstack_runtime.lifecycle.engine_loop import EngineLoop
 from inferstack_runtime.metrics import Metrics
+from inferstack_runtime.threads import in_daemon
 
 if TYPE_CHECKING:
     from inferstack_runtime.api.templates import ChatTemplate
@@ -100,6 +101,7 @@ class Models:
         self._metrics = metrics
         self._served = {config.name: Served(config) for config in configs}
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, asyncio.Task[None]] = {}
 
     @property
     def served(self) -> Mapping[str, Served]:
@@ -137,9 +139,8 @@ class Models:
     async def load(self, name: str) -> Served:
         """Load a model unless it is; equal concurrent calls share one load. Raises ModelLoadError."""
         served = self._served[name]
-        while served.state == "unloading":
-            served.changed.clear()
-            await served.changed.wait()
+        if (leaving := self._leaving.get(name)) is not None:
+            await asyncio.wait({leaving})
         if served.state == "ready":
             return served
         task = self._loading.get(name)
@@ -165,7 +166,7 @@ class Models:
 
         try:
             await self._make_room(served)
-            model, template = await asyncio.to_thread(work)
+            model, template = await in_daemon(work, f"load-{served.name}")
         except BaseException as error:
             served.state, served.error, served.memory = "failed", str(error), 0
             served.changed.set()
@@ -207,19 +208,34 @@ class Models:
                 await self.unload(min(idle, key=lambda other: other.last_used).name, "budget")
 
     async def unload(self, name: str, reason: Literal["request", "idle", "budget"]) -> None:
-        """Take a model out of memory once no request uses it; new ones are refused meanwhile, or wait when it may come back."""
+        """Take a model out of memory once no request uses it; new ones are refused meanwhile, or wait when it may come back.
+
+        Equal concurrent calls share one unloading, which goes on when a caller gives up.
+        """
         served = self._served[name]
-        if (task := self._loading.get(name)) is not None:
-            await asyncio.gather(asyncio.shield(task), return_exceptions=True)
+        if (loading := self._loading.get(name)) is not None:
+            await asyncio.wait({loading})
         served.removed = served.removed or reason == "request"
-        if served.state != "ready":
-            return
-        served.state, served.phase = "unloading", "waiting for requests in flight"
+        if served.state == "ready":
+            served.state, served.phase = "unloading", "waiting for requests in flight"
+            self._leaving[name] = asyncio.create_task(self._unload(served, reason))
+            self._leaving[name].add_done_callback(lambda _: self._leaving.pop(name, None))
+        if (leaving := self._leaving.get(name)) is not None:
+            await asyncio.shield(leaving)
+
+    async def _unload(self, served: Served, reason: str) -> None:
         while served.users:
             served.changed.clear()
             await served.changed.wait()
-        if served.engine is not None:
-            await served.engine.close()
+        try:
+            if served.engine is not None:
+                await served.engine.close()
+        finally:
+            self._forget(served, reason)
+
+    def _forget(self, served: Served, reason: str) -> None:
+        """Nothing of a model is in memory any more."""
+        name = served.name
         if served.last_stats.kv_dtype:
             self._metrics[catalogue.KV_INFO].labels(name, served.last_stats.kv_dtype).set(0)
         served.engine = served.model = served.template = None
@@ -246,7 +262,10 @@ class Models:
             now = time.monotonic()
             for served in list(self._served.values()):
                 if served.state == "ready" and not served.users and now - served.last_used > seconds:
-                    await self.unload(served.name, "idle")
+                    try:
+                        await self.unload(served.name, "idle")
+                    except Exception:
+                        _log.exception("an idle model did not leave in order", extra={"fields": {"model": served.name}})
 
     def _report(self, served: Served, phase: str, share: float) -> None:
         served.phase, served.progress = phase, max(0.0, min(1.0, share))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack_runtime.engines.base import ModelLoadError
-from inferstack_runtime.lifecycle.download import Remote, RemoteFile, RemoteTrouble, StaleTag
+from inferstack_runtime.lifecycle.download import CannotResume, Remote, RemoteFile, RemoteTrouble, StaleTag
 
 _CHUNK = 1024 * 1024
 _SECONDS = 30
@@ -90,16 +90,16 @@ class HuggingFace:
         if offset and offset == file.size:
             return
         with self._open(self._url(file.name), "GET", headers) as answer:
-            if offset and answer.status != 206:
-                raise RemoteTrouble(f"{file.name}: the server does not resume")
+            if offset and not _begins_at(answer, offset):
+                raise CannotResume
             tag = _tag(answer.headers)
             if file.tag is not None and tag is not None and tag != file.tag:
                 raise StaleTag
             try:
                 while chunk := answer.read(_CHUNK):
                     yield chunk
-            except HTTPException as error:
-                raise RemoteTrouble(str(error)) from None
+            except (HTTPException, OSError) as error:
+                raise RemoteTrouble(str(error) or type(error).__name__) from None
 
     def _describe(self, name: str) -> RemoteFile:
         with self._open(self._url(name), "HEAD") as answer:
@@ -120,6 +120,8 @@ class HuggingFace:
             with error:
                 if error.code == 412:
                     raise StaleTag from None
+                if error.code == 416:
+                    raise CannotResume from None
                 if error.code in (429, 500, 502, 503, 504):
                     raise RemoteTrouble(f"{url}: HTTP {error.code}") from None
                 hint = _HUB_HINTS.get(error.code, "")
@@ -136,6 +138,11 @@ def _token() -> str | None:
         return Path(os.environ["HF_TOKEN_PATH"]).read_text(encoding="utf-8").strip() or None
     except (KeyError, OSError):
         return None
+
+
+def _begins_at(answer: Any, offset: int) -> bool:
+    """Whether a server sends the part that was asked for."""
+    return answer.status == 206 and str(answer.headers.get("content-range", f"bytes {offset}-")).startswith(f"bytes {offset}-")
 
 
 def _tag(headers: Any) -> str | None:
@@ -210,6 +217,8 @@ class ObjectStore:
         status = int(found[1]) if found else 0
         if status == 412:
             return StaleTag()
+        if status == 416 or "non-partial response" in text:
+            return CannotResume()
         if isinstance(error, FileNotFoundError) or status == 404:
             return ModelLoadError(f"there is no {self._path!r} in {self._bucket!r}; check the bucket's and the file's name")
         if status in (401, 403):

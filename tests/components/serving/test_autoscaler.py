@@ -143,7 +143,7 @@ def test_the_rendered_files_have_it(tmp_path: Path) -> None:
 
 def test_the_bundled_prometheus_finds_it_and_may_reach_it() -> None:
     found = environment({**SCALED, "monitoring": {"backend": "bundled"}})
-    (job,) = [one for one in prometheus_config(found, "test")["scrape_configs"] if one["job_name"] == "autoscaler"]
+    (job,) = [one for one in prometheus_config(found, "test", "metrics")["scrape_configs"] if one["job_name"] == "autoscaler"]
     assert job["relabel_configs"][0]["regex"] == "autoscaler"
     objects = monitoring_objects(found, "test")
     labels = autoscaler_objects(found)["deployment"]["spec"]["template"]["metadata"]["labels"]
@@ -155,4 +155,4 @@ def test_the_bundled_prometheus_finds_it_and_may_reach_it() -> None:
     ]
     assert labels in reached
     other = environment({"monitoring": {"backend": "bundled"}})
-    assert [one["job_name"] for one in prometheus_config(other, "test")["scrape_configs"]] == ["inferstack"]
+    assert [one["job_name"] for one in prometheus_config(other, "test", "metrics")["scrape_configs"]] == ["inferstack"]

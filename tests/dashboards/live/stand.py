@@ -92,7 +92,16 @@ def stand(folder: Path, seconds: float) -> Iterator[Stand]:
         promotion = Promotion(seconds)
         running.enter_context(promotion.serving())
         targets = {**{slot: at[1] for slot, at in slots.items()}, "plain": plain[1]}
-        address = running.enter_context(_prometheus(folder, targets, promotion.address))
+        autoscaler = running.enter_context(_autoscaler(folder, keys, {slot: at[1] for slot, at in slots.items()}))
+        jobs = [
+            {
+                "job_name": "inferstack",
+                "static_configs": [{"targets": [address], "labels": _labels(name)} for name, address in targets.items()],
+            },
+            {"job_name": "promotion", "static_configs": [{"targets": [promotion.address]}]},
+            {"job_name": "autoscaler", "static_configs": [{"targets": [autoscaler], "labels": {"environment": ENVIRONMENT}}]},
+        ]
+        address = running.enter_context(scraping(folder, jobs, SCRAPE_SECONDS))
         time.sleep(2 * SCRAPE_SECONDS)
         start, load = time.time(), Load(slots["blue"][0], slots["green"][0], promotion.green)
         promotion.begin()
@@ -132,10 +141,24 @@ def _runtime(folder: Path, slot: str, shared: Mapping[str, Any]) -> Iterator[tup
         yield f"http://127.0.0.1:{events['port']}", f"127.0.0.1:{events['metrics_port']}"
 
 
-def _events(said: Path, process: "subprocess.Popen[bytes]", seconds: float) -> dict[str, Any]:
-    """What the process has said of itself until it was ready."""
+@contextlib.contextmanager
+def _autoscaler(folder: Path, keys: Path, slots: Mapping[str, str]) -> Iterator[str]:
+    """The autoscaler over both slots, which it may not change; its host and port."""
+    state, file, said = folder / "scaling.json", folder / "autoscaler.json", folder / "autoscaler.out"
+    registered = {"scaling_policy": "queue", "min_instances": 1, "max_instances": 4}
+    state.write_text(json.dumps([{"model_key": slot, **registered} for slot in slots]))
+    targets = {slot: {"metrics": [f"http://{address}/metrics"]} for slot, address in slots.items()}
+    config = {"targets": targets, "keys_file": str(keys), "tiers": list(_TIERS), "state_file": str(state), "interval_seconds": 1}
+    file.write_text(json.dumps(config))
+    command = [str(Path(sys.executable).with_name("inferstack-runtime")), "autoscale", "--config", str(file)]
+    with _process(command, folder / "autoscaler.log", said) as process:
+        yield f"127.0.0.1:{_events(said, process, 30, 'listening')['port']}"
+
+
+def _events(said: Path, process: "subprocess.Popen[bytes]", seconds: float, last: str = "ready") -> dict[str, Any]:
+    """What the process has said of itself until the event `last`."""
     until, known = time.monotonic() + seconds, {}
-    while known.get("event") != "ready":
+    while known.get("event") != last:
         assert process.poll() is None, f"the runtime ended: {said.with_suffix('.log').read_text()[-2000:]}"
         assert time.monotonic() < until, f"not ready: {known}"
         for line in said.read_text().splitlines():
@@ -145,20 +168,15 @@ def _events(said: Path, process: "subprocess.Popen[bytes]", seconds: float) -> d
 
 
 @contextlib.contextmanager
-def _prometheus(folder: Path, targets: Mapping[str, str], keeper: str) -> Iterator[str]:
+def scraping(folder: Path, jobs: list[dict[str, Any]], seconds: float) -> Iterator[str]:
+    """A Prometheus with the project's rules that runs these jobs every `seconds`; its address."""
     settings = settings_of(load_environment(ROOT / "stacks", PRESET))
     rules = folder / "rules.json"
     rules.write_text(json.dumps({"groups": recording_groups(settings) + alert_groups(settings)}))
     config = {
-        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": f"{SCRAPE_SECONDS}s"},
+        "global": {"scrape_interval": f"{seconds}s", "evaluation_interval": f"{seconds}s"},
         "rule_files": [str(rules)],
-        "scrape_configs": [
-            {
-                "job_name": "inferstack",
-                "static_configs": [{"targets": [address], "labels": _labels(name)} for name, address in targets.items()],
-            },
-            {"job_name": "promotion", "static_configs": [{"targets": [keeper]}]},
-        ],
+        "scrape_configs": jobs,
     }
     file, port = folder / "prometheus.json", _free_port()
     file.write_text(json.dumps(config))

@@ -93,6 +93,18 @@ async def test_what_proves_nothing_is_refused(make):
         await verifier().verify(make())
 
 
+@pytest.mark.parametrize(
+    "entry", [{"kty": "RSA", "n": "!", "e": "AQAB"}, {"kty": "RSA"}, {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}, "x", None]
+)
+async def test_a_key_that_is_none_leaves_the_others_of_its_set_in_force(entry):
+    keys = json.loads(key_set(a=RSA_KEY))
+    keys["keys"].insert(0, {"kid": "broken", **entry} if isinstance(entry, dict) else entry)
+    check = JwtVerifier(JwtConfig(jwks_url=URL, audience="chat"), TIERS, lambda url: json.dumps(keys).encode())
+    assert (await check.verify(token())).tenant == "jwt:user"
+    with pytest.raises(InvalidJwt):
+        await check.verify(token(kid="broken"))
+
+
 async def test_keys_rotate_without_a_restart():
     now, fetched = [0.0], []
     keys = {"a": RSA_KEY}

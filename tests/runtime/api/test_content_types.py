@@ -1,5 +1,7 @@
 """Every operation that takes a body, with every kind of body that it does not take."""
 
+import gzip
+import json
 import re
 
 import pytest
@@ -38,7 +40,7 @@ async def test_a_body_of_another_kind_gets_a_status_that_the_document_names(rout
     keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
     tiers = {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}
     batches = {"url": f"sqlite:///{tmp_path}/b.sqlite"}
-    named = {int(status) for status in document()["paths"][route.path][route.method.lower()]["responses"]}
+    named = {int(status) for status in document(ROUTES)["paths"][route.path][route.method.lower()]["responses"]}
     async with running(access={"keys_file": str(keys), "tiers": tiers}, batches=batches, lifecycle={"allow": []}) as run:
         path = re.sub(r"\{\w+\}", "none", route.path)
         for kind, body in KINDS.items():
@@ -46,3 +48,13 @@ async def test_a_body_of_another_kind_gets_a_status_that_the_document_names(rout
             answer = await run.client.request(route.method, path, content=body, headers=headers)
             assert answer.status_code in named, (kind, answer.text)
             assert answer.status_code < 500 or answer.status_code == 503, (kind, answer.text)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip"])
+async def test_a_compressed_body_is_refused_by_its_name(runtime, coding):
+    body = gzip.compress(json.dumps({"model": "fake", "prompt": "x"}).encode())
+    answer = await runtime.client.post("/v1/completions", content=body, headers={"content-encoding": coding})
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    assert coding in answer.json()["error"]["message"]
+    plain = await runtime.client.post("/v1/completions", json={"model": "fake", "prompt": "x"}, headers={"content-encoding": "identity"})
+    assert plain.status_code == 200

@@ -8,6 +8,7 @@ from conftest import running, write_keys
 from fake_engine import TOOL_TEMPLATE
 
 from inferstack_runtime.api.openapi import document
+from inferstack_runtime.api.routes import ROUTES
 
 USER = {"role": "user", "content": "x"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}
@@ -74,7 +75,7 @@ ODD += [
 async def test_no_value_of_any_field_is_a_server_error(path, tmp_path):
     keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
     access = {"keys_file": str(keys), "tiers": {"default": {"requests_per_minute": 10**6, "tokens_per_minute": 10**9}}}
-    named = {int(status) for status in document()["paths"][path]["post"]["responses"]}
+    named = {int(status) for status in document(ROUTES)["paths"][path]["post"]["responses"]}
     chance = random.Random(11)
     async with running(
         access=access, template=TOOL_TEMPLATE, batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}, lifecycle={"allow": []}

@@ -1,9 +1,17 @@
 import json
+import threading
 
 import jsonschema
 import pytest
 from conftest import running
-from fake_engine import TOOL_TEMPLATE
+from fake_engine import TOOL_TEMPLATE, fake_model
+from llguidance import LLMatcher
+
+from inferstack_runtime.api import structured
+from inferstack_runtime.api.grammar import _tokenizer_of, schema_grammar
+from inferstack_runtime.api.structured import answer_grammar
+from inferstack_runtime.api.templates import compile_template
+from inferstack_runtime.api.tools import read_tools
 
 PATH = "/v1/chat/completions"
 USER = [{"role": "user", "content": "go"}]
@@ -144,3 +152,66 @@ async def test_tools_that_are_wrong_are_refused(with_tools, change, param):
     answer = await with_tools.post(PATH, ask(tools=TOOLS) | change)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def call(name, arguments):
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+
+
+def follows(grammar, text):
+    """Whether an answer that keeps to the grammar can be this text."""
+    model = fake_model(template=TOOL_TEMPLATE)
+    matcher = LLMatcher(_tokenizer_of(model), grammar)
+    return matcher.try_consume_tokens(list(text.encode())) == len(text.encode()) and matcher.is_accepting()
+
+
+def grammar_of(schema=None, choice="auto", parallel=True, template=TOOL_TEMPLATE, strict=False):
+    tools = [
+        {"type": "function", "function": {**tool["function"], "strict": strict and name == "weather"}}
+        for tool, name in zip(TOOLS, ("weather", "time"), strict=True)
+    ]
+    return answer_grammar(schema, read_tools(tools, choice, compile_template(template, {}), parallel))
+
+
+PLAIN_TEMPLATE = TOOL_TEMPLATE.replace("<tool_call></tool_call>", "")
+ROME, PARIS, NOON = call("weather", {"city": "Rome"}), call("weather", {"city": "Paris"}), call("time", {"any": 1})
+
+
+def test_a_strict_tool_has_the_arguments_of_its_schema_also_where_the_model_decides_to_call():
+    grammar = grammar_of(strict=True)
+    assert all(follows(grammar, text) for text in ("", "Hello {} <tool", ROME, f"Sure.{ROME}", f"{NOON}\n{ROME} done"))
+    assert not any(follows(grammar, text) for text in (PARIS, f"Sure.{PARIS}", f"{NOON}{PARIS}", call("other", {}), ROME[:-3]))
+    plain = grammar_of(strict=True, template=PLAIN_TEMPLATE)
+    assert follows(plain, "Hello")
+    assert follows(plain, '{"name": "weather", "arguments": {"city": "Rome"}}')
+    assert not follows(plain, '{"name": "weather", "arguments": {"city": "Paris"}}')
+    assert grammar_of() is None, "else the model writes what it likes"
+
+
+def test_without_parallel_calls_there_is_one():
+    grammar = grammar_of(parallel=False)
+    assert all(follows(grammar, text) for text in ("Hello", NOON, f"Now: {NOON}", PARIS))
+    assert not follows(grammar, f"{NOON}\n{NOON}")
+
+
+def test_with_a_response_format_the_model_calls_or_answers_in_it():
+    grammar = grammar_of(schema=PERSON)
+    assert all(follows(grammar, text) for text in ('{"name":"Ann","age":3}', ROME, f"{ROME}\n{ROME}"))
+    assert not any(follows(grammar, text) for text in ("Hello", '{"name":"Ann"}', PARIS))
+    assert not follows(grammar_of(schema=PERSON, choice="required"), '{"name":"Ann","age":3}')
+    assert not follows(grammar_of(schema=PERSON, choice="none"), ROME)
+
+
+async def test_schemas_are_compiled_beside_the_event_loop(runtime, monkeypatch):
+    """Large ones take a second, in which the streams of others go on."""
+    threads = []
+
+    def noted(schema, param):
+        threads.append(threading.current_thread())
+        return schema_grammar(schema, param)
+
+    monkeypatch.setattr(structured, "schema_grammar", noted)
+    answer = await runtime.post(PATH, ask(response_format=schema_format({"enum": [f"value {n}" for n in range(200)]})))
+    assert answer.status_code == 200
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()

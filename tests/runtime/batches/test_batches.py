@@ -1,11 +1,17 @@
 import asyncio
 import json
+from functools import partial
 
 import pytest
 from conftest import running, write_keys
 from fake_engine import FakeEngine
 
-from inferstack_runtime.batches.database import DatabaseDown, SqliteDatabase, open_database
+from inferstack_runtime.access.keys import Caller
+from inferstack_runtime.api import batches, items
+from inferstack_runtime.api.items import answer_item
+from inferstack_runtime.batches.database import DatabaseDown
+from inferstack_runtime.batches.opening import open_database
+from inferstack_runtime.batches.sqlite import SqliteDatabase
 from inferstack_runtime.batches.store import BatchStore
 
 ENDPOINT = "/v1/completions"
@@ -25,7 +31,7 @@ async def batching(tmp_path):
     tiers = {"default": {"requests_per_minute": 10000, "tokens_per_minute": 10**7}}
     async with running(batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}, access={"keys_file": str(file), "tiers": tiers}) as run:
         run.client.headers["authorization"] = "Bearer alice"
-        worker = asyncio.create_task(run.service._work_on_batches())
+        worker = asyncio.create_task(run.service.batches.work(partial(answer_item, run.service)))
         yield run
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
@@ -213,7 +219,7 @@ def test_one_sqlite_file_has_one_owner(tmp_path):
 async def test_a_full_disk_refuses_new_work_and_loses_none(batching):
     made = (await start(batching, lines(5, max_tokens=2))).json()
     await ended(batching, made["id"])
-    store = await batching.service.batch_store()
+    store = await batching.service.batches.store()
     connection = store._database._connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
@@ -230,8 +236,73 @@ async def test_a_full_queue_only_delays(tmp_path):
     engine = FakeEngine(max_queue=0, max_sequences=1, step_seconds=0.001)
     async with running(engine, batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}) as run:
         run.service.config.access.tiers["default"].__dict__["requests_per_minute"] = 1000
-        worker = asyncio.create_task(run.service._work_on_batches())
+        worker = asyncio.create_task(run.service.batches.work(partial(answer_item, run.service)))
         batch = await ended(run, (await start(run, lines(12, max_tokens=3))).json()["id"], 40)
         assert batch["request_counts"] == {"total": 12, "completed": 12, "failed": 0}
         worker.cancel()
         await asyncio.gather(worker, return_exceptions=True)
+
+
+async def test_a_batch_whose_tenant_has_reached_its_limit_rests_until_it_may_go_on(tmp_path):
+    """It does not ask again and again: that would keep database, limits and event loop busy for as long as the limit holds."""
+    file = write_keys(tmp_path / "keys.json", alice={"tier": "small"}, bob={})
+    tiers = {
+        "small": {"requests_per_minute": 4, "tokens_per_minute": 10**6},
+        "default": {"requests_per_minute": 1000, "tokens_per_minute": 10**6},
+    }
+    async with running(batches={"url": f"sqlite:///{tmp_path}/b.sqlite"}, access={"keys_file": str(file), "tiers": tiers}) as run:
+        asked = []
+
+        async def counted(item):
+            asked.append(item.tenant)
+            return await answer_item(run.service, item)
+
+        worker = asyncio.create_task(run.service.batches.work(counted))
+        run.client.headers["authorization"] = "Bearer alice"
+        limited = (await start(run, lines(200, max_tokens=1))).json()
+        async with asyncio.timeout(10):
+            while asked.count("alice") < 5:
+                await asyncio.sleep(0.02)
+        run.client.headers["authorization"] = "Bearer bob"
+        assert (await ended(run, (await start(run, lines(20, max_tokens=1))).json()["id"]))["request_counts"]["completed"] == 20
+        await asyncio.sleep(1.5)
+        assert asked.count("alice") <= 4 + 8, "at most those that had begun together"
+        run.client.headers["authorization"] = "Bearer alice"
+        counts = (await run.client.get(f"/v1/batches/{limited['id']}")).json()["request_counts"]
+        assert counts == {"total": 200, "completed": 4, "failed": 0}, "none is lost or failed"
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+
+
+async def test_an_item_whose_answer_breaks_is_a_failed_item(batching, monkeypatch):
+    async def breaks(service, request):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(items._HANDLERS, ENDPOINT, breaks)
+    batch = await ended(batching, (await start(batching, lines(1))).json()["id"])
+    assert batch["request_counts"]["failed"] == 1
+    error = json.loads((await batching.client.get(f"/v1/files/{batch['error_file_id']}/content")).text)
+    assert error["response"]["status_code"] == 500
+    assert error["response"]["body"]["error"]["type"] == "server_error"
+
+
+async def test_a_large_file_is_sent_in_parts(batching):
+    data = bytes(range(256)) * 10_000
+    file = (await upload(batching, data)).json()
+    answer = await batching.client.get(f"/v1/files/{file['id']}/content")
+    assert answer.content == data
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-length"] == str(len(data))
+    found = await batches.content(batching.service, FileRequest(file["id"]))
+    assert max([len(part) async for part in found.events]) < len(data) / 2
+    empty = (await upload(batching, b"")).json()
+    assert (await batching.client.get(f"/v1/files/{empty['id']}/content")).content == b""
+
+
+class FileRequest:
+    """What the handler reads of a request."""
+
+    caller = Caller("alice", "default", frozenset({"inference"}), "k")
+
+    def __init__(self, file_id):
+        self.params = {"file_id": file_id}

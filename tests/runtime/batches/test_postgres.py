@@ -14,7 +14,8 @@ import pytest
 from conftest import process, running
 from postgres import Postgres
 
-from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull, open_database
+from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull
+from inferstack_runtime.batches.opening import open_database
 from inferstack_runtime.batches.postgres import PostgresDatabase
 from inferstack_runtime.batches.store import BatchStore
 

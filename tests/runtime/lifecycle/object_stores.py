@@ -19,7 +19,7 @@ MODIFIED = "Fri, 20 Nov 2026 10:00:00 GMT"
 @dataclass
 class Shelf:
     """Files by path in their bucket. `cut`: bytes after which the connection of a download is dropped, `cuts` times.
-    `refuse`: status of every answer. `change`: called before each download."""
+    `refuse`: status of every answer. `change`: called before each download. `whole`: ranges are not understood."""
 
     files: dict[str, bytes]
     cut: int = 0
@@ -27,6 +27,7 @@ class Shelf:
     refuse: int = 0
     refusals: int = 10**9
     change: object = None
+    whole: bool = False
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
 
     def downloads(self):
@@ -79,7 +80,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send(412, self.error_body(412), head)
             return
         known, status, begin, end = self.object_headers(tag), 200, 0, len(data)
-        if "range" in headers:
+        if "range" in headers and not shelf.whole:
             first, _, last = headers["range"].removeprefix("bytes=").partition("-")
             status, begin, end = 206, int(first), min(int(last) + 1, len(data)) if last else len(data)
             known["content-range"] = f"bytes {begin}-{end - 1}/{len(data)}"

@@ -138,3 +138,62 @@ async def test_a_load_that_fails_can_be_tried_again():
     assert len(turns) == 1
     assert (await models.load("a")).state == "ready"
     await models.close()
+
+
+async def test_an_unloading_goes_on_when_its_caller_leaves_and_the_model_comes_back(administered):
+    administered.engine.step_seconds = 0.01
+    asking = asyncio.create_task(administered.post("/v1/completions", {"model": "fake", "prompt": "x", "max_tokens": 15}))
+    await asyncio.sleep(0.05)
+    models = administered.service.models
+    leaving = [asyncio.create_task(models.unload("fake", "request")) for _ in range(2)]
+    await asyncio.sleep(0.02)
+    assert models.find("fake").state == "unloading"
+    leaving[0].cancel()
+    coming = asyncio.create_task(administered.post(LOAD, {"model_name": "fake", "wait": True}))
+    await leaving[1]
+    assert (await asking).status_code == 200
+    async with asyncio.timeout(5):
+        assert (await coming).json()["status"] == "loaded"
+    assert (await administered.post("/v1/completions", {"model": "fake", "prompt": "x"})).status_code == 200
+    assert administered.service.metrics.value("inferstack_model_unloads_total", model="fake", reason="request") == 1
+
+
+async def test_an_engine_that_fails_to_close_leaves_no_model_between_two_states(monkeypatch):
+    def fails():
+        raise RuntimeError("stuck")
+
+    engine = FakeEngine()
+    monkeypatch.setattr(engine, "close", fails)
+    models = Models([model_config("a")], lambda config, report: fake_model("a", engine), Metrics())
+    await models.load("a")
+    with pytest.raises(RuntimeError, match="stuck"):
+        await models.unload("a", "idle")
+    monkeypatch.undo()
+    assert (await models.load("a")).state == "ready"
+    await models.close()
+
+
+async def test_a_path_cannot_leave_the_folder_that_is_allowed(tmp_path):
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
+    async with running(access={"keys_file": str(keys)}, lifecycle={"allow": ["file:///models/", "hf://org/"]}) as run:
+        run.client.headers.update(ADMIN)
+        for provider, name in (("file", "/models/../etc/m.gguf"), ("file", "/models/a/../../m.gguf"), ("hf", "org/../other/m.gguf")):
+            answer = await run.post(LOAD, {"provider": provider, "model_name": name})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "source_not_allowed"), name
+        assert (await run.post(LOAD, {"provider": "file", "model_name": "/models/a..b.gguf", "wait": True})).status_code == 200
+
+
+async def test_a_name_with_a_slash_is_found_however_its_client_writes_it(tmp_path):
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
+    models = [{"name": name, "source": "package://x", "lazy": name != "fake"} for name in ("fake", "org/name", "a%2Fb")]
+    async with running(access={"keys_file": str(keys)}, models=models) as run:
+        run.client.headers.update(ADMIN)
+        for path in ("/v1/models", "/api/v1/models/status"):
+            for written, name in (("org/name", "org/name"), ("org%2Fname", "org/name"), ("a%252Fb", "a%2Fb")):
+                answer = await run.client.get(f"{path}/{written}")
+                assert answer.status_code == 200, answer.text
+                assert name in (answer.json().get("id"), answer.json().get("model_id"))
+        assert (await run.client.get("/v1/models/")).status_code == 404
+        assert (await run.client.get("/v1/models/org/other")).json()["error"]["code"] == "model_not_found"
+        assert (await run.client.delete("/api/v1/models/org/name")).json()["status"] == "unloaded"
+        assert (await run.client.get("/v1/files/a/b")).json()["error"]["code"] == "not_found"

