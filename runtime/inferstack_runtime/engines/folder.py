@@ -39,16 +39,15 @@ _GLOBAL = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "
 def open_folder(path: Path, cache: Path | None) -> ModelSource:
     """Open a folder; raises `ModelLoadError` with file and field, `UnsupportedArchitecture` for what the native engine does not serve."""
     config = _json(path / "config.json")
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelLoadError(f"{path}: no *.safetensors file")
+    shape = shape_from_config(config, path / "config.json")
+    files = weight_files(path)
     stored: dict[str, Stored] = {}
     for file in files:
         part = read_safetensors(file)
         if twice := sorted(stored.keys() & part.keys()):
             raise ModelLoadError(f"{file}: {twice[0]}: stands in another file of the model, too")
         stored |= part
-    shape = shape_from_config(config, path / "config.json", len(stored))
+    shape.check_layers(path / "config.json", len(stored))
     names = {name: stored[full] for name, full in _GLOBAL.items() if full in stored}
     for layer in range(shape.layers):
         for name, suffix in _LAYER.items():
@@ -60,7 +59,7 @@ def open_folder(path: Path, cache: Path | None) -> ModelSource:
         raise UnsupportedArchitecture(
             f"{path}: {unknown[0]}: a tensor that a {shape.architecture} model does not have ({len(unknown)} such)"
         )
-    tied = "head" not in names or bool(config.get("tie_word_embeddings"))
+    tied = _flag(config, "tie_word_embeddings", path / "config.json", "head" not in names)
     if tied:
         names.pop("head", None)
     about = _json(path / "tokenizer_config.json", optional=True)
@@ -79,8 +78,31 @@ def open_folder(path: Path, cache: Path | None) -> ModelSource:
     return source
 
 
-def shape_from_config(config: Mapping[str, Any], path: Path, tensors: int) -> DecoderShape:
-    """The shape that a config.json gives to a model of so many tensors."""
+def weight_files(path: Path) -> list[Path]:
+    """The files of a folder's weights as hubs name them: one file, those of an index, or else all; raises `ModelLoadError`.
+
+    Folders hold other files, too: the same weights under a vendor's own names, adapters.
+    """
+    if (whole := path / "model.safetensors").exists():
+        return [whole]
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        if files := sorted(path.glob("*.safetensors")):
+            return files
+        raise ModelLoadError(f"{path}: no *.safetensors file")
+    places = _json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise ModelLoadError(f"{index}: weight_map: is {places!r:.80}, expected the file of each tensor")
+    names = sorted(set(places.values()))
+    if missing := [name for name in names if Path(name).name != name or not (path / name).is_file()]:
+        raise ModelLoadError(
+            f"{index}: weight_map: names {missing[0]!r}, which is not in the folder ({len(missing)} of {len(names)} files)"
+        )
+    return [path / name for name in names]
+
+
+def shape_from_config(config: Mapping[str, Any], path: Path) -> DecoderShape:
+    """The shape that a config.json gives."""
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise UnsupportedArchitecture(f"{path}: model_type: is {kind!r}, the native engine serves {', '.join(MODEL_TYPES)}")
@@ -106,7 +128,7 @@ def shape_from_config(config: Mapping[str, Any], path: Path, tensors: int) -> De
     theta = _number(rope, "rope_theta", path) if rope.get("rope_theta") else number("rope_theta", 10000.0)
     layers = whole("num_hidden_layers")
     return DecoderShape(
-        architecture=str(kind),
+        architecture=kind,
         layers=layers,
         hidden=hidden,
         heads=heads,
@@ -119,7 +141,7 @@ def shape_from_config(config: Mapping[str, Any], path: Path, tensors: int) -> De
         epsilon=float(number("rms_norm_eps", 1e-6)),
         rotates_halves=True,
         frequencies=_frequencies(rope, theta, head_dim, path),
-    ).check(path, tensors)
+    ).check(path)
 
 
 def _number(config: Mapping[str, Any], key: str, path: Path, default: float | None = None) -> float:
@@ -137,17 +159,34 @@ def _whole(config: Mapping[str, Any], key: str, path: Path, default: int | None 
     return int(value)
 
 
+def _flag(config: Mapping[str, Any], key: str, path: Path, default: bool) -> bool:
+    value = config.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise ModelLoadError(f"{path}: {key}: is {value!r}, expected true or false")
+    return default if value is None else value
+
+
 def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
-    """The sliding window, where all layers have it; Qwen files name one that they do not use."""
+    """The sliding window, where all layers have it; fields that are missing mean what transformers takes for them.
+
+    Qwen files name a window that they do not use, or that only layers from `max_window_layers` on use.
+    """
     named = config.get("layer_types") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise ModelLoadError(f"{path}: layer_types: is {named!r}, expected a list of names")
-    kinds = set(named)
-    if config.get("model_type") in ("qwen2", "qwen3") and not config.get("use_sliding_window"):
-        return 0
-    if len(kinds) > 1 or (config.get("use_sliding_window") and config.get("max_window_layers", 0) not in (0, None)):
+    kinds, family = set(named), config["model_type"]
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise UnsupportedArchitecture(f"{path}: layer_types: names {other[0]}, the native engine serves full and sliding attention")
+    if family in ("qwen2", "qwen3"):
+        if not _flag(config, "use_sliding_window", path, False):
+            return 0
+        if not kinds:
+            full = 0 if config.get("max_window_layers") == 0 else _whole(config, "max_window_layers", path, 28)
+            kinds = {"full_attention" if layer < full else "sliding_attention" for layer in (0, layers - 1)}
+    if len(kinds) > 1:
         raise UnsupportedArchitecture(f"{path}: layer_types: layers with and without a sliding window, the native engine needs all alike")
-    return 0 if kinds == {"full_attention"} or not config.get("sliding_window") else _whole(config, "sliding_window", path)
+    size = config.get("sliding_window", None if family == "llama" else 4096)
+    return 0 if kinds == {"full_attention"} or size is None else _whole({"sliding_window": size}, "sliding_window", path)
 
 
 def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Path) -> NDArray[np.float64]:
@@ -158,18 +197,17 @@ def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Pat
         raise UnsupportedArchitecture(f"{path}: partial_rotary_factor: the native engine rotates whole heads")
     if kind == "default":
         return frequencies
-    try:
-        factor = float(rope["factor"])
-        if kind == "linear":
-            return frequencies / factor
-        if kind == "llama3":
-            low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-            turns = float(rope["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
-            smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-            return frequencies * ((1 - smooth) / factor + smooth)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelLoadError(f"{path}: rope_scaling: {error} is missing or wrong") from None
-    raise UnsupportedArchitecture(f"{path}: rope_scaling: is {kind!r}, the native engine serves default, linear and llama3")
+    if kind not in ("linear", "llama3"):
+        raise UnsupportedArchitecture(f"{path}: rope_scaling: is {kind!r}, the native engine serves default, linear and llama3")
+    factor = _number(rope, "factor", path)
+    if kind == "linear":
+        return frequencies / factor
+    low, high = _number(rope, "low_freq_factor", path), _number(rope, "high_freq_factor", path)
+    if high <= low:
+        raise ModelLoadError(f"{path}: rope_scaling: high_freq_factor is {high}, expected more than low_freq_factor, which is {low}")
+    turns = _number(rope, "original_max_position_embeddings", path) * frequencies / (2 * math.pi)
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * ((1 - smooth) / factor + smooth)
 
 
 def _template(path: Path, about: Mapping[str, Any]) -> str | None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.engines.shape import UnsupportedArchitecture
 
 MAGIC = b"GGUF"
 MAX_ELEMENTS = 1 << 40
@@ -40,6 +41,10 @@ BLOCKS: dict[int, tuple[str, int, int]] = {
 }
 """Tensor types: name, weights per block, bytes per block."""
 
+_OTHERS = {9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S"}
+_OTHERS |= {23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4"}
+"""Tensor types of the format that are not read here."""
+
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
@@ -50,6 +55,10 @@ class InvalidModelFile(ModelLoadError):
     def __init__(self, path: Path, field: str, offset: int, problem: str) -> None:
         super().__init__(f"{path}: {field} at byte {offset}: {problem}")
         self.path, self.field, self.offset, self.problem = path, field, offset, problem
+
+
+class UnsupportedType(InvalidModelFile, UnsupportedArchitecture):
+    """A tensor has a type that the native engine does not read; the transformers engine may."""
 
 
 def check_apart(path: Path, spans: Iterable[tuple[int, int, str]]) -> None:
@@ -133,6 +142,9 @@ class GgufFile:
         return name, kind, shape[::-1], offset, at
 
     def _map_tensor(self, name: str, kind: int, shape: tuple[int, ...], start: int, at: int, is_aligned: bool) -> None:
+        if kind in _OTHERS:
+            problem = f"is {_OTHERS[kind]}, the native engine reads {', '.join(label for label, _, _ in BLOCKS.values())}"
+            raise UnsupportedType(self.path, f"type of {name}", at, problem)
         if kind not in BLOCKS:
             raise self._error(f"type of {name}", at, f"is {kind}, expected one of {', '.join(f'{k} ({v[0]})' for k, v in BLOCKS.items())}")
         label, weights, size = BLOCKS[kind]

@@ -56,9 +56,10 @@ class BatchingEngine:
 
     def __init__(self, decoder: StepDecoder, limits: Limits, kv_cache_bytes: int, end_tokens: frozenset[int]) -> None:
         """Raises `ModelLoadError` when the KV cache cannot be reserved."""
-        self._decoder, self._limits, self._end_tokens = decoder, limits, end_tokens
         per_sequence = -(-limits.context // BLOCK_POSITIONS)
         blocks = max(1, min(kv_cache_bytes // decoder.block_bytes, per_sequence * limits.max_sequences * 4))
+        limits = replace(limits, context=min(limits.context, blocks * BLOCK_POSITIONS))
+        self._decoder, self._limits, self._end_tokens = decoder, limits, end_tokens
         decoder.allocate_cache(blocks)
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(limits, self._pool, reuse=decoder.reuses_prefixes)
@@ -79,6 +80,11 @@ class BatchingEngine:
         rows = limits.max_batch_tokens + limits.max_sequences + MAX_GUESSING * MAX_GUESS
         self._slots = Slots(limits.max_sequences, limits.context, decoder.vocabulary)
         self._tokens, self._positions = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+
+    @property
+    def context(self) -> int:
+        """Positions of a sequence's prompt and answer: as many as asked for, or fewer where the KV cache holds no more."""
+        return self._limits.context
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request; raises `QueueFull`, or `ValueError` for a request that can never run."""
@@ -158,8 +164,6 @@ class BatchingEngine:
             raise ValueError(f"the prompt has {length} tokens, the context of {context} must hold it and an answer")
         if request.max_tokens < 0:
             raise ValueError(f"max_tokens is {request.max_tokens}, expected 0 or more")
-        if self._scheduler.blocks_for(length + 1) > self._pool.count:
-            raise ValueError(f"the prompt has {length} tokens, the KV cache holds {self._pool.count * BLOCK_POSITIONS}")
         vocabulary = self._decoder.vocabulary
         if min(request.prompt) < 0 or max(request.prompt) >= vocabulary:
             raise ValueError(f"the prompt holds a token outside the vocabulary of {vocabulary}")
@@ -285,7 +289,8 @@ class BatchingEngine:
             sequence = share.sequence
             if sequence.request.sampling.prompt_logprobs:
                 last = min(sequence.computed + share.rows, sequence.prompt_length - 1)
-                for position in range(sequence.computed, last):
+                first = max(sequence.computed, len(sequence.prompt_logprobs))  # after preemption some are scored already
+                for position in range(first, last):
                     samples.append(_Sample(sequence, sequence.tokens[position + 1]))
                     slots.append(sequence.slot)
                     at.append(start + position - sequence.computed)

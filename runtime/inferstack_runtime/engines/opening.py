@@ -9,7 +9,7 @@ from inferstack_runtime.engines.base import ModelLoadError
 from inferstack_runtime.engines.folder import open_folder
 from inferstack_runtime.engines.gguf import GgufFile
 from inferstack_runtime.engines.gguf import Tensor as GgufTensor
-from inferstack_runtime.engines.shape import shape_from_gguf
+from inferstack_runtime.engines.shape import UnsupportedArchitecture, shape_from_gguf
 from inferstack_runtime.engines.source import ModelSource, Stored, check_tensors, digest_of
 
 _GGUF_LAYER = {
@@ -41,6 +41,8 @@ def open_model(path: Path, cache: Path | None) -> ModelSource:
 def open_gguf(path: Path, cache: Path | None) -> ModelSource:
     """Open a GGUF model; raises `ModelLoadError`."""
     file = GgufFile(path)
+    if (parts := file.metadata.get("split.count", 1)) not in (0, 1):
+        raise ModelLoadError(f"{path}: split.count: the model lies in {parts} files, expected it in one; merge them")
     factors = file.tensors.get("rope_freqs.weight")
     if factors is not None and factors.type != 0:
         raise ModelLoadError(f"{path}: rope_freqs.weight: is {factors.type_name}, expected F32")
@@ -53,7 +55,9 @@ def open_gguf(path: Path, cache: Path | None) -> ModelSource:
     known = {tensor.name for tensor in tensors.values()} | {"rope_freqs.weight"}
     unknown = sorted(set(file.tensors) - known)
     if unknown:
-        raise ModelLoadError(f"{path}: {unknown[0]}: a tensor that a {shape.architecture} model does not have ({len(unknown)} such)")
+        raise UnsupportedArchitecture(
+            f"{path}: {unknown[0]}: a tensor that a {shape.architecture} model does not have ({len(unknown)} such)"
+        )
     template = file.metadata.get("tokenizer.chat_template")
     if template is not None and not isinstance(template, str):
         raise ModelLoadError(f"{path}: tokenizer.chat_template: is {template!r:.80}, expected a text")

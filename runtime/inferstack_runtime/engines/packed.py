@@ -4,6 +4,7 @@ A file is `INFSPACK`, the length of a JSON header, the header (tensors with form
 It is written beside its place and renamed, so a reader sees a whole file or none.
 """
 
+import contextlib
 import json
 import logging
 import mmap
@@ -154,23 +155,41 @@ def _pack_all(
     if data is None:
         data = np.frombuffer(mmap.mmap(-1, start + size), np.uint8)
     data[: len(prefix)] = np.frombuffer(prefix, np.uint8)
+    try:
+        _pack_into(data[start:], source, plan, entries, library)
+        if partial is not None and path is not None:
+            partial.replace(path)
+    except OSError as error:
+        log.warning("packed weights cannot be cached: %s", error, extra={"path": str(path)})
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+    return data
+
+
+def _pack_into(
+    data: NDArray[np.uint8],
+    source: ModelSource,
+    plan: Mapping[str, tuple[str, Stored]],
+    entries: Mapping[str, Mapping[str, Any]],
+    library: Library,
+) -> None:
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         jobs = []
         for name, (form, tensor) in plan.items():
-            out = data[start + entries[name]["offset"] :]
+            out = data[entries[name]["offset"] :]
             rows = _rotated_rows(source, name, tensor)
             panels = -(-tensor.shape[0] // 32)
             for first in range(0, panels, _SHARE):
                 share = range(first, min(first + _SHARE, panels))
-                jobs.append(pool.submit(library.pack, form, tensor.shape[0], tensor.shape[1], tensor.type, rows, out, share))
-        for job in jobs:
-            job.result()
-    if partial is not None and path is not None:
-        try:
-            partial.replace(path)
-        except OSError as error:
-            log.warning("packed weights cannot be cached: %s", error, extra={"path": str(path)})
-    return data
+                jobs.append((name, pool.submit(library.pack, form, tensor.shape[0], tensor.shape[1], tensor.type, rows, out, share)))
+        for name, job in jobs:
+            try:
+                job.result()
+            except FloatingPointError as error:
+                pool.shutdown(cancel_futures=True)
+                raise ModelLoadError(f"{source.path}: {name}: {error}") from None
 
 
 def _create(partial: Path, size: int) -> NDArray[np.uint8]:

@@ -4,16 +4,21 @@ loaded = load_model(model, engine, weight_cache=None)      # raises ModelLoadErr
 loaded.engine.submit(...)
 """
 
+import errno
 import importlib.metadata
 import importlib.util
 import logging
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from inferstack_runtime.engines.base import LoadedModel, ModelLoadError, Placement
 from inferstack_runtime.engines.device import find_gpu, place
 from inferstack_runtime.engines.shape import UnsupportedArchitecture
+
+if TYPE_CHECKING:
+    from inferstack_runtime.engines.decoder import StepDecoder
+    from inferstack_runtime.engines.native import BatchingEngine
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +73,9 @@ def load_model(model: ModelSettings, engine: EngineSettings, weight_cache: str |
                 raise ModelLoadError(f"{reason}; the transformers engine may: pip install 'inferstack-runtime[transformers]'") from None
             log.warning("%s is served by the slower transformers engine: %s", model.name, reason)
             return _load_transformers(model, engine, path, cache)
-    except MemoryError:
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise ModelLoadError(f"{path}: {error}") from None
         raise ModelLoadError(f"{path}: out of memory while loading; lower engine.kv_cache_bytes or use a smaller quantization") from None
 
 
@@ -127,10 +134,8 @@ def _in_package(distribution: str) -> Path:
 def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
     placement = _place(engine, "native")
     from inferstack_runtime.engines.decoder import Decoder
-    from inferstack_runtime.engines.native import BatchingEngine
     from inferstack_runtime.engines.opening import open_model
     from inferstack_runtime.kernels import KernelsUnavailable
-    from inferstack_runtime.scheduling.scheduler import Limits
 
     source = open_model(path, cache)
     if model.digest is not None and model.digest != source.digest:
@@ -149,15 +154,15 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
         )
     except KernelsUnavailable as error:
         raise ModelLoadError(str(error)) from None
-    limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
     log.info("%s: %s on %s kernels, %d threads", model.name, model.quantization, decoder.variant, decoder.threads)
+    batching = _batching(model, engine, decoder, context, source.end_tokens)
     return LoadedModel(
         name=model.name,
-        engine=BatchingEngine(decoder, limits, engine.kv_cache_bytes, source.end_tokens),
+        engine=batching,
         tokenizer=source.tokenizer,
         digest=source.digest,
         quantization=model.quantization,
-        context=context,
+        context=batching.context,
         chat_template=source.chat_template,
         special_tokens=source.special_tokens,
         eos_token_ids=source.end_tokens,
@@ -169,31 +174,26 @@ def _load_native(model: ModelSettings, engine: EngineSettings, path: Path, cache
 
 def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path, cache: Path) -> LoadedModel:
     placement = _place(engine, "transformers")
-    from inferstack_runtime.engines.folder import digest_of_files
-    from inferstack_runtime.engines.native import BatchingEngine
+    from inferstack_runtime.engines.folder import digest_of_files, weight_files
     from inferstack_runtime.engines.transformers_decoder import TransformersDecoder
-    from inferstack_runtime.scheduling.scheduler import Limits
 
     if (wanted := getattr(engine, "kv_dtype", "auto")) != "auto":
         raise ModelLoadError(f"engine.kv_dtype: is {wanted!r}, the transformers engine keeps keys and values as it computes them: auto")
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelLoadError(f"{path}: no *.safetensors file")
-    digest = digest_of_files(files, cache)
+    digest = digest_of_files([path] if path.is_file() else weight_files(path), cache)
     if model.digest is not None and model.digest != digest:
         raise ModelLoadError(f"{path}: digest is {digest}, the configuration expects {model.digest}")
     decoder = TransformersDecoder(path, model.quantization, context=model.context, threads=_threads(engine), device=placement.device)
     context = min(model.context, int(getattr(decoder.config, "max_position_embeddings", model.context)))
     ends = decoder.model.generation_config.eos_token_id
     end_tokens = frozenset(token for token in (ends if isinstance(ends, list) else [ends]) if token is not None)
-    limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
+    batching = _batching(model, engine, decoder, context, end_tokens)
     return LoadedModel(
         name=model.name,
-        engine=BatchingEngine(decoder, limits, engine.kv_cache_bytes, end_tokens),
+        engine=batching,
         tokenizer=decoder.tokenizer,
         digest=digest,
         quantization=model.quantization,
-        context=context,
+        context=batching.context,
         chat_template=decoder.chat_template,
         special_tokens=decoder.special_tokens,
         eos_token_ids=end_tokens,
@@ -201,3 +201,16 @@ def _load_transformers(model: ModelSettings, engine: EngineSettings, path: Path,
         weight_bytes=decoder.weight_bytes,
         placement=placement,
     )
+
+
+def _batching(
+    model: ModelSettings, engine: EngineSettings, decoder: "StepDecoder", context: int, end_tokens: frozenset[int]
+) -> "BatchingEngine":
+    from inferstack_runtime.engines.native import BatchingEngine
+    from inferstack_runtime.scheduling.scheduler import Limits
+
+    limits = Limits(engine.max_sequences, engine.max_batch_tokens, engine.max_queue, context)
+    batching = BatchingEngine(decoder, limits, engine.kv_cache_bytes, end_tokens)
+    if batching.context < context:
+        log.warning("context of %s cut to the %d positions that engine.kv_cache_bytes holds", model.name, batching.context)
+    return batching

@@ -8,11 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from inferstack_runtime.engines.gguf import InvalidModelFile, check_apart
+from inferstack_runtime.engines.gguf import InvalidModelFile, UnsupportedType, check_apart
 from inferstack_runtime.engines.source import Stored
 
 TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (30, 2)}
 """Types that are read: GGUF number and bytes per weight."""
+_OTHERS = (
+    "F64",
+    "F8_E4M3",
+    "F8_E5M2",
+    "F8_E8M0",
+    "F6_E2M3",
+    "F6_E3M2",
+    "F4",
+    "C64",
+    "BOOL",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "U8",
+    "U16",
+    "U32",
+    "U64",
+)
+"""Types of the format that are not read here."""
 _MAX_HEADER = 100 << 20
 
 
@@ -65,7 +85,8 @@ def _tensor(path: Path, data: mmap.mmap, start: int, name: str, entry: Any) -> t
     if not sizes:
         raise InvalidModelFile(path, name, 8, "needs dtype, shape and data_offsets")
     if kind not in TYPES:
-        raise InvalidModelFile(path, name, 8, f"is {kind}, expected {', '.join(TYPES)}")
+        error = UnsupportedType if kind in _OTHERS else InvalidModelFile
+        raise error(path, name, 8, f"is {kind}, the native engine reads {', '.join(TYPES)}")
     number, width = TYPES[kind]
     count = 1
     for dimension in shape:

@@ -51,26 +51,31 @@ class DecoderShape:
         table[:, 1, 0::2] = -table[:, 1, 1::2]
         return table
 
-    def check(self, path: Path, tensors: int) -> "DecoderShape":
-        """Itself, if the kernels can run it and a file of so many tensors can hold its layers.
-
-        Raises `UnsupportedArchitecture` with the size that does not fit, `ModelLoadError` for more layers than tensors.
-        """
+    def check_layers(self, path: Path, tensors: int) -> None:
+        """Raise `ModelLoadError` where a model of so many tensors cannot hold the layers."""
         if self.layers > tensors:
             raise ModelLoadError(f"{path}: number of layers: is {self.layers}, the model has {tensors} tensors")
+
+    def check(self, path: Path) -> "DecoderShape":
+        """Itself, if the kernels can run it.
+
+        Raises `UnsupportedArchitecture` with the size that does not fit, `ModelLoadError` for heads that no model can share out.
+        """
+        if self.heads % self.key_value_heads:
+            raise ModelLoadError(f"{path}: {self.heads} heads cannot share {self.key_value_heads} key-value heads evenly")
         problems = {
             "hidden size": (self.hidden, self.hidden % 32 == 0, "a multiple of 32"),
             "feed-forward size": (self.feed_forward, self.feed_forward % 32 == 0, "a multiple of 32"),
             "head size": (self.head_dim, self.head_dim % 32 == 0 and self.head_dim <= 256, "a multiple of 32 up to 256"),
             "heads per key-value head": (
-                self.heads / max(self.key_value_heads, 1),
-                self.key_value_heads > 0 and self.heads % self.key_value_heads == 0 and self.heads // self.key_value_heads <= 48,
-                "a whole number up to 48",
+                self.heads // self.key_value_heads,
+                self.heads // self.key_value_heads <= 48,
+                "at most 48",
             ),
         }
         for name, (value, fits, expected) in problems.items():
             if not fits:
-                raise UnsupportedArchitecture(f"{path}: {name} is {value:g}, the native engine needs {expected}")
+                raise UnsupportedArchitecture(f"{path}: {name} is {value}, the native engine needs {expected}")
         return self
 
 
@@ -97,7 +102,7 @@ def shape_from_gguf(
             raise ModelLoadError(f"{path}: {architecture}.{key}: is {value!r}, expected a whole number up to {MAX_SIZE}")
         return int(value)
 
-    scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    scaling = metadata.get(f"{architecture}.rope.scaling.type", "linear")  # by the factor, which is 1 where the file names none
     if scaling not in ("none", "linear"):
         raise UnsupportedArchitecture(f"{path}: {architecture}.rope.scaling.type: is {scaling!r}, the native engine serves none and linear")
     for key in ("expert_count", "attention.logit_softcapping"):
@@ -111,7 +116,8 @@ def shape_from_gguf(
         )
     frequencies = float(number("rope.freq_base", 10000.0, least=1)) ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if scaling == "linear":
-        frequencies /= float(number("rope.scaling.factor", 1.0, least=1e-6))
+        old = number("rope.scale_linear", 1.0, least=1e-6)  # its name before version 3 of the format
+        frequencies /= float(number("rope.scaling.factor", old, least=1e-6))
     if factors is not None:
         if factors.shape != frequencies.shape:
             raise ModelLoadError(f"{path}: rope_freqs.weight: has {factors.shape} values, expected {frequencies.shape}")
@@ -121,7 +127,7 @@ def shape_from_gguf(
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise ModelLoadError(f"{path}: token_embd.weight: missing")
-    return DecoderShape(
+    shape = DecoderShape(
         architecture=architecture,
         layers=whole("block_count"),
         hidden=hidden,
@@ -135,4 +141,6 @@ def shape_from_gguf(
         epsilon=float(number("attention.layer_norm_rms_epsilon")),
         rotates_halves=GGUF_ARCHITECTURES[architecture],
         frequencies=frequencies,
-    ).check(path, len(tensors))
+    ).check(path)
+    shape.check_layers(path, len(tensors))
+    return shape

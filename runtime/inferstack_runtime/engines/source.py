@@ -16,6 +16,8 @@ from inferstack_runtime.engines.shape import DecoderShape
 
 MATRICES = ("query", "key", "value", "output", "gate", "up", "down")
 VECTORS = ("attention_norm", "feed_forward_norm")
+_OWN_VECTORS = {"qwen2": ("query_bias", "key_bias", "value_bias"), "qwen3": ("query_norm", "key_norm")}
+"""Architecture → vectors that others need not have."""
 OPTIONAL_VECTORS = ("query_bias", "key_bias", "value_bias", "query_norm", "key_norm")
 
 
@@ -67,12 +69,14 @@ def check_tensors(source: ModelSource) -> None:
         "query_norm": (shape.head_dim,),
         "key_norm": (shape.head_dim,),
     }
+    there = {name.rpartition(".")[2] for name in source.tensors} | set(_OWN_VECTORS.get(shape.architecture, ()))
+    absent = [name for name in OPTIONAL_VECTORS if name not in there]
     for layer in range(shape.layers):
         expected |= {f"{layer}.{name}": size for name, size in layer_shapes.items()}
     for name, size in expected.items():
         tensor = source.tensors.get(name)
         if tensor is None:
-            if name.rpartition(".")[2] in OPTIONAL_VECTORS:
+            if name.rpartition(".")[2] in absent:
                 continue
             raise ModelLoadError(f"{source.path}: {name}: missing, expected shape {list(size)}")
         if tensor.shape != size:

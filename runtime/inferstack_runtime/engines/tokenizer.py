@@ -4,7 +4,9 @@ The words that a tokenizer splits text into before merging are named, not stored
 are those of the models' own tokenizer.json files.
 """
 
+import errno
 import json
+import mmap
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +18,25 @@ from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 
 from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.engines.shape import UnsupportedArchitecture
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}"
+_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}"
 _PATTERNS = {
-    "llama-bpe": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}",
-    "llama3": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}",
-    "qwen2": rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}",
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
     "tekken": r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 _PLAIN = ("gpt-2", "gpt2", "default", "smollm")
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")
+"""Tokenizers that take a word that is a token as it is, and whose texts begin with a token of their own unless the file says otherwise."""
 
 _ALONE = 4096
 """Characters from which a text is encoded as a batch of one: other threads of Python run meanwhile."""
@@ -123,6 +132,7 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> ModelTokenizer:
     if len(types) != len(tokens):
         raise ModelLoadError(f"{path}: tokenizer.ggml.token_type: has {len(types)} entries, expected {len(tokens)}")
     kind = metadata.get("tokenizer.ggml.model")
+    _check_room(1200 * len(tokens))
     marks = [(token, mark) for token, mark in zip(tokens, types, strict=True) if mark in (CONTROL, USER_DEFINED)]
     try:
         if kind == "gpt2":
@@ -140,17 +150,28 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> ModelTokenizer:
         raise ModelLoadError(f"{path}: tokenizer.ggml.tokens: holds a token twice")
     start, end = [], []
     first, last = (_token_number(metadata, name, len(tokens), path) for name in ("bos", "eos"))
-    if _flag(metadata, "tokenizer.ggml.add_bos_token", kind == "llama", path) and first is not None:
+    begins = kind == "llama" or metadata.get("tokenizer.ggml.pre") in _WHOLE_WORDS
+    if _flag(metadata, "tokenizer.ggml.add_bos_token", begins, path) and first is not None:
         start = [first]
     if _flag(metadata, "tokenizer.ggml.add_eos_token", False, path) and last is not None:
         end = [last]
     return ModelTokenizer(backend, start=start, end=end, byte_level=kind == "gpt2")
 
 
+def _check_room(size: int) -> None:
+    """Raise `OSError` where about `size` bytes, twice what a tokenizer takes, are not to be had: the library would end the process."""
+    mmap.mmap(-1, (32 << 20) + size).close()
+
+
 def from_file(path: Path) -> ModelTokenizer:
     """The tokenizer of a `tokenizer.json`; raises `ModelLoadError`."""
     try:
+        _check_room(24 * path.stat().st_size)
         backend = Backend.from_file(str(path))
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise ModelLoadError(f"{path}: {error.strerror}") from None
     except Exception as error:  # the library raises bare Exception
         raise ModelLoadError(f"{path}: not a tokenizer ({error})") from None
     return from_backend(backend)
@@ -199,21 +220,21 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool, path: Path) -> b
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], path: Path) -> Backend:
     pre = metadata.get("tokenizer.ggml.pre", "default")
     merges = _merges(metadata, path)
-    backend = Backend(BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre in ("llama-bpe", "llama3", "tekken")))
+    backend = Backend(BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=pre in _WHOLE_WORDS))
     backend.decoder = decoders.ByteLevel()
     if not isinstance(pre, str):
         raise ModelLoadError(f"{path}: tokenizer.ggml.pre: is {pre!r}, expected a name")
     if pre in _PATTERNS:
         split = pre_tokenizers.Split(Regex(_PATTERNS[pre]), "isolated")
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-        if pre == "qwen2":
+        if _PATTERNS[pre] == _QWEN2:
             backend.normalizer = normalizers.NFC()
     elif pre in _PLAIN:
         words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
         digits = [pre_tokenizers.Digits(individual_digits=True)] if pre == "smollm" else []
         backend.pre_tokenizer = pre_tokenizers.Sequence([*digits, words])
     else:
-        raise ModelLoadError(f"{path}: tokenizer.ggml.pre: is {pre!r}, expected one of {', '.join([*_PLAIN, *_PATTERNS])}")
+        raise UnsupportedArchitecture(f"{path}: tokenizer.ggml.pre: is {pre!r}, the native engine has {', '.join([*_PLAIN, *_PATTERNS])}")
     return backend
 
 

@@ -8,6 +8,7 @@ Raises `KernelsUnavailable` when no library loads; the message names the file an
 
 import ctypes
 import os
+import struct
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ class Library:
         self.path = Path(__file__).parent / f"_{variant}.so"
         if not self.path.exists():
             raise KernelsUnavailable(f"{self.path}: no such library; install the package anew with a C++ compiler on PATH")
+        _check_whole(self.path)
         try:
             self.c: Any = ctypes.CDLL(str(self.path))
             self._declare()
@@ -162,8 +164,14 @@ class Library:
         return int(self.c.inferstack_packed_bytes(FORMATS[packed], n, k))
 
     def pack(self, packed: str, n: int, k: int, source: int, data: NDArray[np.uint8], out: NDArray[np.uint8], panels: range) -> None:
-        """Pack some panels of `data` (row-major blocks of GGUF type `source`) into `out`, which is 64-byte aligned."""
-        if self.c.inferstack_pack(FORMATS[packed], n, k, source, data.ctypes.data, panels.start, panels.stop, out.ctypes.data):
+        """Pack some panels of `data` (row-major blocks of GGUF type `source`) into `out`, which is 64-byte aligned.
+
+        Raises `FloatingPointError` for a weight or scale that is not finite, or not once it is packed.
+        """
+        status = self.c.inferstack_pack(FORMATS[packed], n, k, source, data.ctypes.data, panels.start, panels.stop, out.ctypes.data)
+        if status == 2:
+            raise FloatingPointError(f"holds a value that is not finite, or too large for {packed}")
+        if status:
             raise ValueError(f"cannot pack type {source} of {n} x {k} as {packed}: inputs must be whole blocks and the type known")
 
     def unpack_source(self, source: int, data: NDArray[np.uint8], count: int) -> NDArray[np.float32]:
@@ -193,6 +201,17 @@ class Library:
         if self.c.inferstack_limits(threads, size, rounds, out):
             raise MemoryError(f"a buffer of {size} bytes")
         return out[0], out[1]
+
+
+def _check_whole(path: Path) -> None:
+    """Raise `KernelsUnavailable` for a library that was cut off: the system would load it and end the process at the first missing page."""
+    with path.open("rb") as file:
+        head = file.read(64)
+        size = os.fstat(file.fileno()).st_size
+    if len(head) == 64 and head[:5] == b"\x7fELF\x02":
+        (sections,), (width, count) = struct.unpack_from("<Q", head, 0x28), struct.unpack_from("<HH", head, 0x3A)
+        if sections + width * count > size:  # the table of sections is the last thing in the file
+            raise KernelsUnavailable(f"{path}: is cut off after {size} bytes; install the package anew")
 
 
 def aligned(size: int) -> NDArray[np.uint8]:

@@ -146,8 +146,11 @@ INLINE int8_t to_int8(float x) {
   return (int8_t)(x < -127 ? -127 : x > 127 ? 127 : x);
 }
 
+INLINE bool is_finite(float x) { return x - x == 0; }
+
 // Pack one panel: rows [index * 32, +32) of `src` (row-major, `source` blocks) into `out`. Rows past `n` are zero.
-void pack_panel(int format, int n, int k, int source, const uint8_t* src, int index, uint8_t* out) {
+// False where a weight or a scale is not finite, in the source or as packed.
+bool pack_panel(int format, int n, int k, int source, const uint8_t* src, int index, uint8_t* out) {
   const int groups = k / GROUP;
   const int64_t row_bytes = source_bytes(source, k);
   memset(out, 0, (size_t)panel_bytes(format, k));
@@ -188,8 +191,10 @@ void pack_panel(int format, int n, int k, int source, const uint8_t* src, int in
       }
       float w[GROUP], largest = 0, extreme = 0;
       unpack_source(source, row, g, w);
-      for (float x : w)
+      for (float x : w) {
+        if (!is_finite(x)) return false;
         if (fabsf(x) > largest) largest = fabsf(x), extreme = x;
+      }
       switch (format) {
         case F32:
           for (int i = 0; i < GROUP; i++) store(block + 4 * (i * PANEL + column), w[i]);
@@ -236,7 +241,12 @@ void pack_panel(int format, int n, int k, int source, const uint8_t* src, int in
           break;
       }
     }
+    const int own = format <= BF16 ? GROUP : 1;  // weights of a group that do not share a scale
+    for (int g = 0; g < groups; g++)
+      for (int i = 0; i < own; i++)
+        if (!is_finite(weight_of(format, out, out + header_bytes(format) + (int64_t)g * block_bytes(format), column, i))) return false;
   }
+  return true;
 }
 
 }  // namespace

@@ -36,11 +36,12 @@ EXPORT void inferstack_sizes(int32_t out[6]) {
 
 EXPORT int64_t inferstack_packed_bytes(int32_t format, int32_t n, int32_t k) { return panels(n) * panel_bytes(format, k); }
 
-// Pack panels [first, last) of a matrix; 0, or 1 for a source or shape that cannot be packed.
+// Pack panels [first, last) of a matrix; 0, or 1 for a source or shape that cannot be packed, 2 for values that are not finite.
 EXPORT int32_t inferstack_pack(int32_t format, int32_t n, int32_t k, int32_t source, const uint8_t* from, int32_t first, int32_t last,
                                uint8_t* to) {
   if (format < 0 || format >= FORMATS || k % GROUP || !source_block_bytes(source)) return 1;
-  for (int32_t i = first; i < last; i++) pack_panel(format, n, k, source, from, i, to + panel_bytes(format, k) * i);
+  for (int32_t i = first; i < last; i++)
+    if (!pack_panel(format, n, k, source, from, i, to + panel_bytes(format, k) * i)) return 2;
   return 0;
 }
 

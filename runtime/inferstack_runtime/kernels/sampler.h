@@ -117,7 +117,8 @@ struct Sampler {
       if (top == -INFINITY) return NOTHING_ALLOWED;
       if (top == INFINITY) return NOT_A_NUMBER;
     }
-    if (spec.temperature <= 0) {
+    const float scale = LOG2E / spec.temperature;
+    if (spec.temperature <= 0 || scale - scale != 0) {  // so near to 0 that only the likeliest token has a chance
       int i = 0;
       const f32x16 wanted = splat(top);
       for (; i < padded; i += 16) {
@@ -127,7 +128,7 @@ struct Sampler {
       *token = i;
       return SAMPLED;
     }
-    const f32x16 factor = splat(LOG2E / spec.temperature), shift = splat(top);
+    const f32x16 factor = splat(scale), shift = splat(top);
     const double u = uniform(spec.seed, spec.position);
     double total = 0;
     if (spec.top_k <= 0 && spec.top_p >= 1 && spec.min_p <= 0) {
@@ -183,7 +184,7 @@ struct Sampler {
       candidates.clear();
       *total = 0;
       double held = 0;
-      const float least = std::max(cut, spec.min_p);
+      const float least = std::max(cut, std::min(spec.min_p, 1.0f));
       for (int i = 0; i < padded; i += 16) {
         const f32x16 scaled = exp2((load<f32x16>(row + i) - shift) * factor);
         *total += (double)sum(scaled);

@@ -183,6 +183,7 @@ def test_templates_without_a_default_among_them_are_none(tmp_path: Path) -> None
 def test_a_tensor_in_two_files_of_a_model_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", CONFIG, random_weights(CONFIG))
     (folder / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
     with pytest.raises(ModelLoadError, match=r"other\.safetensors: \S+: stands in another file"):
         open_model(folder, None)
 

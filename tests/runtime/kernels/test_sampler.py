@@ -1,7 +1,11 @@
 """The native sampler against the definitions of its settings, in numpy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inferstack_runtime import kernels
 
@@ -142,3 +146,114 @@ def test_the_seed_and_the_position_decide_the_draw() -> None:
     assert draws == [int(sample(logits, seed=s, position=p)["token"]) for s in (1, 2) for p in range(20)]
     assert draws[:20] != draws[20:]
     assert len(set(draws[:20])) > 10
+
+
+MASK64 = (1 << 64) - 1
+
+
+def uniform(seed: int, position: int) -> float:
+    """SplitMix64's finalizer of seed and position, in [0, 1)."""
+
+    def mix(z: int) -> int:
+        z = (z + 0x9E3779B97F4A7C15) & MASK64
+        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & MASK64
+        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & MASK64
+        return z ^ z >> 31
+
+    return (mix(mix(seed) ^ mix(~position & MASK64)) >> 11) * 2.0**-53
+
+
+def expected_draws(logits: np.ndarray, seed: int, position: int, asked: dict[str, Any]) -> set[int]:
+    """What the definitions say is drawn; more than one token where rounding may decide between neighbours.
+
+    Repetition divides or multiplies once per token of prompt and answer; frequency and presence count the answer only; then come the
+    biases, the temperature, top-k, top-p of what top-k left, and min-p relative to the likeliest.
+    """
+    x, answer = logits.copy(), asked["history"][asked["prompt"] :]
+    repetition, frequency, presence = (np.float32(asked[name]) for name in ("repetition", "frequency", "presence"))
+    for token in set(asked["history"]):
+        x[token] *= 1 / repetition if x[token] > 0 else repetition
+    for token in set(answer):
+        x[token] = x[token] - frequency - presence
+        for _ in range(answer.count(token) - 1):
+            x[token] -= frequency
+    for token, value in asked["bias"].items():
+        x[token] += np.float32(value)
+    if asked["temperature"] == 0:
+        return {int(token) for token in np.flatnonzero(x >= x.max() - 1e-6 * np.abs(x).max())}
+    weights = np.exp((x - x.max()).astype(np.float64) / asked["temperature"])
+    found: set[int] = set()
+    for slack in (-1e-4, 0.0, 1e-4):  # at a limit a token may be in or out
+        order = np.argsort(-weights, kind="stable")
+        if asked["top_k"]:
+            order = order[: asked["top_k"]]
+        mass = np.cumsum(weights[order]) / (weights[order].sum() if asked["top_k"] else weights.sum())
+        count = 1 + int(np.searchsorted(mass[:-1], asked["top_p"] + slack)) if asked["top_p"] < 1 else len(order)
+        order = order[:count]
+        order = order[(weights[order] >= asked["min_p"] * (1 + slack)) | (np.arange(len(order)) == 0)]
+        if not asked["top_k"] and asked["top_p"] >= 1 and asked["min_p"] <= 0:
+            order = np.arange(len(x))
+        shares = np.cumsum(weights[order])
+        for shift in (-1e-4, 0.0, 1e-4):
+            goal = (uniform(seed, position) + shift) * shares[-1]
+            found.add(int(order[min(int(np.searchsorted(shares, goal, side="right")), len(order) - 1)]))
+    ties = weights[:, None] == weights[sorted(found)]  # equal logits may stand in either order
+    return found | {int(token) for token in np.flatnonzero(ties.any(axis=1))}
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    data=st.data(),
+    variant=st.sampled_from(kernels.supported()),
+    size=st.integers(2, 70),
+    spread=st.sampled_from([0.01, 1.0, 8.0, 60.0]),
+    temperature=st.sampled_from([0.0, 1e-45, 1e-39, 0.01, 0.1, 0.7, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 2, 5, 60, 2**31 - 1]),
+    top_p=st.sampled_from([0.0, 1e-30, 0.1, 0.5, 0.9, 0.9999, 1.0]),
+    min_p=st.sampled_from([0.0, 1e-30, 0.01, 0.3, 1.0]),
+    bias=st.sampled_from([0.0, -100.0, 100.0, 1.5]),
+)
+def test_any_settings_together_draw_what_their_definitions_say(
+    data: st.DataObject,
+    variant: str,
+    size: int,
+    spread: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    bias: float,
+) -> None:
+    drawn = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="logits"))
+    logits = (drawn.standard_normal(size) * spread).astype(np.float32)
+    history = data.draw(st.lists(st.integers(0, size - 1), max_size=12), label="history")
+    asked = {
+        "temperature": 0 if temperature < 1e-38 else temperature,  # so small that only the likeliest has a chance
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "history": history,
+        "prompt": data.draw(st.integers(0, len(history)), label="prompt"),
+        "presence": data.draw(st.sampled_from([0.0, 0.5, -2.0]), label="presence"),
+        "frequency": data.draw(st.sampled_from([0.0, 0.25, 2.0]), label="frequency"),
+        "repetition": data.draw(st.sampled_from([1.0, 1.3, 0.01, 10.0]), label="repetition"),
+        "bias": {data.draw(st.integers(0, size - 1), label="biased"): bias} if bias else {},
+    }
+    given = {name: asked[name] for name in ("top_k", "top_p", "min_p", "prompt", "presence", "frequency", "repetition")}
+    given |= {"temperature": temperature, "history": np.array(history, np.int32), "length": len(history), "biases": len(asked["bias"])}
+    given |= {"bias_tokens": np.array([*asked["bias"]], np.int32), "bias_values": np.array([*asked["bias"].values()], np.float32)}
+    for position in range(6):
+        result = sample(logits, variant=variant, seed=17, position=position, alternatives=3, **given)
+        assert result["status"] == 0
+        assert int(result["token"]) in expected_draws(logits, 17, position, asked)
+        assert result["logprob"] <= 1e-6
+        assert (np.diff(result["logprobs"][: result["alternatives"]]) <= 0).all()
+
+
+@pytest.mark.parametrize("variant", kernels.supported())
+def test_all_logprobs_sum_to_one(variant: str) -> None:
+    logits = (rng.standard_normal(20) * 5).astype(np.float32)
+    result = sample(logits, variant=variant, alternatives=20)
+    assert result["alternatives"] == 20
+    assert np.exp(result["logprobs"].astype(np.float64)).sum() == pytest.approx(1, abs=1e-5)
+    assert sorted(result["tokens"].tolist()) == list(range(20))

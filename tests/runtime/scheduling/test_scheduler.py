@@ -1,5 +1,10 @@
 """Who is computed next, and how much: no model, only shares."""
 
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from inferstack_runtime.engines.base import GenerationRequest
 from inferstack_runtime.scheduling.blocks import BlockPool
 from inferstack_runtime.scheduling.lookup import MAX_GUESS, Lookup
@@ -158,3 +163,41 @@ def test_a_lookup_learns_how_far_to_guess() -> None:
     lookup.learn(1, 0)
     assert [lookup.guess(text, 99) for _ in range(4)] == [(), (), (), (4,)]
     assert lookup.guess([*text, 99], 99) == ()
+
+
+asks = st.lists(
+    st.tuples(st.integers(1, 140), st.integers(1, 80), st.sampled_from(["", "a", "b"]), st.integers(0, 2)), min_size=1, max_size=8
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(asked=asks, blocks=st.integers(7, 20), slots=st.integers(1, 6), batch=st.sampled_from([16, 64, 128]), seed=st.integers(0, 999))
+def test_whatever_comes_everybody_ends_and_no_block_is_lost(
+    asked: list[tuple[int, int, str, int]], blocks: int, slots: int, batch: int, seed: int
+) -> None:
+    scheduler = make(blocks, slots=slots, batch=batch, context=blocks * 32)
+    coming = [(f"r{i}", length, tenant, priority) for i, (length, _, tenant, priority) in enumerate(asked)]
+    wanted = {f"r{i}": answer for i, (_, answer, _, _) in enumerate(asked)}
+    chance = random.Random(seed)
+    for _ in range(5000):
+        if coming and chance.random() < 0.5:
+            name, length, tenant, priority = coming.pop(0)
+            add(scheduler, name, length, tenant=tenant, priority=priority)
+        if not (coming or scheduler.running or len(scheduler.waiting)):
+            break
+        shares = scheduler.schedule()
+        assert len({id(share.sequence) for share in shares}) == len(shares)
+        held: list[int] = [block for sequence in scheduler.running for block in sequence.blocks]
+        assert scheduler.pool.held == len(set(held))
+        for share in shares:
+            sequence = share.sequence
+            assert 1 <= share.rows <= sequence.pending
+            assert len(sequence.blocks) * 32 >= sequence.computed + share.rows
+            scheduler.advance(share)
+            if sequence.pending == 0:
+                sequence.tokens.append(7)
+                if sequence.generated == wanted[sequence.request.request_id]:
+                    scheduler.finish(sequence)
+        scheduler.measured(shares, 0.01)
+    assert (len(scheduler.running), len(scheduler.waiting)) == (0, 0)
+    assert scheduler.pool.available == blocks
