@@ -135,11 +135,19 @@ def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file, or None when there is none."""
+    """The parsed file, or None when there is none. Raises LocalError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        whose = "it belongs to the user who brought the environment up: run the command as that one"
+        raise LocalError(
+            "unreadable_state",
+            f"{path} cannot be read: {error.strerror or error}",
+            path=str(path),
+            next_step=whose if isinstance(error, PermissionError) else "mend that and try again",
+        ) from None
     except ValueError as error:
         raise LocalError("damaged_state", f"{path} is not JSON: {error}", path=str(path), next_step="delete the file") from None
 

@@ -155,6 +155,16 @@ def test_two_commands_do_not_change_one_environment_together(tmp_path):
         pass
 
 
+def test_a_state_file_that_cannot_be_read_says_why_and_whose_it_is(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(LocalError, match=r"state\.json cannot be read: Permission denied") as caught:
+        read_json(tmp_path / "state.json")
+    assert "run the command as that one" in caught.value.next_step
+
+
 def test_a_damaged_state_file_says_which_and_what_to_do(tmp_path):
     path = tmp_path / "state.json"
     path.write_text("{")
