@@ -272,6 +272,16 @@ def test_a_stack_of_a_pull_request_above_its_ceiling_is_not_made(desk: Desk) -> 
     assert verbs(desk.calls) == ["inferstack plan"]
 
 
+@pytest.mark.parametrize("number", ["1;id", "", "../x", "-1", "prod-gke"])
+@pytest.mark.parametrize("command", [("up", IMAGE, "5"), ("down",)])
+def test_what_is_no_number_of_a_pull_request_touches_no_stack(desk: Desk, number: str, command: tuple[str, ...]) -> None:
+    before = sorted((desk.root / "stacks").iterdir())
+    done = desk.run("scripts/pr-stack", command[0], number, *command[1:])
+    assert done.returncode in (1, 2, 3)
+    assert desk.calls == []
+    assert sorted((desk.root / "stacks").iterdir()) == before
+
+
 def test_the_sweep_takes_down_what_is_over_and_nothing_else(desk: Desk) -> None:
     stacks = [{"name": "prod", "lastUpdate": "2020-01-01T00:00:00Z"}, {"name": "pr-1", "lastUpdate": "2020-01-01T00:00:00Z"}]
     stacks += [{"name": "pr-2", "lastUpdate": "2999-01-01T00:00:00Z"}, {"name": "pr-3", "lastUpdate": "2999-01-01T00:00:00Z"}]
@@ -341,7 +351,21 @@ def test_the_report_compares_with_the_base_and_names_the_scans(desk: Desk) -> No
 
 @pytest.mark.parametrize(
     "script",
-    ["comment", "deploy", "drift", "image-try", "plans", "promote", "pr-stack", "publish", "release", "sbom", "teardown", "verify"],
+    [
+        "comment",
+        "deploy",
+        "drift",
+        "image-try",
+        "plans",
+        "promote",
+        "pr-stack",
+        "publish",
+        "release",
+        "report",
+        "sbom",
+        "teardown",
+        "verify",
+    ],
 )
 def test_without_arguments_each_says_what_it_wants(desk: Desk, script: str) -> None:
     done = desk.run(f"scripts/{script}")

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 
 from inferstack.environment import Environment
-from inferstack.planning.checks import amounts, budget, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
+from inferstack.planning.checks import amounts, budget, gpus, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
 from inferstack.planning.findings import Finding
 
 Check = Callable[[Environment], Iterator[Finding]]
 
-HARDWARE: tuple[Check, ...] = hardware.CHECKS
+HARDWARE: tuple[Check, ...] = (*hardware.CHECKS, *gpus.CHECKS)
 """Can it be bought at all."""
 INDEPENDENT: tuple[Check, ...] = (
     *models.CHECKS,

@@ -1,9 +1,8 @@
-"""Can it be bought there: accelerator, region, zones, machine type, capacity, partition."""
+"""Can it be bought there: accelerator, region, zones, machine types, and does a replica fit on a node."""
 
-import re
 from collections.abc import Iterable, Iterator
 
-from inferstack.environment import Environment, GpuPool, Platform
+from inferstack.environment import Environment, Platform
 from inferstack.planning import catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
@@ -110,18 +109,18 @@ def machine(e: Environment) -> Iterator[Finding]:
         return
     kind = catalogue.machines(platform).get(name)
     if kind is None:
-        carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
+        able = carriers(e, 1)
         elsewhere = next((cloud for cloud in ("gke", "aks") if name in catalogue.machines(cloud)), None)
-        meant = None if elsewhere else catalogue.nearest(name, carriers) or catalogue.nearest(name, catalogue.machines(platform))
-        fix = f"use `{meant}`." if meant else f"use one of {', '.join(carriers) or ', '.join(catalogue.machines(platform))}."
+        meant = None if elsewhere else catalogue.nearest(name, able) or catalogue.nearest(name, catalogue.machines(platform))
+        fix = f"use `{meant}`." if meant else f"use one of {', '.join(able) or ', '.join(catalogue.machines(platform))}."
         said = (
             f"is a machine type of {elsewhere}, not of {platform}" if elsewhere else f"is no machine type of the catalogue for {platform}"
         )
         yield Finding("machine-unknown", "error", path, f"`{name}` {said}.", fix)
     elif kind.accelerator != gpu.accelerator:
-        carriers = [m.name for m in catalogue.machines(platform).values() if m.accelerator == gpu.accelerator]
+        able = carriers(e, 1)
         carries = f"carries {kind.accelerator}" if kind.accelerator else "carries no GPU"
-        fix = f"use {' or '.join(carriers[:3])}, or leave machine_type out." if carriers else "leave machine_type out."
+        fix = f"use {' or '.join(able[:3])}, or leave machine_type out." if able else "leave machine_type out."
         yield Finding("machine-without-accelerator", "error", path, f"`{name}` {carries}, not `{gpu.accelerator}`.", fix)
     else:
         yield from _count(e, kind)
@@ -130,13 +129,13 @@ def machine(e: Environment) -> Iterator[Finding]:
 def _count(e: Environment, kind: catalogue.Machine) -> Iterator[Finding]:
     per_pod = placement.gpus_per_pod(e)
     if per_pod > max(kind.counts):
-        larger = _carriers(e, per_pod)
+        larger = carriers(e, per_pod)
         fix = f"use machine_type {larger[0]}" if larger else "split over nodes with engine.pipeline_parallel"
         message = f"a replica needs {per_pod} GPUs on one node and `{kind.name}` has at most {max(kind.counts)}."
         yield Finding("machine-too-few-gpus", "error", "gpu.count", message, f"{fix}, or lower gpu.count.")
 
 
-def _carriers(e: Environment, count: int) -> list[str]:
+def carriers(e: Environment, count: int) -> list[str]:
     assert e.gpu is not None
     return [m.name for m in catalogue.machines(e.platform.value).values() if m.accelerator == e.gpu.accelerator and max(m.counts) >= count]
 
@@ -149,93 +148,10 @@ def count(e: Environment) -> Iterator[Finding]:
     if not catalogue.machines(e.platform.value):
         return
     per_pod = placement.gpus_per_pod(e)
-    if not _carriers(e, per_pod):
+    if not carriers(e, per_pod):
         most = max(max(m.counts) for m in catalogue.machines(e.platform.value).values() if m.accelerator == gpu.accelerator)
         message = f"a replica needs {per_pod} x `{gpu.accelerator}` on one node; machine types of {e.platform} have at most {most}."
         yield Finding("machine-too-few-gpus", "error", "gpu.count", message, f"set gpu.count to {most} or use a GPU with more memory.")
-
-
-def capacity(e: Environment) -> Iterator[Finding]:
-    """The machine type is sold in the way that the pool buys it."""
-    gpu = e.gpu
-    if gpu is None or e.platform not in (Platform.GKE, Platform.AKS):
-        return
-    if e.platform is Platform.AKS and gpu.capacity == "flex_start":
-        message = "AKS has no flex-start capacity."
-        yield Finding("capacity-not-offered", "error", "gpu.capacity", message, "use on_demand, spot or reservation.")
-        return
-    kind = catalogue.machines(e.platform.value).get(gpu.machine_type or "") or _only_kind(e, gpu)
-    if kind and gpu.capacity not in kind.capacity:
-        message = f"`{kind.name}` is sold as {' or '.join(kind.capacity)} only, not {gpu.capacity}."
-        others = [m for m in _carriers(e, 1) if gpu.capacity in catalogue.machines(e.platform.value)[m].capacity]
-        instead = f", or machine_type {others[0]}" if others else ""
-        yield Finding("capacity-not-offered", "error", "gpu.capacity", message, f"use capacity {kind.capacity[0]}{instead}.")
-
-
-def _only_kind(e: Environment, gpu: GpuPool) -> catalogue.Machine | None:
-    """Where nothing that carries the GPUs is sold this way: one that does, to say how it is sold."""
-    if gpu.machine_type or placement.gpu_machine(e):
-        return None
-    names = _carriers(e, placement.gpus_per_pod(e))
-    return catalogue.machines(e.platform.value)[names[0]] if names else None
-
-
-def partition(e: Environment) -> Iterator[Finding]:
-    """A MIG profile is one of the GPU, and is not shared by time as well."""
-    gpu = e.gpu
-    kind = catalogue.gpu(gpu.accelerator) if gpu else None
-    if gpu is None or kind is None or not gpu.partition:
-        return
-    if not kind.mig:
-        able = ", ".join(k.name for k in catalogue.gpus().values() if k.mig)
-        message = f"`{kind.name}` cannot be partitioned."
-        yield Finding("partition-unknown", "error", "gpu.partition", message, f"leave partition out (use gpu.sharing), or use {able}.")
-    elif gpu.partition not in kind.mig:
-        meant = catalogue.nearest(gpu.partition, kind.mig)
-        message = f"`{gpu.partition}` is no profile of `{kind.name}`."
-        yield Finding("partition-unknown", "error", "gpu.partition", message, f"use `{meant or kind.mig[0]}` of {', '.join(kind.mig)}.")
-    elif e.platform is Platform.AKS and gpu.partition != (usual := _slice_of_aks(kind, gpu.partition)):
-        message = f"AKS cuts a GPU by compute slices alone: `{gpu.partition}` would come as `{usual}`."
-        fix = f"use `{usual}`, or the next larger of {', '.join(kind.mig)}."
-        yield Finding("partition-unknown", "error", "gpu.partition", message, fix)
-    elif placement.gpus_per_pod(e) > 1:
-        message = "a model cannot be split over MIG slices."
-        yield Finding("partition-split", "error", "gpu.partition", message, "leave partition out, or set gpu.count to 1.")
-    if gpu.sharing:
-        message = "a partitioned GPU is shared by time as well."
-        yield Finding("partition-and-sharing", "error", "gpu.sharing", message, "set one of gpu.partition and gpu.sharing.")
-
-
-def _slice_of_aks(kind: catalogue.Gpu, profile: str) -> str:
-    """What AKS makes of `MIG1g` to `MIG7g`: the first profile of so many slices (learn.microsoft.com/azure/aks/gpu-multi-instance)."""
-    return next(name for name in kind.mig if name.partition(".")[0] == profile.partition(".")[0])
-
-
-def sharing(e: Environment) -> Iterator[Finding]:
-    """GKE lets at most 48 clients share a GPU by time (cloud.google.com/kubernetes-engine/docs/concepts/timesharing-gpus)."""
-    if e.gpu and e.platform is Platform.GKE and e.gpu.sharing > 48:
-        message = f"{e.gpu.sharing} clients are to share a GPU, and GKE takes at most 48."
-        yield Finding("sharing-too-many", "error", "gpu.sharing", message, "set gpu.sharing to at most 48.")
-
-
-_RESERVATIONS = {
-    Platform.GKE: (
-        r"(projects/[a-z][-a-z0-9.:]*/reservations/)?[a-z]([-a-z0-9]{0,61}[a-z0-9])?(/reservationBlocks/[a-z0-9-]+)?",
-        "the name of a reservation, or projects/PROJECT/reservations/NAME for a shared one",
-    ),
-    Platform.AKS: (
-        r"/subscriptions/[0-9a-fA-F-]{36}/resourceGroups/[^/\s]+/providers/Microsoft\.Compute/capacityReservationGroups/[^/\s]+",
-        "the id of a capacity reservation group, as `az capacity reservation group show --query id` prints it",
-    ),
-}
-
-
-def reservation(e: Environment) -> Iterator[Finding]:
-    """A reservation is named as its cloud names it."""
-    form = _RESERVATIONS.get(e.platform)
-    if e.gpu and e.gpu.reservation and form and not re.fullmatch(form[0], e.gpu.reservation, re.IGNORECASE):
-        message = f"`{e.gpu.reservation}` is no name of a reservation on {e.platform}."
-        yield Finding("reservation-invalid", "error", "gpu.reservation", message, f"give {form[1]}.")
 
 
 def system_machine(e: Environment) -> Iterator[Finding]:
@@ -292,17 +208,4 @@ def huge_pages(e: Environment) -> Iterator[Finding]:
         yield Finding("huge-pages-too-many", "error", "cloud.huge_pages", message, f"set cloud.huge_pages to at most {most}.")
 
 
-CHECKS = (
-    accelerator,
-    region,
-    zones,
-    machine,
-    count,
-    capacity,
-    partition,
-    sharing,
-    reservation,
-    system_machine,
-    node_holds_replica,
-    huge_pages,
-)
+CHECKS = (accelerator, region, zones, machine, count, system_machine, node_holds_replica, huge_pages)
