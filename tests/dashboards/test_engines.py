@@ -149,7 +149,9 @@ def test_alerts_see_these_slots_too_and_none_that_says_that_nothing_is_measured(
     met = {alert.name for alert in ALERTS for line in asks["vllm"](alert.query()) if line.labels.get("environment", "vllm") == "vllm"}
     assert "MetricsMissing" not in met
     assert "ErrorsHigh" in met
-    assert not met - {"ErrorsHigh", "Watchdog", "BudgetExceeded", "GpuXidError"} - {name for name in met if name.startswith("ErrorBudgetBurn")}
+    assert (
+        not met - {"ErrorsHigh", "Watchdog", "BudgetExceeded", "GpuXidError"} - {name for name in met if name.startswith("ErrorBudgetBurn")}
+    )
 
 
 @pytest.mark.parts
