@@ -1,7 +1,7 @@
-"""Metrics pages as other engines' servers write them, with counters that have grown for some seconds.
+"""Metrics pages as other engines' servers and NVIDIA's exporter write them, with counters that have grown for some seconds.
 
 Names, labels and bucket bounds: vLLM docs/usage/metrics.md and its V1 loggers; SGLang docs/references/production_metrics.md and its
-collector; llama.cpp tools/server/README.md.
+collector; llama.cpp tools/server/README.md; dcgm-exporter README.md and etc/default-counters.csv.
 """
 
 from collections.abc import Sequence
@@ -97,6 +97,27 @@ def llamacpp(seconds: float) -> str:
             "",
         ]
     )
+
+
+def dcgm(seconds: float) -> str:
+    """dcgm-exporter in a cluster: a GPU of a pod, an idle one, and a slice of a divided one (MIG), whose use is not measured."""
+    node = 'modelName="NVIDIA A100-SXM4-80GB",Hostname="node-a",DCGM_FI_DRIVER_VERSION="550.127.08"'
+    pod = f'gpu="0",UUID="GPU-0a",pci_bus_id="00000000:00:04.0",device="nvidia0",{node},container="runtime",namespace="inferstack",pod="p"'
+    idle = f'gpu="1",UUID="GPU-1b",pci_bus_id="00000000:00:05.0",device="nvidia1",{node}'
+    part = f'gpu="2",UUID="GPU-2c",pci_bus_id="00000000:00:06.0",device="nvidia2",{node},GPU_I_PROFILE="2g.20gb",GPU_I_ID="3"'
+    figures = {
+        ("DCGM_FI_DEV_GPU_UTIL", "gauge"): {pod: 80, idle: 0},
+        ("DCGM_FI_DEV_GPU_TEMP", "gauge"): {pod: 61, idle: 33, part: 58},
+        ("DCGM_FI_DEV_POWER_USAGE", "gauge"): {pod: 310.25, idle: 62.5, part: 250.0},
+        ("DCGM_FI_DEV_FB_USED", "gauge"): {pod: 60_000, idle: 0, part: 5_000},
+        ("DCGM_FI_DEV_FB_FREE", "gauge"): {pod: 20_000, idle: 80_000, part: 15_000},
+        ("DCGM_FI_DEV_XID_ERRORS", "gauge"): {pod: 0, idle: 0, part: 79},
+        ("DCGM_FI_DEV_THERMAL_VIOLATION", "counter"): {pod: int(5e7 * seconds), idle: 0, part: 0},
+    }
+    rows = []
+    for (name, kind), values in figures.items():
+        rows += [_head(name, kind), *(f"{name}{{{labels}}} {value}" for labels, value in values.items())]
+    return "\n".join([*rows, ""])
 
 
 PAGES = {"vllm": vllm, "sglang": sglang, "llamacpp": llamacpp}

@@ -4,7 +4,7 @@ import http.server
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -12,10 +12,11 @@ import pytest
 from inferstack.platforms.prometheus_text import counters
 from inferstack.serving.manifests.engines import profile
 from inferstack_dashboards import ALERTS, BOARDS
+from inferstack_dashboards.boards import GPU
 from inferstack_dashboards.engines import SERVERS
 from inferstack_dashboards.samples import Ask, prometheus
 from inferstack_runtime import metrics as m
-from tests.dashboards.engine_pages import MODEL, PAGES
+from tests.dashboards.engine_pages import MODEL, PAGES, dcgm
 from tests.dashboards.live.stand import scraping
 from tests.dashboards.promql import series
 
@@ -59,13 +60,13 @@ def test_gates_read_the_same_pages() -> None:
 
 
 @contextmanager
-def served(kind: str) -> Iterator[str]:
+def served(page: Callable[[float], str]) -> Iterator[str]:
     """A server that writes this page; its host and port."""
     begun = time.monotonic()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = PAGES[kind](100 + time.monotonic() - begun).encode()
+            body = page(100 + time.monotonic() - begun).encode()
             self.send_response(200)
             self.send_header("content-type", "text/plain; version=0.0.4")
             self.send_header("content-length", str(len(body)))
@@ -90,9 +91,11 @@ def served(kind: str) -> Iterator[str]:
 def asks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ask]]:
     """What the Prometheus says of each kind's environment, after a dozen scrapes."""
     with ExitStack() as running:
-        jobs = [{"job_name": "inferstack", "static_configs": [
-            {"targets": [running.enter_context(served(kind))], "labels": {"environment": kind, "slot": "blue"}} for kind in KINDS
-        ]}]  # fmt: skip
+        slots = [
+            {"targets": [running.enter_context(served(PAGES[kind]))], "labels": {"environment": kind, "slot": "blue"}} for kind in KINDS
+        ]
+        gpus = [{"targets": [running.enter_context(served(dcgm))]}]
+        jobs = [{"job_name": "inferstack", "static_configs": slots}, {"job_name": "dcgm", "static_configs": gpus}]
         address = running.enter_context(scraping(tmp_path_factory.mktemp("prometheus"), jobs, 1))
         time.sleep(15)
         end = time.time()
@@ -146,4 +149,28 @@ def test_alerts_see_these_slots_too_and_none_that_says_that_nothing_is_measured(
     met = {alert.name for alert in ALERTS for line in asks["vllm"](alert.query()) if line.labels.get("environment", "vllm") == "vllm"}
     assert "MetricsMissing" not in met
     assert "ErrorsHigh" in met
-    assert not met - {"ErrorsHigh", "Watchdog", "BudgetExceeded"} - {name for name in met if name.startswith("ErrorBudgetBurn")}
+    assert (
+        not met - {"ErrorsHigh", "Watchdog", "BudgetExceeded", "GpuXidError"} - {name for name in met if name.startswith("ErrorBudgetBurn")}
+    )
+
+
+@pytest.mark.parts
+@needs_prometheus
+def test_the_board_of_gpus_shows_what_the_exporter_says(asks: dict[str, Ask]) -> None:
+    shown = {
+        panel.title: {line.named(query.legend): round(line.values[-1], 2) for line in asks["vllm"](query.expr)}
+        for panel in GPU.panels
+        if panel.needs == "dcgm"
+        for query in panel.queries
+    }
+    first, second, third = (f"gpu {number} node-a" for number in range(3))
+    assert shown["Duty"] == {first: 80, second: 0}
+    assert shown["Memory"] == {first: 0.75, second: 0, third: 0.25}
+    assert shown["Temperature"] == {first: 61, second: 33, third: 58}
+    assert shown["Power"] == {first: 310.25, second: 62.5, third: 250}
+    assert shown["Time throttled"] == {first: pytest.approx(0.05, abs=0.01), second: 0, third: 0}
+    assert shown["XID"] == {first: 0, second: 0, third: 79}
+    alerts = {alert.name: {line.labels["gpu"] for line in asks["vllm"](alert.query())} for alert in ALERTS if alert.name.startswith("Gpu")}
+    assert alerts["GpuXidError"] == {"2"}
+    assert alerts["GpuTemperatureHigh"] == set()
+    assert asks["vllm"]("gpu_memory_usage_percent{gpu='0'}")[0].values[-1] == 75

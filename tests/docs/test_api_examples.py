@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 from conftest import child_process, process, write_keys
 
+from inferstack.serving.manifests.autoscaler import autoscaler_config
 from inferstack_runtime.autoscaler.config import AutoscalerConfig
+from tests.components.kubernetes import environment
 
 pytestmark = [pytest.mark.parts, pytest.mark.timeout(300)]
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
@@ -137,6 +140,8 @@ def test_an_example_of_the_page_does_what_it_shows(session: Session, example: Ex
         assert "targets" in json.loads(example.text), "the only JSON that is no answer is the file that the autoscaler runs with"
     elif example.language == "python":
         assert session.python(example.text).strip()
+    elif example.language == "yaml":
+        AutoscalerConfig.model_validate(autoscaler_config(environment(yaml.safe_load(example.text))))
     elif example.text.startswith(NEEDS_A_CLUSTER):
         assert subprocess.run(["bash", "-n", "-c", example.text], check=False).returncode == 0
     else:

@@ -154,5 +154,9 @@ def test_the_bundled_prometheus_finds_it_and_may_reach_it() -> None:
         if "matchLabels" in peer["podSelector"]
     ]
     assert labels in reached
+    theirs = environment({"monitoring": {"backend": "bundled"}, "engine": {"kind": "vllm"}})
+    objects = monitoring_objects(theirs, "test", "http")
+    scraped = json.loads(objects["prometheus_config"]["data"]["prometheus.yml"])["scrape_configs"][0]["relabel_configs"]
+    assert {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "http", "action": "keep"} in scraped
     other = environment({"monitoring": {"backend": "bundled"}})
     assert [one["job_name"] for one in prometheus_config(other, "test", "metrics")["scrape_configs"]] == ["inferstack"]

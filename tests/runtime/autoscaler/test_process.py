@@ -20,6 +20,7 @@ from inferstack_runtime.autoscaler.config import AutoscalerConfig, ReplicaConfig
 from inferstack_runtime.autoscaler.metrics import CATALOGUE
 from inferstack_runtime.autoscaler.observe import Look, read_metrics, sample_of
 from inferstack_runtime.autoscaler.process import Autoscaler, ScalingApp
+from inferstack_runtime.autoscaler.registry import Registration
 from inferstack_runtime.config import InvalidConfig
 
 ADMIN = {"authorization": "Bearer root"}
@@ -104,6 +105,47 @@ def cluster():
     yield found
     found.server.shutdown()
     found.server.server_close()
+
+
+class Counted:
+    """Replicas of a slot that are set without a cluster."""
+
+    dry_run = registers = False
+
+    def __init__(self, replicas):
+        self.replicas = replicas
+
+    async def read(self):
+        return self.replicas
+
+    async def write(self, replicas):
+        self.replicas = replicas
+
+
+async def test_slots_share_one_budget_and_neither_loses_what_it_has(tmp_path, cluster):
+    """8 replicas are paid for. A promotion that brings green its replicas stops blue's growth; it does not shrink the slot that serves."""
+    keys = write_keys(tmp_path / "keys.json", root={"scopes": ["inference", "admin"]})
+    target = {"metrics": [f"{cluster.url}/metrics"], "replica": {"hourly_usd": 1.25}}
+    raw = {"targets": {"blue": target, "green": target}, "keys_file": str(keys), "budget_hourly_usd": 10}
+    autoscaler = Autoscaler(AutoscalerConfig.model_validate(raw))
+    blue, green = autoscaler._scales["blue"], autoscaler._scales["green"] = Counted(3), Counted(2)
+    for key in ("blue", "green"):
+        autoscaler.slots[key] = autoscaler._scaled(Registration(key, "queue", 1, 20))
+    await autoscaler.look()
+    cluster.values |= {"waiting": 400, "cpu": 1.5}
+    await autoscaler.look()
+    assert (blue.replicas, green.replicas) == (6, 2), "blue grew by what green left of the budget"
+    assert autoscaler.metrics.value("inferstack_autoscaler_most_replicas", target="blue") == 6
+    green.replicas = 6
+    cluster.values |= {"cpu": 2.0}
+    await autoscaler.look()
+    await autoscaler.look()
+    assert (blue.replicas, green.replicas) == (6, 6), "nobody's replicas are taken, nobody gets more"
+    green.replicas = 0
+    cluster.values |= {"cpu": 3.0}
+    await autoscaler.look()
+    await autoscaler.look()
+    assert blue.replicas == 8
 
 
 @pytest.fixture

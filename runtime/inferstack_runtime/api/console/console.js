@@ -251,12 +251,17 @@ async function showAlerts() {
 
 async function chat(event) {
   event.preventDefault();
+  if (running) return; // Ctrl+Enter, while an answer comes
+  if (!$("model").value) {
+    $("answer").replaceChildren(element("p", "No model is served here: inferstack status ENV says why.", "bad"));
+    return;
+  }
   running = new AbortController();
   $("send").disabled = true;
   $("stop").disabled = false;
   $("answer").textContent = "";
   const sent = performance.now(), moments = [];
-  let slot = null, end = "stopped";
+  let slot = null, end = "The connection ended before the answer did.";
   const showTiming = () => {
     const figure = timing(sent, moments);
     figures($("timing"), [
@@ -293,6 +298,7 @@ async function chat(event) {
   }
   if (end) $("answer").append(element("p", end, end === "stopped" ? "soft" : "bad"));
   showTiming();
+  running = null;
   $("send").disabled = false;
   $("stop").disabled = true;
 }
