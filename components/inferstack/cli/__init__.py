@@ -41,7 +41,9 @@ def run(arguments: Sequence[str]) -> int:
         if result != ExitCode.INTERRUPTED:
             return result if isinstance(result, int) else int(ExitCode.DONE)
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it
-    except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
+    except (BrokenPipeError, SystemExit) as error:  # the reader of a pipe has gone, for instance `head`; click makes an exit of it
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         close_stdout()
         return int(ExitCode.DONE)
     except (KeyboardInterrupt, typer.Abort):

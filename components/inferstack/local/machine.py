@@ -21,6 +21,8 @@ from inferstack.local.layout import Layout, locked, read_json, write_json
 from inferstack.local.parts import last_lines, read_part, start_part, stop_part
 from inferstack.promotion.weights import Cohort
 
+GATEWAY = "gateway"
+"""The name of Envoy's process in records and logs."""
 APPLY_SECONDS = 10.0
 STOP_MARGIN_SECONDS = 5.0
 

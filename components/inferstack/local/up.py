@@ -17,11 +17,10 @@ from inferstack.local.errors import LocalError
 from inferstack.local.gateway import Ports
 from inferstack.local.keys import ensure_keys
 from inferstack.local.layout import Layout, locked, read_json, remember, write_json
-from inferstack.local.machine import LocalMachine, part_name
+from inferstack.local.machine import GATEWAY, LocalMachine, part_name
 from inferstack.local.parts import last_lines, read_part, start_part, stop_part
 from inferstack.local.progress import Report, phase
 
-GATEWAY = "gateway"
 CACHE = "cache"
 READY_SECONDS = 30.0
 LEAST_FREE_BYTES = 64 * 2**20

@@ -16,7 +16,7 @@ from inferstack.environment import SlotName
 from inferstack.local.errors import LocalError
 from inferstack.local.keys import read_promotion_key
 from inferstack.local.layout import read_json, write_json
-from inferstack.local.machine import LocalMachine, SlotState, part_name
+from inferstack.local.machine import GATEWAY, LocalMachine, SlotState, part_name
 from inferstack.local.parts import last_lines, read_part
 from inferstack.local.slots import runtime_config
 from inferstack.platforms.agreement import agree
@@ -82,6 +82,8 @@ class LocalPlatform(Kept):
         failure = None
         if asked and not state.alive:
             failure = f"its process ended; last lines:\n{last_lines(machine.layout, part_name(slot))}"
+        elif asked and (gateway := read_part(machine.layout, GATEWAY)) is not None and not gateway.alive:
+            failure = f"the gateway has ended; `inferstack recover {machine.layout.name}` starts it again"
         return SlotObservation(
             replicas=int(asked),
             ready=int(ready),

@@ -46,9 +46,10 @@ def preflight(journal: Journal, op: Operation, seen: Observation) -> Step:
             Outcome.REFUSED, f"live weights are {weights}, expected all on {journal.active}: `inferstack recover` sets that right"
         )
     if op.kind == "promote" and live.ready == 0 and not op.policy.allow_unhealthy_live:
+        why = live.failure or live.waiting
         return Finish(
             Outcome.REFUSED,
-            f"the live slot {journal.active} has no ready replica, so there would be no way back; "
+            f"the live slot {journal.active} has no ready replica{f' ({why})' if why else ''}, so there would be no way back; "
             "--accept-unhealthy-live promotes all the same",
         )
     drift = find_drift(journal, seen)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from inferstack import cli
 from inferstack.cli import _promotion, _records, output, run
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
@@ -224,7 +225,9 @@ def test_an_interruption_before_anything_began_is_told_too(
 
 @pytest.mark.parametrize("how", [["--json"], []], ids=["json", "lines"])
 @pytest.mark.parametrize("until", ["read_journal", "acquire_lease", "release_lease"])
-@pytest.mark.parametrize("fault", [BrokenPipeError(), OSError(28, "No space left on device")], ids=["reader gone", "disk full"])
+@pytest.mark.parametrize(
+    "fault", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")], ids=["reader gone", "disk full"]
+)
 @pytest.mark.parametrize("bad", [False, True], ids=["good", "bad"])
 def test_a_promotion_goes_on_when_nobody_reads_what_it_says_and_ends_with_its_own_code(
     world: World, monkeypatch: pytest.MonkeyPatch, how: list[str], until: str, fault: OSError, bad: bool
@@ -246,6 +249,17 @@ def test_a_promotion_goes_on_when_nobody_reads_what_it_says_and_ends_with_its_ow
     assert converged(world) is None
     assert world.weights is not None
     assert world.weights.sole is (BLUE if bad else GREEN)
+
+
+def test_a_reader_that_has_gone_is_no_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    for arguments in (["history", "local"], ["history", "local", "--json"], ["drift", "local"]):
+        monkeypatch.setattr(sys, "stdout", Gone())
+        monkeypatch.setattr(cli, "close_stdout", lambda: monkeypatch.setattr(sys, "stdout", io.StringIO()))
+        assert run(arguments) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -13,6 +13,7 @@ from inferstack.local import layout as layouts
 from inferstack.local.gateway import Ports, routes
 from inferstack.local.layout import Layout, read_json, write_json
 from inferstack.local.machine import LocalMachine, SlotState
+from inferstack.local.parts import Part
 from inferstack.local.slots import runtime_config
 from inferstack.platforms import local as adapter
 from inferstack.platforms.local import LocalPlatform
@@ -233,6 +234,24 @@ def test_killed_at_any_change_of_this_machine_one_rerun_converges(make: Callable
             )
             survived += 1
     print(f"{case} on the local adapter: {survived} of {2 * total} crash points survived (writes of files and processes)")
+
+
+def test_a_gateway_that_has_ended_is_said_and_not_waited_for(make: Callable[[], Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, asked = make(), adapter.read_part
+
+    def part(layout: Layout, name: str) -> object:
+        ended = name == "gateway" and "start green" in machine.recorder.changes
+        return Part("gateway", "token", ()) if ended else asked(layout, name)
+
+    monkeypatch.setattr(adapter, "read_part", part)
+    monkeypatch.setattr(machine, "healthy", lambda slot: "start green" not in machine.recorder.changes)
+    began = machine.time
+    for outcome, words in ((Outcome.REVERTED, "green failed"), (Outcome.REFUSED, "the live slot blue has no ready replica")):
+        ended = promote(machine, "a")
+        assert ended.entry is not None
+        assert (ended.outcome, words in ended.entry.reason) == (outcome, True)
+        assert "the gateway has ended; `inferstack recover local` starts it again" in ended.entry.reason
+    assert machine.time - began < ENVIRONMENT.promotion.ready_seconds / 2
 
 
 def test_a_configuration_that_somebody_edited_is_drift_and_no_spec(make: Callable[[], Machine]) -> None:

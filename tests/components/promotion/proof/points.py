@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from inferstack.local.machine import GATEWAY
 from inferstack.local.monitoring import KEEPER
 from inferstack.local.parts import read_part
-from inferstack.local.up import CACHE, GATEWAY
+from inferstack.local.up import CACHE
 from inferstack.promotion.journal import Phase
 from tests.components.promotion.proof import kills
 from tests.components.promotion.proof.arena import FAULTY, NAME, ROOT, Arena, Load, arena
