@@ -10,7 +10,7 @@ from inferstack.promotion.weights import Weights
 
 @dataclass(frozen=True)
 class Event:
-    """`kind`: phase, step, wait, rates, verdict, retry, done. `data` holds JSON values only."""
+    """`kind`: step, wait, rates, verdict, retry (docs/guide/promotion.md). `data` holds JSON values only."""
 
     kind: str
     text: str

@@ -13,6 +13,7 @@ from inferstack import cli
 from inferstack.cli import _promotion, _records, output, run
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
+from inferstack.promotion.platform import Unavailable
 from tests.components.promotion.world import BLUE, GREEN, Behaviour, Process, World, converged, version
 
 FILE = """config:
@@ -73,6 +74,28 @@ def test_events_are_one_json_object_a_line_and_the_last_says_the_state(world: Wo
     assert any(event["weights"] == {"blue": 90, "green": 10} for event in events[:-1])
     assert run(["history", "local", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["history"][0]["outcome"] == "committed"
+
+
+def test_every_key_of_every_event_is_documented(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (Path(__file__).parents[3] / "docs" / "guide" / "promotion.md").read_text().splitlines()
+    told = {words[1]: set(words) for line in lines if len(words := line.split("`")) > 2 and line.startswith("| `")}
+    slots = next(set(line.split("`")) for line in lines if line.startswith("`slots`"))
+    state = {"flaky": 0}
+
+    def flaky(name: str, process: Process) -> None:
+        state["flaky"] += 1
+        if state["flaky"] % 40 == 0:
+            raise Unavailable(f"{name}: 503")
+
+    world.before_call = flaky
+    run(["promote", "local", "--set", "slot.quantization=int8", "--json"])
+    run(["promote", "local", "--set", "slot.quantization=int8", "--json"])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["event"] for event in events} == set(told) - {"event"}
+    for event in events:
+        assert set(event) <= {"event", "time", "phase", "weights", "text"} | told[event["event"]], event
+        for slot in event.get("slots", {}).values():
+            assert set(slot) <= slots
 
 
 def test_a_canary_ends_with_both_versions_side_by_side(world: World, capsys: pytest.CaptureFixture[str]) -> None:
