@@ -118,9 +118,10 @@ def cpu_fits(e: Environment) -> Iterator[Finding]:
         if not models:
             continue
         bound = int(quantity(e.engine.kv_cache))
-        yield from _cache_bound(e, models, bound)
         needed, limit = fit.host_bytes(models, bound), quantity(group.resources.memory)
-        if needed > limit:
+        if needed <= limit:
+            yield from _cache_bound(e, models, bound)
+        else:
             message = (
                 f"a replica needs {fit.gib(needed)} (weights and process {fit.gib(needed - bound)}, cache {fit.gib(bound)}) "
                 f"and gets {fit.gib(limit)}."

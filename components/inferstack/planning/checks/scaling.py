@@ -127,6 +127,8 @@ def promotion_room(e: Environment) -> Iterator[Finding]:
     room = headroom(e)
     if room is None or e.gpu is None or room.kind == "surge":
         return
+    if room.kind == "none" and any(True for check in (pool_holds_slot, quota) for found in check(e) if found.severity == "error"):
+        return  # a pool or a quota that does not hold one slot at its most is said to be so
     extra = e.gpu.max_nodes + room.both - room.available
     raise_it = f"set gpu.max_nodes to {extra}" + (
         " and raise the quota" if e.gpu.quota is not None and room.available < e.gpu.max_nodes else ""

@@ -35,6 +35,8 @@ def grace(e: Environment) -> Iterator[Finding]:
 def gateway(e: Environment) -> Iterator[Finding]:
     """The gateway waits at least as long as a leaving replica and as the longest answer."""
     timeout = e.gateway.timeout_seconds
+    if e.platform is not Platform.LOCAL and e.drain.grace_seconds > AUTOSCALER_GRACE_SECONDS and timeout >= AUTOSCALER_GRACE_SECONDS:
+        return  # the drain must become shorter than this anyway
     if timeout < max(1, e.drain.seconds):
         message = f"the gateway cuts a request after {timeout:g} s, and a leaving replica would go on for {e.drain.seconds:g} s."
         fix = f"set gateway.timeout_seconds to at least {max(1, e.drain.seconds):g}, or lower drain.seconds."
@@ -82,6 +84,8 @@ def spot_notice(e: Environment) -> Iterator[Finding]:
     notice = SPOT_NOTICE_SECONDS.get(e.platform)
     if e.gpu is None or e.gpu.capacity != "spot" or notice is None or e.drain.grace_seconds <= notice:
         return
+    if not e.gpu.on_demand_floor:
+        return  # a pool without a floor is said to be one, with the same ways out
     message = f"a spot node of {e.platform} gives pods {notice} s, and grace is {e.drain.grace_seconds:g} s: longer streams are cut."
     fix = "let clients repeat them, keep an on_demand_floor, or use capacity on_demand."
     yield Finding("spot-notice", "warning", "drain.grace_seconds", message, fix)
