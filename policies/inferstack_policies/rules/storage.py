@@ -19,6 +19,8 @@ def public(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             yield "adminUserEnabled", "one password opens the whole registry."
         if r.props.get("anonymousPullEnabled") is True:
             yield "anonymousPullEnabled", "everybody may pull images, with the weights in them."
+    if r.type == "azure-native:redisenterprise:RedisEnterprise" and r.props.get("publicNetworkAccess") != "Disabled":
+        yield "publicNetworkAccess", "the cache, with prompts and answers, has an address on the internet."
 
 
 def encrypted(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -62,9 +64,9 @@ RULES = (
         "storage-private",
         "error",
         "Weights are what was paid for, and may not be given away.",
-        "Enforce public access prevention; no registry passwords.",
+        "Enforce public access prevention; no registry passwords; caches inside the network.",
         ("CKV_GCP_29", "CKV_GCP_114", "CKV_AZURE_59", "CKV_AZURE_137", "CKV_AZURE_138", "GCP-0001", "AZU-0007"),
-        frozenset({"Bucket", "StorageAccount", "Registry"}),
+        frozenset({"Bucket", "StorageAccount", "Registry", "RedisEnterprise"}),
         public,
     ),
     Rule(

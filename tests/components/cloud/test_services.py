@@ -63,6 +63,15 @@ def test_azure_managed_redis_takes_the_workloads_entra_token_and_no_key() -> Non
     assert set(assignment["user"]) == {"objectId"}
 
 
+def test_azure_managed_redis_has_an_address_of_the_network_only() -> None:
+    assert one("aks", "RedisEnterprise").inputs["publicNetworkAccess"] == "Disabled"
+    endpoint = one("aks", "PrivateEndpoint").inputs
+    assert [connection["groupIds"] for connection in endpoint["privateLinkServiceConnections"]] == [["redisEnterprise"]]
+    assert one("aks", "PrivateZone").inputs["privateZoneName"] == "privatelink.redis.azure.net"
+    assert one("aks", "VirtualNetworkLink").inputs["registrationEnabled"] is False
+    assert one("aks", "PrivateDnsZoneGroup").parent.endswith("::own-cache")
+
+
 @pytest.mark.parametrize("cloud", ["gke", "aks"])
 @pytest.mark.parametrize("by_identity", [True, False])
 def test_a_managed_cache_reaches_the_slots_as_a_secret_only(cloud: str, by_identity: bool) -> None:

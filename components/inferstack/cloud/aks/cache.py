@@ -8,6 +8,8 @@ import pulumi_azure_native as azure
 from inferstack.planning.caches import cache_size
 
 _PORT = 10000
+_PRIVATE_ZONE, _PRIVATE_GROUP = "privatelink.redis.azure.net", "redisEnterprise"
+"""Private DNS zone and subresource of Azure Managed Redis (learn.microsoft.com/azure/private-link/private-endpoint-dns)."""
 
 
 class AksCacheArgs(TypedDict):
@@ -21,12 +23,14 @@ class AksCacheArgs(TypedDict):
     """Memory that must be usable, for instance `8Gi`."""
     high_availability: NotRequired[bool]
     """A replica that takes over."""
+    subnet: NotRequired[pulumi.Input[str]]
+    """Id of the subnet that gives the cache its private address; without one it is reached by its public name."""
     clients: NotRequired[list[pulumi.Input[str]]]
     """Object ids of the identities that may connect, by their Entra token alone; without any, whoever has the access key may."""
 
 
 class AksCache(pulumi.ComponentResource):
-    """One cache with one database. The escape hatch is `cache`, the native resource."""
+    """One cache with one database, inside the network where a subnet is given. The escape hatch is `cache`, the native resource."""
 
     url: pulumi.Output[str]
     """Address that the slots use, with the access key where there is one; a secret."""
@@ -42,7 +46,7 @@ class AksCache(pulumi.ComponentResource):
             sku={"name": size},
             high_availability="Enabled" if args.get("high_availability") else "Disabled",
             minimum_tls_version="1.2",
-            public_network_access="Enabled",
+            public_network_access="Disabled" if "subnet" in args else "Enabled",
             opts=child,
         )
         database = azure.redisenterprise.Database(
@@ -70,7 +74,45 @@ class AksCache(pulumi.ComponentResource):
                 opts=child,
             )
         self.url = self._address(args["resource_group"], None if clients else database)
+        if "subnet" in args:
+            named = self._private_address(name, args, args["subnet"], child)
+            self.url = pulumi.Output.all(self.url, named.id).apply(lambda found: found[0])  # before, its name means the public address
         self.register_outputs({"url": self.url})
+
+    def _private_address(
+        self, name: str, args: AksCacheArgs, subnet: pulumi.Input[str], child: pulumi.ResourceOptions
+    ) -> azure.network.PrivateDnsZoneGroup:
+        """An address of the subnet, which the cache's own name means inside the network."""
+        group = args["resource_group"]
+        endpoint = azure.network.PrivateEndpoint(
+            f"{name}-endpoint",
+            resource_group_name=group,
+            location=args["region"],
+            subnet={"id": subnet},
+            private_link_service_connections=[
+                {"name": "cache", "private_link_service_id": self.cache.id, "group_ids": [_PRIVATE_GROUP]},
+            ],
+            opts=child,
+        )
+        zone = azure.privatedns.PrivateZone(
+            f"{name}-zone", resource_group_name=group, location="Global", private_zone_name=_PRIVATE_ZONE, opts=child
+        )
+        link = azure.privatedns.VirtualNetworkLink(
+            f"{name}-zone-link",
+            resource_group_name=group,
+            location="Global",
+            private_zone_name=zone.name,
+            registration_enabled=False,
+            virtual_network={"id": pulumi.Output.from_input(subnet).apply(lambda found: found.partition("/subnets/")[0])},
+            opts=child,
+        )
+        return azure.network.PrivateDnsZoneGroup(
+            f"{name}-zone-group",
+            resource_group_name=group,
+            private_endpoint_name=endpoint.name,
+            private_dns_zone_configs=[{"name": "redis", "private_dns_zone_id": zone.id}],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[link]),
+        )
 
     def _address(self, resource_group: pulumi.Input[str], keys_of: azure.redisenterprise.Database | None) -> pulumi.Output[str]:
         """The cache's address, with the access key of a database that has one."""

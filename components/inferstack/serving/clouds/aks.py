@@ -74,6 +74,7 @@ def create(environment: Environment, name: str) -> CloudSide:
                 "region": region,
                 "size": environment.cache.size,
                 "high_availability": environment.cache.high_availability,
+                "subnet": cluster.subnet,
                 "clients": [storage.principal_id] if environment.cache.identity else [],
             },
             options,
