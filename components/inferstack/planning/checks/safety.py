@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Environment, Platform
+from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Cloud, Environment, Platform
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
@@ -201,9 +201,9 @@ def other_platforms(e: Environment) -> Iterator[Finding]:
             yield Finding("setting-without-effect", "warning", path, message, f"leave it out, or set platform to {platform}.")
     if e.platform in (Platform.GKE, Platform.AKS):
         return
-    others = {"project", "subscription", "huge_pages"}  # said above, or no valid value here
-    given = {"region": e.region} | {f"cloud.{key}": True for key in sorted(e.cloud.model_fields_set - others)}
-    for path in (path for path, value in given.items() if value):
+    said = ("project", "subscription", "huge_pages")  # above, or as no valid value here
+    given = [key for key in Cloud.model_fields if key not in said and getattr(e.cloud, key) != getattr(Cloud(), key)]
+    for path in (["region"] if e.region else []) + [f"cloud.{key}" for key in given]:
         message = f"it has no effect: platform is {e.platform}, where no cluster is made."
         yield Finding("setting-without-effect", "warning", path, message, "leave it out, or set platform to gke or aks.")
 

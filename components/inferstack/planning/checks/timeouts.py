@@ -109,16 +109,12 @@ _PROCESS_START = 10
 
 
 def pre_stop(e: Environment) -> Iterator[Finding]:
-    """A leaving replica goes on accepting until the gateway's own look at it has failed; an engine image does so while it drains, too."""
+    """A leaving replica goes on accepting until its removal has reached every gateway; an engine image does so while it drains, too."""
     given, path = e.drain.pre_stop_seconds, "drain.pre_stop_seconds"
     given += e.drain.seconds if e.engine.kind in ENGINE_IMAGES else 0
-    if e.platform is not Platform.LOCAL and given < _GATEWAY_NOTICE:
-        message = (
-            f"a leaving replica goes on accepting for {given:g} s, and gateways send to it for up to {_GATEWAY_NOTICE} s: requests fail."
-        )
-        yield Finding("pre-stop-short", "warning", path, message, f"set {path} to {_GATEWAY_NOTICE} or more; the default is 10.")
+    if e.platform is not Platform.LOCAL and given < 1:
+        message = f"a replica that leaves accepts for {given:g} s more, and gateways learn of it a second or more later: requests fail."
+        yield Finding("pre-stop-short", "warning", path, message, f"set {path} to 3 or more; the default is 10.")
 
 
-_GATEWAY_NOTICE = 5
-"""Seconds until the endpoints' removal has reached every proxy: one period of the gateway's health checks."""
 CHECKS = (grace, gateway, spot_notice, ready, pre_stop)
