@@ -67,7 +67,7 @@ async def create(service: Service, request: Request) -> Response | Stream:
     served = await service.model(request, values["model"])
     if asked is None or asked.model is not served.loaded:
         long = len(body) > LONG_TEXT or bool(values["tools"] or values["response_format"])  # grammars of large schemas take long too
-        asked = service.chats.keep(tenant, body, await in_turn(long, lambda: _asked(values, served, tenant)))
+        asked = service.chats.keep(request, body, await in_turn(long, lambda: _asked(values, served, tenant)))
     run = await service.run(request, served, asked.generates[0])
     writer = _Writer(run, values, served.loaded, served.name, int(service.clock()), asked.more)
     if values["stream"]:

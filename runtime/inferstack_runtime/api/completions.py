@@ -88,7 +88,7 @@ async def create(service: Service, request: Request) -> Response | Stream:
     model = served.loaded
     if asked is None or asked.model is not model:
         generates = await in_turn(len(body) > LONG_TEXT, lambda: [_generate(values, prompt, model, tenant) for prompt in values["prompt"]])
-        asked = service.completions.keep(tenant, body, Asked(values, model, generates))
+        asked = service.completions.keep(request, body, Asked(values, model, generates))
     runs = await service.runs(request, served, asked.generates)
     writer = _Writer(runs, asked.generates, values, model, served.name, int(service.clock()))
     ready = all(run.ready for run in runs)

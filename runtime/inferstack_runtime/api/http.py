@@ -107,6 +107,12 @@ class Request:
                 return bytes(value)
         return None
 
+    @property
+    def cache_control(self) -> set[bytes]:
+        """What `Cache-Control` asks for, in lower case."""
+        control = self.header(b"cache-control")
+        return {word.strip() for word in control.lower().split(b",")} if control else set()
+
     def query(self) -> dict[str, str]:
         """Query parameters; the last of a repeated name counts."""
         text = self.scope.get("query_string", b"").decode("latin-1")

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+from inferstack_runtime.api.http import Request
 from inferstack_runtime.api.parameters import Generate
 from inferstack_runtime.engines.base import LoadedModel
 
@@ -39,8 +40,11 @@ class Prepared:
             self._kept.move_to_end((tenant, body))
         return found
 
-    def keep(self, tenant: str, body: bytes, asked: Asked) -> Asked:
-        """Remember a request if its answer may be cached; the request."""
+    def keep(self, request: Request, body: bytes, asked: Asked) -> Asked:
+        """Remember what was read of a request if it and its answer may be kept; what was read."""
+        if b"no-store" in request.cache_control:
+            return asked
+        tenant = request.caller.tenant
         if len(body) <= _MOST_BYTES and all(generate.repeatable for generate in asked.generates):
             self._kept[tenant, body] = asked
             if len(self._kept) > _MOST_ENTRIES:

@@ -82,8 +82,7 @@ class ResponseCache:
             if text not in config.class_ttl_seconds:
                 raise invalid(f"`X-Cache-Class` must be one of {', '.join(sorted(config.class_ttl_seconds))}.", "X-Cache-Class")
             ttl = config.class_ttl_seconds[text]
-        control = request.header(b"cache-control")
-        words = {word.strip() for word in control.lower().split(b",")} if control else set()
+        words = request.cache_control
         store = b"no-store" not in words
         semantic = config.semantic.enabled and request.path in config.semantic.routes
         return Policy(store and b"no-cache" not in words, store, ttl, semantic)

@@ -5,6 +5,8 @@ import json
 import pytest
 from conftest import running, write_keys
 
+from inferstack_runtime.access.keys import Caller
+from inferstack_runtime.api.http import Request
 from inferstack_runtime.api.prepared import Prepared
 
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 5}
@@ -30,6 +32,7 @@ async def test_a_request_whose_answer_may_not_be_cached_is_not_kept():
     async with running() as run:
         for changed in ({"temperature": 1}, {"messages": [{"role": "user", "content": "x" * 20_000}], "max_tokens": 1}):
             await run.post("/v1/chat/completions", {**CHAT, **changed})
+        await run.post("/v1/chat/completions", CHAT, **{"cache-control": "no-store, max-age=0"})
         assert not run.service.chats._kept
 
 
@@ -66,10 +69,11 @@ def test_the_least_recently_asked_leaves_first(monkeypatch):
     monkeypatch.setattr(prepared, "_MOST_ENTRIES", 2)
     kept = Prepared()
     asked = prepared.Asked({}, None, [])
+    request = Request.internal("/", b"", Caller("t", "default", frozenset(), "k"))
     for body in (b"1", b"2"):
-        kept.keep("t", body, asked)
+        kept.keep(request, body, asked)
     assert kept.find("t", b"1") is asked
-    kept.keep("t", json.dumps(3).encode(), asked)
+    kept.keep(request, json.dumps(3).encode(), asked)
     assert kept.find("t", b"2") is None
     assert kept.find("t", b"1") is asked
     assert kept.find("other", b"1") is None
