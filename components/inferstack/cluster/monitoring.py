@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from inferstack.cluster.monitoring_servers import server_objects
-from inferstack.cluster.names import SLOT_LABEL, component_labels, metadata
+from inferstack.cluster.names import AUTOSCALER, SLOT_LABEL, component_labels, metadata
 from inferstack.environment import Environment
 from inferstack.planning.savings import fixed_hourly_usd, replica_hourly_usd
 from inferstack_dashboards import Settings
@@ -50,13 +50,17 @@ def monitoring_objects(environment: Environment, name: str, port: str = METRICS_
         for uid, text in texts.items()
     }
     if backend == "operator":
-        found["scrape"] = _pod_monitor(environment, name, port, "monitoring.coreos.com/v1")
+        found |= _pod_monitors(environment, name, port, "monitoring.coreos.com/v1")
         found["rules"] = _rules(environment, "monitoring.coreos.com/v1", "PrometheusRule")
     elif backend == "gmp":
-        found["scrape"] = _pod_monitoring(environment, name, port)
+        found["scrape"] = _pod_monitoring(
+            environment, name, "inferstack", port, _selector(), {"fromPod": [{"from": SLOT_LABEL, "to": "slot"}]}
+        )
+        if environment.scaling.renderer == "autoscaler":
+            found["scrape_autoscaler"] = _pod_monitoring(environment, name, "autoscaler", "http", _autoscaler(), {})
         found["rules"] = _rules(environment, "monitoring.googleapis.com/v1", "Rules")
     else:
-        found["scrape"] = _pod_monitor(environment, name, port, "azmonitoring.coreos.com/v1")
+        found |= _pod_monitors(environment, name, port, "azmonitoring.coreos.com/v1")
     return found
 
 
@@ -102,40 +106,51 @@ def _selector() -> dict[str, Any]:
     return {"matchLabels": {"app.kubernetes.io/name": "inferstack"}, "matchExpressions": [{"key": SLOT_LABEL, "operator": "Exists"}]}
 
 
-def _pod_monitor(environment: Environment, name: str, port: str, api: str) -> dict[str, Any]:
+def _autoscaler() -> dict[str, Any]:
+    """The pod of this kit's autoscaler."""
+    return {"matchLabels": component_labels("autoscaler")}
+
+
+def _pod_monitors(environment: Environment, name: str, port: str, api: str) -> dict[str, dict[str, Any]]:
     source = "__meta_kubernetes_pod_label_" + "".join(c if c.isalnum() else "_" for c in SLOT_LABEL)
+    slot = {"sourceLabels": [source], "targetLabel": "slot"}
+    found = {"scrape": _pod_monitor(environment, name, api, MONITORING, "inferstack", port, _selector(), [slot])}
+    if environment.scaling.renderer == "autoscaler":
+        found["scrape_autoscaler"] = _pod_monitor(environment, name, api, AUTOSCALER, "autoscaler", "http", _autoscaler(), [])
+    return found
+
+
+def _pod_monitor(
+    environment: Environment, name: str, api: str, meta: str, job: str, port: str, selector: dict[str, Any], more: list[dict[str, Any]]
+) -> dict[str, Any]:
     relabel = [
-        {"sourceLabels": [source], "targetLabel": "slot"},
+        *more,
         {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"},
         {"targetLabel": "environment", "replacement": name},
-        {"targetLabel": "job", "replacement": "inferstack"},
+        {"targetLabel": "job", "replacement": job},
     ]
-    endpoint = {"port": port, "interval": SCRAPE_INTERVAL, "relabelings": relabel}
     spec = {
-        "selector": _selector(),
+        "selector": selector,
         "namespaceSelector": {"matchNames": [environment.namespace]},
-        "podMetricsEndpoints": [endpoint],
+        "podMetricsEndpoints": [{"port": port, "interval": SCRAPE_INTERVAL, "relabelings": relabel}],
     }
-    return {"apiVersion": api, "kind": "PodMonitor", "metadata": metadata(MONITORING, environment.namespace, _labels()), "spec": spec}
+    return {"apiVersion": api, "kind": "PodMonitor", "metadata": metadata(meta, environment.namespace, _labels()), "spec": spec}
 
 
-def _pod_monitoring(environment: Environment, name: str, port: str) -> dict[str, Any]:
+def _pod_monitoring(
+    environment: Environment, name: str, job: str, port: str, selector: dict[str, Any], labels: dict[str, Any]
+) -> dict[str, Any]:
     """Google's own object; it keeps `instance`, `job` and `namespace` to itself, so that `job` is the name of this object."""
+    renamed = [{"action": "replace", "targetLabel": "environment", "replacement": name}]
     spec = {
-        "selector": _selector(),
-        "endpoints": [
-            {
-                "port": port,
-                "interval": SCRAPE_INTERVAL,
-                "metricRelabeling": [{"action": "replace", "targetLabel": "environment", "replacement": name}],
-            }
-        ],
-        "targetLabels": {"metadata": ["pod", "container"], "fromPod": [{"from": SLOT_LABEL, "to": "slot"}]},
+        "selector": selector,
+        "endpoints": [{"port": port, "interval": SCRAPE_INTERVAL, "metricRelabeling": renamed}],
+        "targetLabels": {"metadata": ["pod", "container"], **labels},
     }
     return {
         "apiVersion": "monitoring.googleapis.com/v1",
         "kind": "PodMonitoring",
-        "metadata": metadata("inferstack", environment.namespace, _labels()),
+        "metadata": metadata(job, environment.namespace, _labels()),
         "spec": spec,
     }
 

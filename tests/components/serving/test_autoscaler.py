@@ -160,3 +160,19 @@ def test_the_bundled_prometheus_finds_it_and_may_reach_it() -> None:
     assert {"source_labels": ["__meta_kubernetes_pod_container_port_name"], "regex": "http", "action": "keep"} in scraped
     other = environment({"monitoring": {"backend": "bundled"}})
     assert [one["job_name"] for one in prometheus_config(other, "test", "metrics")["scrape_configs"]] == ["inferstack"]
+
+
+@pytest.mark.parametrize("backend", ["operator", "gmp", "azure"])
+def test_every_other_backend_scrapes_it_too(backend: str) -> None:
+    given: dict[str, Any] = {"monitoring": {"backend": backend}}
+    if backend in ("gmp", "azure"):
+        given |= {"platform": {"gmp": "gke", "azure": "aks"}[backend], "region": "x", "cloud": {"project": "p"} if backend == "gmp" else {}}
+    objects = monitoring_objects(environment({**SCALED, **given}), "test")
+    found = objects["scrape_autoscaler"]
+    labels = autoscaler_objects(environment(SCALED))["deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["spec"]["selector"] == {"matchLabels": labels}
+    ((endpoint,),) = (found["spec"].get("podMetricsEndpoints") or found["spec"]["endpoints"],)
+    (container,) = autoscaler_objects(environment(SCALED))["deployment"]["spec"]["template"]["spec"]["containers"]
+    assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    assert found["metadata"]["name"] != objects["scrape"]["metadata"]["name"]
+    assert "scrape_autoscaler" not in monitoring_objects(environment(given), "test")
