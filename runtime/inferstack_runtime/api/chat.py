@@ -76,8 +76,9 @@ async def create(service: Service, request: Request) -> Response | Stream:
 
 
 def _asked(values: dict[str, Any], served: Served, tenant: str) -> Asked:
+    model = served.loaded
     tools = read_tools(values["tools"], values["tool_choice"], served.template, values["parallel_tool_calls"])
-    return Asked(values, served.loaded, [chat_generate(values, served, tenant, tools)], tools)
+    return Asked(values, model, [chat_generate(values, served, tenant, tools)], tools)
 
 
 def chat_generate(values: dict[str, Any], served: Served, tenant: str, tools: Tools | None = None) -> Generate:
@@ -112,11 +113,12 @@ def _question(messages: list[dict[str, Any]], tools: Tools | None, wanted: int |
 
 def chat_tokens(served: Served, messages: list[dict[str, Any]], tools: Tools | None = None) -> tuple[int, ...]:
     """Token ids of the rendered conversation; raises ApiError 400 for a model without a chat template."""
+    model = served.loaded
     if served.template is None:
         raise invalid(f"The model {served.name!r} has no chat template; use /v1/completions.", "model")
     text = served.template.render(messages, tools.for_template if tools and tools.offered else None)
     # The template writes the special tokens itself.
-    return tokens_of(served.loaded, text, "messages", False)
+    return tokens_of(model, text, "messages", False)
 
 
 class _Writer:

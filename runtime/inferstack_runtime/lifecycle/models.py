@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inferstack_runtime import metrics as catalogue
+from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.config import LifecycleConfig, ModelConfig
 from inferstack_runtime.engines.base import EngineStats, LoadedModel, ModelLoadError, StepOutput
 from inferstack_runtime.lifecycle.engine_loop import EngineLoop
@@ -25,12 +26,11 @@ Loader = Callable[[ModelConfig, Progress], LoadedModel]
 """Loads a model in a worker thread; reports (phase, share done); raises ModelLoadError."""
 
 
-class Unavailable(Exception):
-    """The model cannot answer now; the message says why, `retry_after_seconds` when to ask again."""
+class Unavailable(ApiError):
+    """The model cannot answer now; the message says why. Wherever a request meets it, its answer is 503."""
 
-    def __init__(self, message: str, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, code="model_not_ready", reason="not_ready", headers={"retry-after": "2"})
 
 
 @dataclass

@@ -1,4 +1,5 @@
 import asyncio
+import importlib
 import time
 
 import pytest
@@ -197,3 +198,22 @@ async def test_a_name_with_a_slash_is_found_however_its_client_writes_it(tmp_pat
         assert (await run.client.get("/v1/models/org/other")).json()["error"]["code"] == "model_not_found"
         assert (await run.client.delete("/api/v1/models/org/name")).json()["status"] == "unloaded"
         assert (await run.client.get("/v1/files/a/b")).json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/inference", "/chat/stream"])
+async def test_a_model_that_leaves_while_a_request_is_read_is_not_a_failure_of_the_server(path, monkeypatch):
+    text = "word " * 3000
+    async with running(context=65536) as run:
+        module = importlib.import_module(
+            f"inferstack_runtime.api.{ {'/v1/chat/completions': 'chat', '/v1/completions': 'completions'}.get(path, 'simple') }"
+        )
+
+        async def leaves_first(long, work):
+            await run.service.models.unload("fake", "request")
+            return work()
+
+        monkeypatch.setattr(module, "in_turn", leaves_first)
+        body = {"messages": [{"role": "user", "content": text}]} if "completions" in path and "chat" in path else {"prompt": text}
+        body = {"query": text} if path == "/chat/stream" else body | {"model": "fake"}
+        answer = await run.post(path, body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_ready")
