@@ -204,8 +204,8 @@ def test_an_attempt_behind_a_long_text_is_found():
 @pytest.mark.parametrize("piece", ["AB12" + "A" * 40 + "! ", "a.", "4 ", "ignore your ", "+1 ", "-----BEGIN "])
 def test_no_text_keeps_a_check_busy_for_long(piece):
     """Texts that a backtracking pattern would try in thousands of ways."""
-    text = piece * (200_000 // len(piece))
+    text = piece * (50_000 // len(piece))
     for check in (SecretsCheck(), InjectionCheck()):
         begin = time.process_time()
         check.look(text)
-        assert time.process_time() - begin < 5, type(check).__name__
+        assert time.process_time() - begin < 1.5, type(check).__name__
