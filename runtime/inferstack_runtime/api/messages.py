@@ -9,7 +9,19 @@ from inferstack_runtime.api.errors import ApiError, invalid
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_MESSAGES = 4096
 _KNOWN = frozenset(
-    {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call", "annotations", "reasoning_content"}
+    {
+        "role",
+        "content",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "refusal",
+        "audio",
+        "function_call",
+        "annotations",
+        "reasoning_content",
+        "parsed",  # what a client made of an answer's content, and sends back with it
+    }
 )
 _HARMLESS = ("prompt_cache_breakpoint",)
 """What a text part may say beside its text."""
@@ -61,7 +73,11 @@ SCHEMA: dict[str, Any] = {
             _message_schema(["system", "developer", "user"], {}, ["content"]),
             _message_schema(
                 ["assistant"],
-                {"tool_calls": {"type": "array", "items": _TOOL_CALL, "minItems": 1}, "refusal": {"type": "null"}},
+                {
+                    "tool_calls": {"type": "array", "items": _TOOL_CALL, "minItems": 1},
+                    "refusal": {"type": "null"},
+                    "parsed": {"description": "No effect."},
+                },
                 ["content"],
                 _ANSWER,
             ),
