@@ -94,7 +94,9 @@ class Decoder:
         try:
             self._cache_map = mmap.mmap(-1, max(blocks, 1) * self.block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError, OverflowError) as error:
-            raise ModelLoadError(f"KV cache of {blocks} blocks of {self.block_bytes} bytes: {error}") from None
+            raise ModelLoadError(
+                f"engine.kv_cache_bytes: no room for a KV cache of {blocks} blocks of {self.block_bytes} bytes: {error}"
+            ) from None
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._cache_map.madvise(mmap.MADV_HUGEPAGE)
         self._cache = np.frombuffer(self._cache_map, np.uint8)

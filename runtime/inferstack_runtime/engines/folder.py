@@ -186,7 +186,7 @@ def _window(config: Mapping[str, Any], layers: int, path: Path) -> int:
     if len(kinds) > 1:
         raise UnsupportedArchitecture(f"{path}: layer_types: layers with and without a sliding window, the native engine needs all alike")
     size = config.get("sliding_window", None if family == "llama" else 4096)
-    return 0 if kinds == {"full_attention"} or size is None else _whole({"sliding_window": size}, "sliding_window", path)
+    return 0 if kinds == {"full_attention"} or size in (None, 0) else _whole({"sliding_window": size}, "sliding_window", path)
 
 
 def _frequencies(rope: Mapping[str, Any], theta: float, head_dim: int, path: Path) -> NDArray[np.float64]:

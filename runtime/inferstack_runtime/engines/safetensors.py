@@ -13,25 +13,8 @@ from inferstack_runtime.engines.source import Stored
 
 TYPES = {"F32": (0, 4), "F16": (1, 2), "BF16": (30, 2)}
 """Types that are read: GGUF number and bytes per weight."""
-_OTHERS = (
-    "F64",
-    "F8_E4M3",
-    "F8_E5M2",
-    "F8_E8M0",
-    "F6_E2M3",
-    "F6_E3M2",
-    "F4",
-    "C64",
-    "BOOL",
-    "I8",
-    "I16",
-    "I32",
-    "I64",
-    "U8",
-    "U16",
-    "U32",
-    "U64",
-)
+_OTHERS: tuple[str, ...] = ("F64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F6_E2M3", "F6_E3M2", "F4", "C64")
+_OTHERS += ("BOOL", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 """Types of the format that are not read here."""
 _MAX_HEADER = 100 << 20
 
