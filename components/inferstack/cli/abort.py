@@ -2,7 +2,7 @@
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Json, Project, examples
+from inferstack.cli.output import EnvironmentName, ExitCode, JsonEvents, Project, examples
 
 
 def register(app: typer.Typer) -> None:
@@ -10,7 +10,7 @@ def register(app: typer.Typer) -> None:
     app.command("abort", epilog=examples("inferstack abort local"))(abort)
 
 
-def abort(name: EnvironmentName, project: Project = None, as_json: Json = False) -> int:
+def abort(name: EnvironmentName, project: Project = None, as_json: JsonEvents = False) -> int:
     """Give an unfinished promotion up: traffic goes back to the live slot, the new version is stopped.
 
     Exit codes: 0 turned back, 2 nothing is unfinished, 5 the platform failed or the promoter is still at work (interrupt it there).

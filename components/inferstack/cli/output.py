@@ -53,6 +53,7 @@ class Failure(Exception):
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+JsonEvents = Annotated[bool, typer.Option("--json", help="Print events, one JSON object a line: docs/guide/promotion.md.")]
 Project = Annotated[
     Path | None,
     typer.Option("--project", help="Project folder; by default the nearest one upwards with a Pulumi.yaml.", show_default=False),

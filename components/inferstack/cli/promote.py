@@ -8,7 +8,7 @@ import typer
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from inferstack.cli.output import EnvironmentName, ExitCode, Failure, Json, Project, console, examples, print_json, unheard
+from inferstack.cli.output import EnvironmentName, ExitCode, Failure, JsonEvents, Project, console, examples, print_json, unheard
 from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
 from inferstack.promotion.journal import Policy, Strategy
 from inferstack.promotion.spec import SlotSpec, flatten, impossible, with_settings
@@ -64,7 +64,7 @@ def promote(
         bool, typer.Option("--accept-unhealthy-live", help="Promote although the live slot is down and there is no way back.")
     ] = False,
     project: Project = None,
-    as_json: Json = False,
+    as_json: JsonEvents = False,
 ) -> int:
     """Promote a new version without losing a request.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, examples
+from inferstack.cli.output import EnvironmentName, JsonEvents, Project, examples
 
 if TYPE_CHECKING:
     from inferstack.cli._progress import Progress
@@ -21,7 +21,7 @@ def recover(
     name: EnvironmentName,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the lease of a promoter that may have died.")] = 45.0,
     project: Project = None,
-    as_json: Json = False,
+    as_json: JsonEvents = False,
 ) -> int:
     """Resume from the journal: finish, or revert where that is the safe way; shrink a previous slot whose rollback window is over.
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from inferstack.cli.output import EnvironmentName, Json, Project, examples
+from inferstack.cli.output import EnvironmentName, JsonEvents, Project, examples
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +16,7 @@ def rollback(
     name: EnvironmentName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accepted as `promote` has it; a rollback never asks.")] = False,
     project: Project = None,
-    as_json: Json = False,
+    as_json: JsonEvents = False,
 ) -> int:
     """Send all traffic back to the previous version, after it was verified to be healthy now.
 

@@ -152,15 +152,17 @@ def _start(made: Arena, kind: str, index: int) -> subprocess.Popen[str]:
 
 
 def kill_part(made: Arena, part: str) -> str:
-    """Kill a part of the environment; its name when it carries traffic, else nothing."""
+    """Kill a part of the environment; its name when it carries traffic, else nothing. A slot without weight may have requests still."""
     machine = made.machine
     weights = machine.weights()
     live = max(SlotName, key=lambda slot: weights[slot])
-    name = {"the live slot": part_name(live), "the new slot": part_name(live.other)}.get(part, part)
+    slots = {"the live slot": live, "the new slot": live.other}
+    slot = slots.get(part)
+    name = part_name(slot) if slot else part
     record = read_part(machine.layout, name)
     if record is None or not record.alive or record.pid is None:
         return ""
-    carries = part == "gateway" or (part != "keeper" and weights[live if part == "the live slot" else live.other] > 0)
+    carries = part == "gateway" or (slot is not None and (weights[slot] > 0 or machine.slot(slot).in_flight > 0))
     os.kill(record.pid, signal.SIGKILL)
     return name if carries else ""
 
