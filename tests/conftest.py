@@ -1,9 +1,13 @@
-"""What all tests share: commands that note something about this user do it in a folder of the test run."""
+"""What all tests share: what commands note about this user goes to a folder of the run; no example of a property is timed."""
 
 import os
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("inferstack", settings.default, deadline=None)  # how long an example takes says something about the machine only
+settings.load_profile("inferstack")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -204,7 +204,6 @@ def test_conversations_that_no_client_holds_do_no_harm(start):
 
         @settings(
             max_examples=300,
-            deadline=None,
             derandomize=True,
             database=None,
             phases=(Phase.generate, Phase.shrink),

@@ -17,7 +17,7 @@ from inferstack_runtime.engines.opening import open_model
 from tests.runtime.engines.test_architectures import CONFIG, HIDDEN, gguf_metadata, gguf_tensors, random_weights, write_folder
 
 WriteGguf = Callable[..., Path]
-often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+often = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 numbers = st.one_of(st.integers(-(2**31), 2**31 - 1), st.sampled_from([0, 1, -1, 3, 7, 33, 1 << 30]), st.floats(width=32))
 junk = st.one_of(

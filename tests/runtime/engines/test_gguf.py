@@ -47,7 +47,7 @@ def test_every_truncation_is_a_typed_error(small: Path, tmp_path: Path) -> None:
         assert 0 <= error.value.offset <= len(whole)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_changed_bytes_read_or_end_in_a_typed_error(small: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(small.read_bytes())

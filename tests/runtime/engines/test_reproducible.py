@@ -87,7 +87,7 @@ orders = st.lists(st.tuples(prompts, samplings, st.integers(1, 60), st.sampled_f
 PREEMPTED = [(START[:60], Sampling(seed=i, prompt_logprobs=True, logprobs=2, ignore_eos=True), 60, "ab"[i % 2], i % 2) for i in range(6)]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=orders, blocks=st.integers(6, 24), batch=st.sampled_from([16, 40, 256]), slots=st.integers(1, 6), together=st.integers(1, 9))
 @example(asked=PREEMPTED, blocks=9, batch=16, slots=6, together=6)
 def test_alone_and_in_any_crowd(

@@ -201,7 +201,7 @@ def expected_draws(logits: np.ndarray, seed: int, position: int, asked: dict[str
     return found | {int(token) for token in np.flatnonzero(ties.any(axis=1))}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     data=st.data(),
     variant=st.sampled_from(kernels.supported()),

@@ -170,7 +170,7 @@ asks = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(asked=asks, blocks=st.integers(7, 20), slots=st.integers(1, 6), batch=st.sampled_from([16, 64, 128]), seed=st.integers(0, 999))
 def test_whatever_comes_everybody_ends_and_no_block_is_lost(
     asked: list[tuple[int, int, str, int]], blocks: int, slots: int, batch: int, seed: int
