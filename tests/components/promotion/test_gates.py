@@ -311,7 +311,7 @@ def _shared_cores(random: Random, slower: float, streams: int, rounds: int) -> t
     return tuple(found)
 
 
-@pytest.mark.parametrize("streams", [0, 1, 8, 16])
+@pytest.mark.parametrize("streams", [8, *(pytest.param(each, marks=pytest.mark.slow) for each in (0, 1, 16))])
 def test_on_shared_cores_a_version_as_fast_or_a_little_slower_is_not_suspected_and_twice_as_slow_is(streams: int) -> None:
     random, gates = Random(streams), replace_gates(ttft_p95_seconds=60, inter_token_p95_seconds=60)
     window = stats(40)

@@ -189,7 +189,7 @@ def rollback(machine: Machine, holder: str) -> commands.Ended:
     return commands.rollback(Adapter(machine).session(holder), commands.policy_of(ENVIRONMENT))
 
 
-@pytest.mark.parametrize("case", ["promote", "reverted", "rollback"])
+@pytest.mark.parametrize("case", ["promote", pytest.param("reverted", marks=pytest.mark.slow), "rollback"])
 def test_killed_at_any_change_of_this_machine_one_rerun_converges(make: Callable[[], Machine], case: str) -> None:
     command = rollback if case == "rollback" else promote
 

@@ -37,6 +37,7 @@ def test_a_damaged_cache_file_is_packed_anew(tmp_path: Path, capsys: pytest.Capt
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_eval_passes_and_fails_by_its_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text(PROSE)
