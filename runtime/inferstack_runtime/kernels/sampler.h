@@ -184,7 +184,7 @@ struct Sampler {
       candidates.clear();
       *total = 0;
       double held = 0;
-      const float least = std::max(cut, std::min(spec.min_p, 1.0f));
+      const float least = spec.top_k > 0 ? cut : std::max(cut, std::min(spec.min_p, 1.0f));  // top-p is of all that top-k leaves
       for (int i = 0; i < padded; i += 16) {
         const f32x16 scaled = exp2((load<f32x16>(row + i) - shift) * factor);
         *total += (double)sum(scaled);

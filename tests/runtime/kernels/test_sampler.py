@@ -251,6 +251,14 @@ def test_any_settings_together_draw_what_their_definitions_say(
 
 
 @pytest.mark.parametrize("variant", kernels.supported())
+def test_top_p_is_of_what_top_k_left_also_where_min_p_takes_more(variant: str) -> None:
+    shares = np.array([0.28, 0.19, 0.14, 0.11, 0.09, 0.08, 0.07, 0.04], np.float32)
+    settings = {"temperature": 1.0, "top_k": 60, "top_p": 0.5, "min_p": 0.3}
+    drawn = {int(sample(np.log(shares), variant=variant, seed=3, position=each, **settings)["token"]) for each in range(60)}
+    assert drawn == {0, 1, 2}
+
+
+@pytest.mark.parametrize("variant", kernels.supported())
 def test_all_logprobs_sum_to_one(variant: str) -> None:
     logits = (rng.standard_normal(20) * 5).astype(np.float32)
     result = sample(logits, variant=variant, alternatives=20)
