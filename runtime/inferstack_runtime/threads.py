@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,22 +20,14 @@ async def in_turn(long: bool, work: Callable[[], T]) -> T:
 
 async def in_daemon(work: Callable[[], T], name: str) -> T:
     """As `asyncio.to_thread`, in a thread of its own that nobody waits for at the end: for work that may take minutes, or for ever."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(set_it: Callable[[T], None] | Callable[[BaseException], None], value: object) -> None:
-        if not outcome.done():
-            set_it(value)  # type: ignore[arg-type]
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # who gives up waiting ends nothing
 
     def run() -> None:
         try:
-            step = (outcome.set_result, work())
+            outcome.set_result(work())
         except BaseException as error:
-            step = (outcome.set_exception, error)  # type: ignore[assignment]
-        try:
-            loop.call_soon_threadsafe(settle, *step)
-        except RuntimeError:  # the loop is closed: the process ends
-            return
+            outcome.set_exception(error)
 
     threading.Thread(target=run, name=name, daemon=True).start()
-    return await outcome
+    return await asyncio.wrap_future(outcome)

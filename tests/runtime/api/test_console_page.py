@@ -1,17 +1,14 @@
 """The console's page in a real browser, in states that no healthy environment shows."""
 
 import json
-import shutil
 
 import pytest
 from conftest import write_keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.parts,
     pytest.mark.slow,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
 ]
 LONG = "a-very-long-name-" * 20
 MARKUP = "<img src=x onerror=alert(1)> <b>bold</b>"
@@ -26,16 +23,6 @@ STATE = {
     "slots": {"blue": SLOT, "green": {"reachable": False, "ready": False, "reason": f"no answer: {LONG}", "metrics": None}},
     "promotion": {"active": "blue", "previous": None, "kept_until": None, "operation": OPERATION, "history": [{**ENTRY, "reason": LONG}]},
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture
