@@ -1,13 +1,16 @@
 """What tests of Kubernetes objects share: environments to try, and strict validation against the API's own schema."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate.utils
 
 from inferstack.environment import Environment, lay_over, parse_environment
 
 VERSION = kubernetes_validate.latest_version()
+for slow in ("all_versions", "schema_contents"):  # it reads every definition of the API anew for each object
+    setattr(kubernetes_validate.utils, slow, cache(getattr(kubernetes_validate.utils, slow)))
 DIGEST = "sha256:" + "0" * 64
 CUSTOM_GROUPS = (
     "alb.networking.azure.io",

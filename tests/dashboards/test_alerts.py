@@ -120,6 +120,7 @@ CLEAN_PROMOTION: Series = QUIET_NIGHT | {
 @pytest.mark.parametrize(
     "series", [QUIET_NIGHT, PROBED_NIGHT, CLEAN_PROMOTION], ids=["an idle night", "a night of probes", "a clean promotion"]
 )
+@pytest.mark.slow
 def test_nothing_pages_and_no_ticket_opens(series: Series, tmp_path: Path) -> None:
     (tmp_path / "rules.json").write_text(json.dumps(rule_file(None, {})))
     firing = 'count(ALERTS{severity=~"page|ticket",alertstate="firing"}) or vector(0)'

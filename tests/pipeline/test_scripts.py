@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import typer
 
+pytestmark = pytest.mark.slow  # hundreds of short processes
+
 ROOT = Path(__file__).parents[2]
 DIGEST = "sha256:" + "c3" * 32
 REPOSITORY = "ghcr.io/owner/inferstack/runtime"
@@ -319,7 +321,6 @@ def test_a_release_names_what_main_built_and_builds_nothing(desk: Desk) -> None:
     assert (missing.returncode, "no section for 9.9.9" in missing.stderr) == (3, True)
 
 
-@pytest.mark.slow
 def test_plans_gates_every_environment_and_says_which_is_refused(desk: Desk) -> None:
     assert desk.run("scripts/plans", "out").returncode == 0
     names = {file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in (desk.root / "stacks").glob("Pulumi.*.yaml")}

@@ -16,6 +16,7 @@ STREAMS, SCRAPES, LONGEST_SECONDS = 8, 200, 0.05
 pytestmark = [
     pytest.mark.parts,
     pytest.mark.slow,
+    pytest.mark.alone,
     pytest.mark.timeout(180),
     pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not on PATH"),
 ]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class ProgramFailed(Exception):
     """The program ended with an error; the message holds what it logged last."""
 
 
+@cache
+def _set_aside() -> None:  # once: to ask whether it is done counts them all
+    gc.freeze()
+
+
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Reading the clouds' SDKs makes very many objects that all stay: to look for garbage among them is a third of a plan's time.
@@ -41,8 +47,7 @@ def _without_collection() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():
-            gc.freeze()
+        _set_aside()
         if enabled:
             gc.enable()
 

@@ -10,7 +10,7 @@ from inferstack.environment import environment_names, load_environment
 from inferstack.program.plan import plan_environment
 
 
-@pytest.mark.parametrize("platform", ["gke", "aks", "kubernetes"])
+@pytest.mark.parametrize("platform", ["gke", pytest.param("aks", marks=pytest.mark.slow), "kubernetes"])
 def test_a_new_project_can_be_planned(platform: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "My Project"
     assert run(["init", str(folder), "--platform", platform, "--json"]) == 0
