@@ -78,6 +78,15 @@ ReplicaPrice = Annotated[
     ),
 ]
 
+ReplicaSpeed = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="Output tokens per second of one replica under full load, as `inferstack bench throughput` measures them; with them "
+        "the price of a million tokens is known. Unset: a published measurement, where one holds.",
+    ),
+]
+
 
 class QualityTier(Section):
     """Replicas of the `quality` models, where an environment serves both tiers."""
@@ -85,6 +94,7 @@ class QualityTier(Section):
     replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
     replica_hourly_usd: ReplicaPrice = None
+    replica_tokens_per_second: ReplicaSpeed = None
 
 
 class Slots(Section):
@@ -96,6 +106,7 @@ class Slots(Section):
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
     replica_hourly_usd: ReplicaPrice = None
+    replica_tokens_per_second: ReplicaSpeed = None
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
     quality: QualityTier | None = Field(
         None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."

@@ -36,20 +36,29 @@ class Group:
     resources: Resources
     path: str
     replica_hourly_usd: float | None
-    """As the environment states it."""
+    tokens_per_second: float | None
+    """Price and speed of one replica, as the environment states them."""
 
 
 def groups(environment: Environment) -> tuple[Group, ...]:
     """One group, on GPU nodes where there is a pool; with both tiers the fast models run on CPU nodes, the quality ones on GPU nodes."""
     slots, models, gpu = environment.slots, tuple(enumerate(environment.models)), environment.gpu is not None
     if len({model.tier for _, model in models}) == 1:
-        return (Group(models, gpu, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd),)
+        return (Group(models, gpu, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd, slots.replica_tokens_per_second),)
     fast = tuple(row for row in models if row[1].tier == "fast")
     quality = tuple(row for row in models if row[1].tier == "quality")
     own = slots.quality or slots
     return (
-        Group(fast, False, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd),
-        Group(quality, gpu, own.replicas, own.resources, "slots.quality" if slots.quality else "slots", own.replica_hourly_usd),
+        Group(fast, False, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd, slots.replica_tokens_per_second),
+        Group(
+            quality,
+            gpu,
+            own.replicas,
+            own.resources,
+            "slots.quality" if slots.quality else "slots",
+            own.replica_hourly_usd,
+            own.replica_tokens_per_second,
+        ),
     )
 
 

@@ -102,4 +102,13 @@ def compact_placement(e: Environment) -> Iterator[Finding]:
         yield Finding("placement-zones", "error", "gpu.zones", message, f"set gpu.zones to one zone{one}, or leave compact_placement out.")
 
 
-CHECKS = (capacity, partition, sharing, reservation, compact_placement)
+def local_ssd(e: Environment) -> Iterator[Finding]:
+    """A machine type takes certain numbers of local SSDs."""
+    kind = placement.gpu_machine(e)
+    if e.gpu and e.gpu.local_ssd and kind and kind.local_ssds and e.gpu.local_ssd not in kind.local_ssds:
+        able = " or ".join(map(str, kind.local_ssds))
+        message = f"a `{kind.name}` has {able} local SSDs, not {e.gpu.local_ssd}."
+        yield Finding("local-ssd-count", "error", "gpu.local_ssd", message, f"set gpu.local_ssd to {able}, or leave it out.")
+
+
+CHECKS = (capacity, partition, sharing, reservation, compact_placement, local_ssd)
