@@ -102,6 +102,8 @@ HttpUrl = Annotated[str, Field(pattern=rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-
 GatewayPath = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}(\.{_LABEL})*$")]
 Subscription = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
 DiskImage = Annotated[str, Field(pattern=r"^(projects/[^/\s]+/)?global/images/[^/\s]+$")]
+DiskSize = Annotated[int, Field(ge=30, le=65_536, strict=True)]
+"""Boot disk in GB: AKS makes none below 30; GKE's images want no less than 12."""
 LocalDisks = Annotated[int, Field(ge=0, le=32, strict=True)]
 """Local SSDs of a machine; a3-ultragpu-8g has the most, 32."""
 Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")]

@@ -11,6 +11,7 @@ from inferstack.environment.kinds import (
     Count,
     Digest,
     DiskImage,
+    DiskSize,
     EngineKind,
     Flag,
     Fraction,
@@ -174,6 +175,9 @@ class GpuPool(Section):
     driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
     partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
     sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
+    disk_gb: DiskSize | None = Field(
+        None, description="Boot disk of a node in GB; unset: as the cloud gives it (`gke` 100, `aks` by machine)."
+    )
     local_ssd: LocalDisks = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
     image_disk: DiskImage | None = Field(
         None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."

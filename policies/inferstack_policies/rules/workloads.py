@@ -16,7 +16,7 @@ def unseen(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
                 yield Finding(resource, where, f"no rule knows the pods of the kind {resource.kind}: none judged them.")
             continue
         for where, template in pod_templates(resource):
-            spec = dict.get(template, "spec")
+            spec = dict(template).get("spec")
             for key in ("containers", "initContainers", "ephemeralContainers") if isinstance(spec, dict) else ():
                 if not _is_listed(dict.get(spec, key)):
                     yield Finding(resource, f"{where}.spec.{key}".removeprefix("."), "it is no list of containers: no rule judged them.")

@@ -194,6 +194,7 @@ def gke_pool(**changes: Any) -> dict[str, Any]:
     [
         ({"capacity": "spot"}, {"spot": True}),
         ({"capacity": "flex_start"}, {"flexStart": True, "maxRunDuration": "604800s"}),
+        ({"disk_gb": 300}, {"diskSizeGb": 300}),
         ({"local_ssd": 2}, {"ephemeralStorageLocalSsdConfig": {"localSsdCount": 2}}),
         ({"image_disk": "global/images/d"}, {"secondaryBootDisks": [{"diskImage": "global/images/d", "mode": "CONTAINER_IMAGE_CACHE"}]}),
         ({"huge_pages": 1024}, {"linuxNodeConfig": {"hugepagesConfig": {"hugepageSize2m": 1024}}}),
@@ -219,6 +220,12 @@ def test_a_gpu_can_be_partitioned_shared_and_driven_as_asked() -> None:
     assert accelerator["gpuDriverInstallationConfig"]["gpuDriverVersion"] == "LATEST"
     shared = gke_pool(sharing=4)["guestAccelerators"][0]["gpuSharingConfig"]
     assert shared == {"gpuSharingStrategy": "TIME_SHARING", "maxSharedClientsPerGpu": 4}
+
+
+def test_the_pods_of_a_gke_environment_may_read_the_bucket_that_its_models_come_from() -> None:
+    granted = {item.inputs["bucket"] for item in of_type("prod-gke", ":BucketIAMMember")}
+    mounted = {model.source.split("/")[2] for model in load_environment(ROOT / "stacks", "prod-gke").models}
+    assert mounted <= granted
 
 
 @pytest.mark.parametrize("component", [GkeGpuPool, AksGpuPool])
