@@ -17,8 +17,9 @@ def unseen(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
             continue
         for where, template in pod_templates(resource):
             spec = dict(template).get("spec")
-            for key in ("containers", "initContainers", "ephemeralContainers") if isinstance(spec, dict) else ():
-                if not _is_listed(dict.get(spec, key)):
+            known = dict(spec) if isinstance(spec, dict) else {}
+            for key in ("containers", "initContainers", "ephemeralContainers"):
+                if not _is_listed(known.get(key)):
                     yield Finding(resource, f"{where}.spec.{key}".removeprefix("."), "it is no list of containers: no rule judged them.")
 
 
