@@ -16,6 +16,7 @@ from inferstack.planning.caches import cache_size
 from inferstack.program.monitor import Registration
 from inferstack.program.plan import run_environment
 from inferstack.program.run import Run, run_function
+from inferstack.serving.clouds import aks
 from tests.components.cloud.sdk import mistakes
 from tests.components.kubernetes import validate
 
@@ -273,6 +274,15 @@ def test_the_smallest_cache_that_holds_the_size_is_taken(platform: str, size: st
 def test_a_size_that_no_node_holds_is_refused() -> None:
     with pytest.raises(ValueError, match="holds at most 46Gi"):
         cache_size("gke", "128Gi")
+
+
+def test_the_groups_of_an_environment_administer_its_cluster() -> None:
+    group = "11111111-2222-3333-4444-555555555555"
+    environment = load_environment(ROOT / "stacks", "dev-aks")
+    cloud = environment.cloud.model_copy(update={"admin_groups": (group,)})
+    made = run_function(lambda: aks.create(environment.model_copy(update={"cloud": cloud}), "own"), preview=True)  # type: ignore[arg-type, return-value]
+    [cluster] = [item for item in made.resources if item.type.endswith(":ManagedCluster")]
+    assert cluster.inputs["aadProfile"]["adminGroupObjectIDs"] == [group]
 
 
 def test_an_aks_cluster_can_be_used_alone() -> None:

@@ -14,6 +14,7 @@ def other_platforms(e: Environment) -> Iterator[Finding]:
     for path, value, platform in (
         ("cloud.project", e.cloud.project, Platform.GKE),
         ("cloud.subscription", e.cloud.subscription, Platform.AKS),
+        ("cloud.admin_groups", ", ".join(e.cloud.admin_groups), Platform.AKS),
         ("context", e.context, Platform.KUBERNETES),
     ):
         if value and e.platform is not platform:
@@ -21,7 +22,7 @@ def other_platforms(e: Environment) -> Iterator[Finding]:
             yield Finding(_RULE, "warning", path, message, f"leave it out, or set platform to {platform}.")
     if e.platform in (Platform.GKE, Platform.AKS):
         return
-    said = ("project", "subscription", "huge_pages")  # above, or as no valid value here
+    said = ("project", "subscription", "admin_groups", "huge_pages")  # above, or as no valid value here
     given = [key for key in Cloud.model_fields if key not in said and getattr(e.cloud, key) != getattr(Cloud(), key)]
     pool = [key for key in ("machine_type", "zones", "min_nodes", "driver", "disk_gb") if e.gpu and key in e.gpu.model_fields_set]
     for path in (["region"] if e.region else []) + [f"cloud.{key}" for key in given] + [f"gpu.{key}" for key in pool]:

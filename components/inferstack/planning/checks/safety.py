@@ -112,6 +112,14 @@ def _ranges(text: str) -> str:
     return f"{address.network} or {address.ip}/{address.max_prefixlen}"
 
 
+def administrators(e: Environment) -> Iterator[Finding]:
+    """AKS without local accounts obeys whom Entra ID knows; owning the subscription gives no right to the objects in a cluster."""
+    if e.platform is Platform.AKS and not e.cloud.admin_groups and e.layer.value != "slot":
+        message = "no group administers the cluster: whoever runs `pulumi up` needs a role on Kubernetes objects from elsewhere."
+        fix = "name a group, or assign the role Azure Kubernetes Service RBAC Cluster Admin (see docs/guide/clouds.md)."
+        yield Finding("administrators-unset", "info", "cloud.admin_groups", message, fix)
+
+
 def network_range(e: Environment) -> Iterator[Finding]:
     """The nodes' address range is one, and has room."""
     path, text = "cloud.network.cidr", e.cloud.network.cidr
@@ -209,4 +217,4 @@ def engine_image(e: Environment) -> Iterator[Finding]:
         yield Finding("cache-unused", "warning", "cache.backend", message, "leave cache.backend out, or use engine.kind native.")
 
 
-CHECKS = (engine_image, hashes, production, way_in, key_sets, control_plane, network_range, tiers, cache)
+CHECKS = (administrators, engine_image, hashes, production, way_in, key_sets, control_plane, network_range, tiers, cache)

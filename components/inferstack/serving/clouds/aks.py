@@ -35,7 +35,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "managed_prometheus": environment.monitoring.backend == "azure",
             "production": environment.production,
             "zones": list(zones("aks").get(region, ())) if environment.production else [],
-            "admin_group_ids": [],
+            "admin_group_ids": list(environment.cloud.admin_groups),
             "istio_gateway": not by_gateway,
             "more_cidrs": [cloud.network.gateway_cidr] if by_gateway else [],
         },
