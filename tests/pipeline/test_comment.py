@@ -94,6 +94,7 @@ def test_the_marker_is_the_same_for_every_run_and_cannot_be_closed_early() -> No
     assert marker("prod") == "<!-- inferstack-plan: prod -->"
     assert render(CASES["changed"]).splitlines()[0] == render(CASES["unchanged"]).splitlines()[0] == marker("prod")
     assert marker("a --> <b>").count("-->") == 1
+    assert len(render_comment({"environment": "a" * 100_000, "resources": [], "findings": [], "cost": None})) < 65_536
 
 
 def test_a_huge_plan_still_fits_into_a_comment() -> None:

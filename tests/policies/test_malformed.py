@@ -1,6 +1,7 @@
 """No rule falls over what is malformed: each value of the good stack replaced by values of other types."""
 
 import random
+import time
 from collections.abc import Iterator
 from copy import copy
 from typing import Any
@@ -51,3 +52,15 @@ def test_some_malformed_values() -> None:
 @pytest.mark.slow
 def test_every_malformed_value() -> None:
     judge(variants())
+
+
+@pytest.mark.parametrize("unit", ["a", "eyJ-", "a://", "a://x:", "-----BEGIN A"])
+def test_a_config_map_of_a_megabyte_is_judged_at_once_whatever_stands_in_it(unit: str) -> None:
+    """What is judged may come from anybody: no text makes a rule look at it again from each of its places."""
+    _, context = stack()
+    hostile = Resource(
+        "kubernetes:core/v1:ConfigMap", "hostile", {"metadata": {"name": "x"}, "data": {"text": unit * (1_000_000 // len(unit))}}
+    )
+    started = time.process_time()
+    evaluate([hostile], context, RULES)
+    assert time.process_time() - started < 5

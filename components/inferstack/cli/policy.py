@@ -74,7 +74,7 @@ def read_resources(path: Path) -> "list[Resource]":
     """The Kubernetes objects of a file or of all files below a folder, `List`s taken apart; raises Failure."""
     if not path.exists():
         raise Failure(f"no such file or folder: {path}", path=str(path), next_step="name what `inferstack render` wrote")
-    files = sorted(f for f in path.rglob("*") if f.suffix in _SUFFIXES and f.is_file()) if path.is_dir() else [path]
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _SUFFIXES and f.is_file()) if path.is_dir() else [path]
     found = [resource for file in files for document in _documents(file) for resource in _resources(document, file)]
     if not found:
         raise Failure(f"no Kubernetes objects in {path}", path=str(path), next_step="name what `inferstack render` wrote")
@@ -84,8 +84,13 @@ def read_resources(path: Path) -> "list[Resource]":
 def _documents(file: Path) -> list[Any]:
     import yaml
 
+    from inferstack.environment.document import UniqueKeys
+
     try:
-        documents = [document for document in yaml.safe_load_all(file.read_text(encoding="utf-8-sig")) if document is not None]
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".json":  # JSON is YAML but for tabs, which stand between its values only
+            text = text.replace("\t", " ")
+        documents = [document for document in yaml.load_all(text, Loader=UniqueKeys) if document is not None]
         return [_plain(document, itertools.count()) for document in documents]
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
         raise Failure(f"{file} cannot be read as YAML: {error}", path=str(file), next_step="mend or remove it") from None

@@ -23,7 +23,7 @@ _LIGHTS = {"error": "🔴", "warning": "🟡", "info": "⚪"}
 
 def marker(environment: str) -> str:
     """The invisible first line of the comment of one environment, the same for every run."""
-    return f"<!-- inferstack-plan: {re.sub(r'[^a-z0-9.-]', '', environment.lower())} -->"
+    return f"<!-- inferstack-plan: {re.sub(r'[^a-z0-9.-]', '', environment.lower())[:200]} -->"
 
 
 def render_comment(

@@ -14,10 +14,8 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
-class _Loader(yaml.SafeLoader):
+class UniqueKeys(yaml.SafeLoader):
     """A safe loader that refuses a key written twice, because YAML would silently keep the last."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the parser's own name and type
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -31,6 +29,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+class _Loader(UniqueKeys):
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the parser's own name and type
 
 
 def _tag(name: str) -> str:

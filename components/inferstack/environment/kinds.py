@@ -101,7 +101,10 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 HttpUrl = Annotated[str, Field(pattern=rf"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:{_PORT})?([/?][^\s]*)?$")]
 GatewayPath = Annotated[str, Field(pattern=rf"^{_LABEL}/{_LABEL}(\.{_LABEL})*$")]
 Subscription = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")]
+EntraGroup = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$")]
 DiskImage = Annotated[str, Field(pattern=r"^(projects/[^/\s]+/)?global/images/[^/\s]+$")]
+DiskSize = Annotated[int, Field(ge=30, le=65_536, strict=True)]
+"""Boot disk in GB: AKS makes none below 30; GKE's images want no less than 12."""
 LocalDisks = Annotated[int, Field(ge=0, le=32, strict=True)]
 """Local SSDs of a machine; a3-ultragpu-8g has the most, 32."""
 Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
@@ -116,6 +119,7 @@ _WORDS: dict[Any, str] = {
     HttpUrl: "an address that begins with https:// or http://, without spaces, a port in it below 65536",
     GatewayPath: "NAMESPACE/NAME of a Gateway",
     Subscription: "a subscription's id, as `az account show --query id` prints it",
+    EntraGroup: "a group's object id, as `az ad group show --query id` prints it",
     Name: "a name of lower-case letters, digits, `-` and `.`, at most 63",
     Digest: "sha256: and 64 hexadecimal digits",
     Source: "package://DIST, file://PATH, hf://ORG/REPO, gs://BUCKET/PATH, abfss:// or s3://",

@@ -13,6 +13,7 @@ from inferstack.environment.kinds import (
     AddressRange,
     Argument,
     Day,
+    EntraGroup,
     Flag,
     HttpUrl,
     Layer,
@@ -66,6 +67,10 @@ class Cloud(Section):
 
     project: Project | None = Field(None, description="Google Cloud project (`gke`).")
     subscription: Subscription | None = Field(None, description="Azure subscription (`aks`).")
+    admin_groups: tuple[EntraGroup, ...] = Field(
+        (),
+        description="Entra ID groups whose members, your pipeline among them, administer the cluster (`aks`); unset: by Azure roles alone.",
+    )
     release_channel: Literal["rapid", "regular", "stable"] = Field("regular", description="How early new Kubernetes versions come.")
     kubernetes_version: str | None = Field(None, description="Kubernetes version where it must be fixed.")
     system_machine_type: str | None = Field(None, description="Machine type of the nodes for everything but models.")

@@ -11,6 +11,7 @@ from inferstack.environment.kinds import (
     Count,
     Digest,
     DiskImage,
+    DiskSize,
     EngineKind,
     Flag,
     Fraction,
@@ -78,6 +79,15 @@ ReplicaPrice = Annotated[
     ),
 ]
 
+ReplicaSpeed = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="Output tokens per second of one replica under full load, as `inferstack bench throughput` measures them; with them "
+        "the price of a million tokens is known. Unset: a published measurement, where one holds.",
+    ),
+]
+
 
 class QualityTier(Section):
     """Replicas of the `quality` models, where an environment serves both tiers."""
@@ -85,6 +95,7 @@ class QualityTier(Section):
     replicas: Replicas = Field(default_factory=Replicas, description="Bounds of the quality replicas of each slot.")
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one quality replica.")
     replica_hourly_usd: ReplicaPrice = None
+    replica_tokens_per_second: ReplicaSpeed = None
 
 
 class Slots(Section):
@@ -96,6 +107,7 @@ class Slots(Section):
     )
     resources: Resources = Field(default_factory=Resources, description="Requests and limits of one replica.")
     replica_hourly_usd: ReplicaPrice = None
+    replica_tokens_per_second: ReplicaSpeed = None
     initial: SlotName = Field(SlotName.BLUE, description="The slot that gets all weight when an environment is first made.")
     quality: QualityTier | None = Field(
         None, description="Replicas of the `quality` models where both tiers are served; unset: as the `fast` ones."
@@ -163,6 +175,9 @@ class GpuPool(Section):
     driver: Literal["default", "latest", "disabled"] = Field("default", description="Driver that the cloud installs.")
     partition: str | None = Field(None, description="MIG profile, for instance `1g.10gb`.")
     sharing: NonNegative = Field(0, description="Clients that share one GPU by time slices; 0: none.")
+    disk_gb: DiskSize | None = Field(
+        None, description="Boot disk of a node in GB; unset: as the cloud gives it (`gke` 100, `aks` by machine)."
+    )
     local_ssd: LocalDisks = Field(0, description="Local SSDs of a node that hold the ephemeral storage (`gke`).")
     image_disk: DiskImage | None = Field(
         None, description="Disk image with container images, attached to each node (`gke`): starts without a pull."

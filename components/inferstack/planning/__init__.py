@@ -13,9 +13,11 @@ from inferstack.planning.checks.scaling import Headroom, headroom
 from inferstack.planning.cost import Cost, CostLine, cost, replica_cap, throughput
 from inferstack.planning.findings import SEVERITIES, Finding, Severity, from_invalid, in_order, waive
 from inferstack.planning.fit import Fit
+from inferstack.planning.names import NAMES
 from inferstack.planning.placement import Pool, gpu_machine, pools, system_machine
 
 __all__ = [
+    "NAMES",
     "SEVERITIES",
     "Cost",
     "CostLine",

@@ -44,6 +44,8 @@ class Machine:
     capacity: tuple[str, ...] = ("on_demand", "spot", "reservation", "flex_start")
     attaches: bool = False
     """The accelerator is bought beside the machine (n1), not with it."""
+    local_ssds: tuple[int, ...] = ()
+    """How many local SSDs it may have, where that is known."""
 
     @property
     def gpus(self) -> int:
@@ -172,6 +174,7 @@ def machines(platform: str) -> Mapping[str, Machine]:
             counts,
             tuple(row.get("capacity", Machine.__dataclass_fields__["capacity"].default)),
             attached,
+            tuple(row.get("local_ssds", ())),
         )
     return found
 

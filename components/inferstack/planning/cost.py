@@ -37,12 +37,12 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """A published measurement: output tokens per second of one replica at full load."""
+    """A measurement, published or the environment's own: output tokens per second of one replica at full load."""
 
     tokens_per_second: float
     engine: str
     source: str
-    date: str
+    date: str | None
 
 
 def cost(environment: Environment) -> Cost:
@@ -61,8 +61,11 @@ def cost(environment: Environment) -> Cost:
 
 
 def throughput(environment: Environment) -> Throughput | None:
-    """The newest measurement, of the same engine if there is one, for the one GPU model, its weights and its GPUs."""
-    gpu = environment.gpu
+    """What the environment states of the replicas that cost most; else the newest published measurement, of the same engine if there is
+    one, for the one GPU model, its weights and its GPUs."""
+    gpu, group = environment.gpu, _costly(environment)
+    if group.tokens_per_second:
+        return Throughput(group.tokens_per_second, environment.engine.kind, f"stated: {group.path}.replica_tokens_per_second", None)
     models = placement.gpu_models(environment)
     if gpu is None or len(models) != 1:
         return None
@@ -76,7 +79,7 @@ def throughput(environment: Environment) -> Throughput | None:
         if (row["model"], row["quantization"], row["accelerator"], row["gpus"]) == wanted
     ]
     own = [row for row in rows if row.engine.lower().startswith(environment.engine.kind)]
-    return max(own or rows, key=lambda row: row.date, default=None)
+    return max(own or rows, key=lambda row: str(row.date), default=None)
 
 
 def replica_cap(environment: Environment) -> int | None:
@@ -104,9 +107,12 @@ def _with_replicas(environment: Environment, replicas: int) -> Environment:
 
 
 def _scaled(environment: Environment) -> Replicas:
-    """Bounds of the replicas that cost most: those on GPUs, else those that there are."""
-    group = placement.gpu_group(environment)
-    return group.replicas if group else environment.slots.replicas
+    return _costly(environment).replicas
+
+
+def _costly(environment: Environment) -> placement.Group:
+    """The replicas that cost most: those on GPUs, else the first that there are."""
+    return placement.gpu_group(environment) or placement.groups(environment)[0]
 
 
 def _lines(environment: Environment) -> tuple[CostLine, ...]:

@@ -1,6 +1,7 @@
 """What a plan has to say: findings, and the waivers that accept them."""
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Literal
@@ -35,8 +36,11 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(set(findings), key=lambda f: (SEVERITIES.index(f.severity), f.path, f.rule, f.message))
 
 
-def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -> list[Finding]:
-    """Turn accepted findings into notes; a waiver that has expired, or that names no finding, is a finding itself."""
+def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date, rules: Collection[str] = ()) -> list[Finding]:
+    """Turn accepted findings into notes; a waiver that has expired, or that names no finding, is a finding itself.
+
+    `rules`: every rule that there is; with them a waiver of another is a mistake, and not only of no use.
+    """
     kept: list[Finding] = []
     used: set[int] = set()
     for finding in findings:
@@ -50,7 +54,11 @@ def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date) -
         kept.append(replace(finding, severity="info", message=accepted))
     for i, waiver in enumerate(waivers):
         path = f"waivers[{i}]"
-        if _expired(waiver, today):
+        if rules and waiver.rule not in rules:
+            near = difflib.get_close_matches(waiver.rule, rules, n=1, cutoff=0.5)
+            fix = f"use `{near[0]}`." if near else "use the name that stands in brackets behind the finding, or remove it."
+            kept.append(Finding("waiver-unknown", "warning", f"{path}.rule", f"`{waiver.rule}` is no rule: nothing is accepted.", fix))
+        elif _expired(waiver, today):
             message = f"the waiver of {waiver.rule} for {waiver.path} expired on {waiver.expires} (owner {waiver.owner})."
             kept.append(
                 Finding("waiver-expired", "error", path, message, "mend what it accepted and remove it, or renew it with its owner.")

@@ -6,7 +6,7 @@ The Pulumi program takes its machine types from here too, so that what is planne
 import math
 from dataclasses import dataclass
 
-from inferstack.environment import Environment, Model, Platform, Replicas, Resources
+from inferstack.environment import Environment, GpuPool, Model, Platform, Replicas, Resources
 from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, fit, prices, shapes
 from inferstack.planning.catalogue import GIB, MIB, Machine
@@ -36,20 +36,29 @@ class Group:
     resources: Resources
     path: str
     replica_hourly_usd: float | None
-    """As the environment states it."""
+    tokens_per_second: float | None
+    """Price and speed of one replica, as the environment states them."""
 
 
 def groups(environment: Environment) -> tuple[Group, ...]:
     """One group, on GPU nodes where there is a pool; with both tiers the fast models run on CPU nodes, the quality ones on GPU nodes."""
     slots, models, gpu = environment.slots, tuple(enumerate(environment.models)), environment.gpu is not None
     if len({model.tier for _, model in models}) == 1:
-        return (Group(models, gpu, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd),)
+        return (Group(models, gpu, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd, slots.replica_tokens_per_second),)
     fast = tuple(row for row in models if row[1].tier == "fast")
     quality = tuple(row for row in models if row[1].tier == "quality")
     own = slots.quality or slots
     return (
-        Group(fast, False, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd),
-        Group(quality, gpu, own.replicas, own.resources, "slots.quality" if slots.quality else "slots", own.replica_hourly_usd),
+        Group(fast, False, slots.replicas, slots.resources, "slots", slots.replica_hourly_usd, slots.replica_tokens_per_second),
+        Group(
+            quality,
+            gpu,
+            own.replicas,
+            own.resources,
+            "slots.quality" if slots.quality else "slots",
+            own.replica_hourly_usd,
+            own.replica_tokens_per_second,
+        ),
     )
 
 
@@ -124,6 +133,23 @@ def allocatable(machine: Machine) -> tuple[float, float]:
     return machine.vcpus - cores, machine.memory - reserved
 
 
+def allocatable_disk(gpu: GpuPool, machine: Machine) -> float:
+    """Bytes of ephemeral storage that pods of a GPU node can have.
+
+    GKE (cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes): of a boot disk, 100 GB by default, a tenth is kept free and the
+    least of half, 6 GiB and 35 %, or 100 GiB is reserved; of local SSDs of 375 GB each, a tenth and 50 GiB (one), 75 (two) or 100.
+    AKS (learn.microsoft.com/azure/aks/concepts-storage): 128, 256, 512 or 1024 GB below 8, 16 and 64 vCPUs or from there on; a tenth is
+    kept free.
+    """
+    if machine.platform == "aks":
+        usual = next(size for vcpus, size in ((8, 128), (16, 256), (64, 512), (math.inf, 1024)) if machine.vcpus < vcpus)
+        return 0.9 * (gpu.disk_gb or usual) * 1e9
+    if gpu.local_ssd:
+        return 0.9 * gpu.local_ssd * 375e9 - min(25 * (gpu.local_ssd + 1), 100) * GIB
+    size = (gpu.disk_gb or 100) * 1e9
+    return 0.9 * size - min(0.5 * size, 6 * GIB + 0.35 * size, 100 * GIB)
+
+
 def holds(machine: Machine, resources: Resources) -> bool:
     """Do the requests of one replica fit on an empty node?"""
     cores, memory = allocatable(machine)
@@ -175,6 +201,12 @@ def system_machine(environment: Environment) -> Machine | None:
     return catalogue.machines(platform).get(name) if name else None
 
 
+def cpu_pods_per_node(machine: Machine, group: Group) -> int:
+    """Replicas of a group without GPUs that an empty node holds, at least one."""
+    cores, memory = allocatable(machine)
+    return max(1, min(int(cores // quantity(group.resources.cpu)), int(memory // quantity(group.resources.memory))))
+
+
 def replicas_at_once(environment: Environment, group: Group) -> tuple[int, int, int]:
     """Replicas of both slots together: at rest, during a promotion at least load, and in a promotion at full load.
 
@@ -200,9 +232,8 @@ def _system_pool(environment: Environment) -> Pool:
     needed = [0, 0, 0]
     for group in cpu_groups(environment) if machine else []:
         assert machine is not None
-        cores, memory = allocatable(machine)
-        per_node = max(1, min(int(cores // quantity(group.resources.cpu)), int(memory // quantity(group.resources.memory))))
-        needed = [n + math.ceil(replicas / per_node) for n, replicas in zip(needed, replicas_at_once(environment, group), strict=True)]
+        held = cpu_pods_per_node(machine, group)
+        needed = [n + math.ceil(replicas / held) for n, replicas in zip(needed, replicas_at_once(environment, group), strict=True)]
     rest, promotion, _ = (min(max(bounds.min, n), bounds.max) for n in needed)
     return Pool("system", name, 0, "on_demand", rest, promotion, bounds.max)
 

@@ -1,4 +1,4 @@
-"""A resource monitor and engine that record what a program asks for, over Pulumi's own gRPC protocol.
+"""A resource monitor, over Pulumi's own gRPC protocol, and an engine that record what a program asks for.
 
 It plays the part of the engine for one program run: every registration is answered with the inputs as outputs, and kept. In a preview
 (`preview=True`) what only a provider could know (identifiers, computed outputs) stays unknown, as in `pulumi preview` of a new stack.
@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from google.protobuf import empty_pb2
 from google.protobuf.struct_pb2 import Struct
-from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, resource_pb2, resource_pb2_grpc
+from pulumi.runtime.proto import engine_pb2, resource_pb2, resource_pb2_grpc
 
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 """How the protocol writes a value that is not known yet."""
@@ -66,8 +66,8 @@ class Registration:
 
 
 @dataclass
-class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.EngineServicer):
-    """The servicer of both protocols; answers any number of calls at once.
+class Recorder(resource_pb2_grpc.ResourceMonitorServicer):
+    """The servicer of the monitor; answers any number of calls at once.
 
     `functions` answers provider functions by token, `references` stack references by name, `known` what a provider said of a resource,
     by the program's name for it (its identifier as `id`); one that is not named is unknown.
@@ -84,7 +84,6 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
     """Outputs that components and the stack registered, by URN."""
     messages: list[tuple[str, str]] = field(default_factory=list)
     """(severity, text) of what the program logged, debugging left out."""
-    root: str = ""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -161,35 +160,41 @@ class Recorder(resource_pb2_grpc.ResourceMonitorServicer, engine_pb2_grpc.Engine
     RegisterStackInvokeTransform = RegisterResourceHook = RegisterErrorHook = RegisterStackTransform
     SignalAndWaitForShutdown = RegisterStackTransform
 
-    def Log(self, request: Any, context: Any) -> Any:  # noqa: N802
-        if request.severity != engine_pb2.DEBUG:
-            with self._lock:
-                self.messages.append((engine_pb2.LogSeverity.Name(request.severity).lower(), request.message))
-        return empty_pb2.Empty()
-
-    def GetRootResource(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return engine_pb2.GetRootResourceResponse(urn=self.root)
-
-    def SetRootResource(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.root = request.urn
-        return engine_pb2.SetRootResourceResponse()
-
-    def RequirePulumiVersion(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return engine_pb2.RequirePulumiVersionResponse()
-
     def _urn(self, parent: str, kind: str, name: str) -> str:
         above = parent.split("::")[2] if parent else ""
         qualified = f"{above}${kind}" if above and above != "pulumi:pulumi:Stack" else kind
         return f"urn:pulumi:{self.stack}::{self.project}::{qualified}::{name}"
 
 
+@dataclass
+class Engine:
+    """The engine's methods, called without a protocol between: a program logs several lines of debugging for each resource."""
+
+    recorder: Recorder
+    root: str = ""
+
+    def Log(self, request: Any) -> Any:  # noqa: N802
+        if request.severity != engine_pb2.DEBUG:
+            self.recorder.messages.append((engine_pb2.LogSeverity.Name(request.severity).lower(), request.message))
+        return empty_pb2.Empty()
+
+    def GetRootResource(self, request: Any) -> Any:  # noqa: N802
+        return engine_pb2.GetRootResourceResponse(urn=self.root)
+
+    def SetRootResource(self, request: Any) -> Any:  # noqa: N802
+        self.root = request.urn
+        return engine_pb2.SetRootResourceResponse()
+
+    def RequirePulumiVersion(self, request: Any) -> Any:  # noqa: N802
+        return engine_pb2.RequirePulumiVersionResponse()
+
+
 @contextmanager
 def serving(recorder: Recorder) -> Iterator[grpc.Channel]:
-    """Serve both protocols on a free loopback port; yields an open channel to it."""
+    """Serve the protocol on a free loopback port; yields an open channel to it."""
     workers = ThreadPoolExecutor(max_workers=8)
     server = grpc.server(workers, options=_CHANNEL_OPTIONS)
     resource_pb2_grpc.add_ResourceMonitorServicer_to_server(recorder, server)
-    engine_pb2_grpc.add_EngineServicer_to_server(recorder, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

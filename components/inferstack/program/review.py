@@ -11,20 +11,21 @@ from typing import Any
 import inferstack_policies as policies
 from inferstack.cluster import images
 from inferstack.environment import Environment, Waiver
-from inferstack.planning import Cost, Finding, checks, in_order, prices, waive
+from inferstack.planning import NAMES, Cost, Finding, checks, in_order, prices, waive
 
 
 def review(environment: Environment, resources: Iterable[policies.Resource], today: date | None = None) -> list[Finding]:
     """Every finding of an environment and its planned resources, errors first; waivers are applied as of `today`."""
     planned = list(checks.run(environment))
     found = [*planned, *rule_findings(resources, context_of(environment))]
-    left = waive(in_order(found), environment.waivers, today or date.today())
+    left = waive(in_order(found), environment.waivers, today or date.today(), _RULES)
     places = {(finding.rule, finding.path) for finding in planned}
     standing = {finding.rule for finding in left if (finding.rule, finding.path) in places and finding.severity != "info"}
     said = {rule for rule, causes in _CAUSES.items() if causes & standing}
     return in_order(finding for finding in left if finding.rule not in said or (finding.rule, finding.path) in places)
 
 
+_RULES = NAMES | {rule.id for rule in policies.RULES}
 _NOT_SOLD = {
     *("accelerator-unknown", "accelerator-not-sold", "region-unknown", "region-without-accelerator", "machine-unknown"),
     *("machine-too-few-gpus", "machine-without-accelerator", "capacity-not-offered"),
@@ -54,7 +55,7 @@ def review_resources(
     resources: Iterable[policies.Resource], context: policies.Context, waivers: Iterable[Waiver] = (), today: date | None = None
 ) -> list[Finding]:
     """The broken rules alone, waivers applied."""
-    return in_order(waive(in_order(rule_findings(resources, context)), tuple(waivers), today or date.today()))
+    return in_order(waive(in_order(rule_findings(resources, context)), tuple(waivers), today or date.today(), _RULES))
 
 
 def context_of(environment: Environment, verified_images: frozenset[str] | None = None) -> policies.Context:

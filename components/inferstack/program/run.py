@@ -18,13 +18,12 @@ import pulumi
 import yaml
 from grpc import Channel
 from pulumi.runtime import config as runtime_config
-from pulumi.runtime.proto.engine_pb2_grpc import EngineStub
 from pulumi.runtime.proto.resource_pb2_grpc import ResourceMonitorStub
 from pulumi.runtime.settings import Settings, configure
 from pulumi.runtime.stack import run_in_stack
 
 from inferstack.environment import FINDINGS_KEY, read_config
-from inferstack.program.monitor import Recorder, Registration, serving
+from inferstack.program.monitor import Engine, Recorder, Registration, serving
 
 
 class ProgramFailed(Exception):
@@ -50,6 +49,12 @@ def _without_collection() -> Iterator[None]:
         _set_aside()
         if enabled:
             gc.enable()
+
+
+@cache
+def _set_aside() -> None:
+    """Once: to ask how much was set aside walks over all of it."""
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -129,8 +134,8 @@ def run_function(
         loop.set_exception_handler(lambda *_: None)  # the first error is raised below; what fails after it adds nothing
         asyncio.set_event_loop(loop)
         try:
-            monitor, engine = ResourceMonitorStub(channel), EngineStub(channel)
-            configure(Settings(project, stack, monitor=monitor, engine=engine, dry_run=preview, organization="organization"))
+            monitor = ResourceMonitorStub(channel)
+            configure(Settings(project, stack, monitor=monitor, engine=Engine(recorder), dry_run=preview, organization="organization"))
             runtime_config.set_all_config({_full_key(project, key): _text(value) for key, value in (config or {}).items()}, [])
             loop.run_until_complete(run_in_stack(program))
         except BaseException as error:

@@ -31,8 +31,8 @@ from inferstack.environment import (
 )
 from inferstack.planning import plan_findings
 from inferstack.serving.autoscaler import Autoscaler
-from inferstack.serving.clouds import CloudSide, attach, create, placed
-from inferstack.serving.manifests.engines import bucket, profile
+from inferstack.serving.clouds import CloudSide, attach, buckets, create, placed
+from inferstack.serving.manifests.engines import profile
 from inferstack.serving.route import InferenceRoute
 from inferstack.serving.slot import InferenceSlot, InferenceSlotArgs
 
@@ -72,7 +72,7 @@ def _platform(
         RedisCache("cache", {"settings": settings}, after)
     if side.cache_url is not None:
         make("cache-url", cache_secret_object(environment.namespace, side.cache_url, side.cache_authority), after)
-    if side.storage_account is not None and any(bucket(model) for model in environment.models):
+    if side.storage_account is not None and buckets(environment, "abfss"):
         for role, manifest in weights_objects(
             environment.namespace, side.storage_account, side.storage_container, side.storage_group
         ).items():

@@ -1,10 +1,11 @@
 """All rules, in the order of the documentation."""
 
 from inferstack_policies.model import Rule
-from inferstack_policies.rules import access, availability, clusters, cost, gpu, images, network, pods, secrets, slots, storage
+from inferstack_policies.rules import access, availability, clusters, cost, gpu, images, network, pods, secrets, slots, storage, workloads
 
 RULES: tuple[Rule, ...] = (
     *pods.RULES,
+    *workloads.RULES,
     *images.RULES,
     *secrets.RULES,
     *access.RULES,

@@ -94,8 +94,21 @@ FOUND = {
         '{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "namespace": "n"}, "spec": {"hostPID": true}}',
         {"pod-host-namespaces"},
     ),
+    "pods of a kind that no rule knows": (
+        "apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: r, namespace: n}\nspec: {template: {spec: {containers: [{image: x}]}}}\n",
+        {"workload-unknown"},
+    ),
+    "a kind in small letters": (
+        "apiVersion: apps/v1\nkind: deployment\nmetadata: {name: d, namespace: n}\nspec: {template: {spec: {containers: [{image: x}]}}}\n",
+        {"workload-unknown"},
+    ),
+    "containers in a mapping": (
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: n}\nspec: {containers: {c: {image: x}}}\n",
+        {"workload-unknown"},
+    ),
 }
 REFUSED = {
+    "a key written twice, of which one would hide": "apiVersion: v1\nkind: Pod\nspec: {hostPID: true, hostPID: false}\n",
     "YAML that ends too soon": "apiVersion: v1\nkind: {",
     "a template that was not rendered": "apiVersion: v1\nkind: {{ .Values.kind }}\n",
     "an object of a language": "apiVersion: v1\nkind: Pod\nmetadata: !!python/object/apply:os.system [true]\n",
@@ -133,3 +146,16 @@ def test_what_cannot_be_judged_is_an_error_that_names_the_file_and_never_passes(
     file.write_bytes(REFUSED[name].encode(errors="surrogateescape"))
     assert run(["policy", "check", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("m.json", '{\n\t"apiVersion": "v1",\n\t"kind": "Pod",\n\t"spec": {"hostPID": true}\n}\n'),
+        ("M.YAML", "{apiVersion: v1, kind: Pod, spec: {hostPID: true}}"),
+    ],
+)
+def test_json_with_tabs_and_names_in_capitals_are_read(name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text(text)
+    assert run(["policy", "check", str(tmp_path), "--json"]) == 3
+    assert "pod-host-namespaces" in capsys.readouterr().out

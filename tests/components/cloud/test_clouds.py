@@ -16,6 +16,7 @@ from inferstack.planning.caches import cache_size
 from inferstack.program.monitor import Registration
 from inferstack.program.plan import run_environment
 from inferstack.program.run import Run, run_function
+from inferstack.serving.clouds import aks
 from tests.components.cloud.sdk import mistakes
 from tests.components.kubernetes import validate
 
@@ -194,6 +195,7 @@ def gke_pool(**changes: Any) -> dict[str, Any]:
     [
         ({"capacity": "spot"}, {"spot": True}),
         ({"capacity": "flex_start"}, {"flexStart": True, "maxRunDuration": "604800s"}),
+        ({"disk_gb": 300}, {"diskSizeGb": 300}),
         ({"local_ssd": 2}, {"ephemeralStorageLocalSsdConfig": {"localSsdCount": 2}}),
         ({"image_disk": "global/images/d"}, {"secondaryBootDisks": [{"diskImage": "global/images/d", "mode": "CONTAINER_IMAGE_CACHE"}]}),
         ({"huge_pages": 1024}, {"linuxNodeConfig": {"hugepagesConfig": {"hugepageSize2m": 1024}}}),
@@ -219,6 +221,12 @@ def test_a_gpu_can_be_partitioned_shared_and_driven_as_asked() -> None:
     assert accelerator["gpuDriverInstallationConfig"]["gpuDriverVersion"] == "LATEST"
     shared = gke_pool(sharing=4)["guestAccelerators"][0]["gpuSharingConfig"]
     assert shared == {"gpuSharingStrategy": "TIME_SHARING", "maxSharedClientsPerGpu": 4}
+
+
+def test_the_pods_of_a_gke_environment_may_read_the_bucket_that_its_models_come_from() -> None:
+    granted = {item.inputs["bucket"] for item in of_type("prod-gke", ":BucketIAMMember")}
+    mounted = {model.source.split("/")[2] for model in load_environment(ROOT / "stacks", "prod-gke").models}
+    assert mounted <= granted
 
 
 @pytest.mark.parametrize("component", [GkeGpuPool, AksGpuPool])
@@ -266,6 +274,15 @@ def test_the_smallest_cache_that_holds_the_size_is_taken(platform: str, size: st
 def test_a_size_that_no_node_holds_is_refused() -> None:
     with pytest.raises(ValueError, match="holds at most 46Gi"):
         cache_size("gke", "128Gi")
+
+
+def test_the_groups_of_an_environment_administer_its_cluster() -> None:
+    group = "11111111-2222-3333-4444-555555555555"
+    environment = load_environment(ROOT / "stacks", "dev-aks")
+    cloud = environment.cloud.model_copy(update={"admin_groups": (group,)})
+    made = run_function(lambda: aks.create(environment.model_copy(update={"cloud": cloud}), "own"), preview=True)  # type: ignore[arg-type, return-value]
+    [cluster] = [item for item in made.resources if item.type.endswith(":ManagedCluster")]
+    assert cluster.inputs["aadProfile"]["adminGroupObjectIDs"] == [group]
 
 
 def test_an_aks_cluster_can_be_used_alone() -> None:

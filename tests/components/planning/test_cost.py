@@ -197,3 +197,17 @@ def test_with_both_tiers_only_the_quality_replicas_stand_on_gpu_nodes() -> None:
     by_name = {pool.name: pool for pool in pools(environment("gke", change))}
     assert (by_name["gpu"].at_rest, by_name["gpu"].during_promotion) == (1, 2)
     assert by_name["system"].at_rest == 3
+
+
+@pytest.mark.parametrize(("name", "slots", "hourly"), [("gke", {}, None), ("kubernetes", {"replica_hourly_usd": 0.9}, 0.9)])
+def test_a_stated_speed_gives_the_price_of_a_million_tokens(name: str, slots: dict[str, Any], hourly: float | None) -> None:
+    e = environment(name, {"slots": {"idle_replicas": 0, "replica_tokens_per_second": 500, **slots}})
+    figures = cost(e)
+    assert figures.usd_per_million_tokens == pytest.approx((hourly or figures.hourly_usd or 0) / (500 * 3600) * 1e6)
+    assert [f.rule for f in plan_findings(e) if f.rule == "speed-unknown"] == []
+
+
+def test_where_nobody_measured_the_plan_says_what_to_state() -> None:
+    [found] = [f for f in plan_findings(environment("gke")) if f.rule == "speed-unknown"]
+    assert (found.severity, found.path) == ("info", "slots.replica_tokens_per_second")
+    assert "slots.replica_tokens_per_second" in found.fix

@@ -1,9 +1,12 @@
+import ast
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+from inferstack import planning
 from inferstack.environment import Waiver, parse_environment
-from inferstack.planning import Finding, check, plan_findings, waive
+from inferstack.planning import NAMES, Finding, check, plan_findings, waive
 
 from .fixtures import base, changed
 
@@ -53,3 +56,22 @@ def test_errors_come_first_and_every_problem_at_once() -> None:
 def test_planning_is_pure() -> None:
     environment = parse_environment(base("aks"))
     assert plan_findings(environment, TODAY) == plan_findings(environment, TODAY)
+
+
+def test_a_waiver_of_no_rule_names_the_nearest() -> None:
+    kept = waive([FINDING], [waiver(rule="signal-blnd")], TODAY, NAMES)
+    assert [(f.rule, f.severity, f.path) for f in kept] == [
+        (FINDING.rule, "warning", FINDING.path),
+        ("waiver-unknown", "warning", "waivers[0].rule"),
+    ]
+    assert "`signal-blind`" in kept[1].fix
+
+
+def test_every_finding_of_planning_has_a_name_that_a_waiver_may_use() -> None:
+    written: set[str] = set()
+    for file in Path(planning.__file__).parent.rglob("*.py"):
+        calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+        made = (node.args[0] for node in calls if node.args and getattr(node.func, "id", "") in ("Finding", "_unknown"))
+        written |= {name.value for name in made if isinstance(name, ast.Constant)}
+    assert written - {"environment"} <= NAMES
+    assert NAMES - written <= {"machine-retired", "machine-unknown"}

@@ -120,6 +120,16 @@ def test_a_rule_is_not_silenced_by_what_a_waiver_accepts(tmp_path: Path) -> None
     assert {f.rule for f in plan_environment(root, "own").findings if f.severity == "error"} == {"probe-startup"}
 
 
+def test_a_waiver_whose_rule_is_misspelt_says_so_and_accepts_nothing(tmp_path: Path) -> None:
+    waiver = {"rule": "probe-startupp", "reason": "a cluster that has every image", "owner": "ops", "expires": "2027-01-01"}
+    [found] = [
+        f
+        for f in plan_environment(of_environment(tmp_path, base("kubernetes") | {"waivers": [waiver]}), "own").findings
+        if f.severity == "warning"
+    ]
+    assert (found.rule, found.path, found.fix) == ("waiver-unknown", "waivers[0].rule", "use `probe-startup`.")
+
+
 def test_every_cause_names_rules_that_there_are() -> None:
     assert set(review_module._CAUSES) <= {rule.id for rule in RULES}
 

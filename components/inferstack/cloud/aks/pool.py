@@ -37,6 +37,8 @@ class AksGpuPoolArgs(TypedDict):
     """Availability zones of the nodes; by default none is asked for."""
     reservation: NotRequired[str]
     """Id of the capacity reservation group (`capacity: reservation`)."""
+    disk_gb: NotRequired[int]
+    """Boot disk of a node in GB; by default as AKS gives it, by machine type."""
     driver: NotRequired[str]
     """default or latest (installed by AKS), or disabled."""
     partition: NotRequired[str]
@@ -70,6 +72,7 @@ class AksGpuPool(pulumi.ComponentResource):
             os_sku="Ubuntu",
             vm_size=args["machine_type"],
             vnet_subnet_id=args["subnet"],
+            os_disk_size_gb=args.get("disk_gb"),
             availability_zones=args.get("zones", []),
             enable_auto_scaling=True,
             count=part.least,

@@ -48,6 +48,8 @@ class GkeGpuPoolArgs(TypedDict):
     """MIG profile, for instance `1g.10gb`."""
     sharing: NotRequired[int]
     """Clients that share one GPU by time slices."""
+    disk_gb: NotRequired[int]
+    """Boot disk of a node in GB; 100 by default."""
     local_ssd: NotRequired[int]
     """Local SSDs of a node that hold the ephemeral storage."""
     image_disk: NotRequired[str]
@@ -133,6 +135,8 @@ def node_config(args: GkeGpuPoolArgs, capacity: str) -> gcp.container.NodePoolNo
         }
     else:
         found["reservation_affinity"] = {"consume_reservation_type": "NO_RESERVATION" if capacity != "on_demand" else "ANY_RESERVATION"}
+    if disk := args.get("disk_gb"):
+        found["disk_size_gb"] = disk
     if local := args.get("local_ssd"):
         found["ephemeral_storage_local_ssd_config"] = {"local_ssd_count": local}
     if image := args.get("image_disk"):

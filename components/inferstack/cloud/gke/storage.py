@@ -19,12 +19,14 @@ class GkeStorageArgs(TypedDict):
     """Kubernetes service accounts of those pods."""
     bucket: NotRequired[str]
     """Name of the bucket where it must be fixed; by default Pulumi makes one."""
+    readable_buckets: NotRequired[list[str]]
+    """Buckets that are there already, whose weights those pods may read too."""
     deletion_protection: NotRequired[bool]
     """Refuse to delete bucket and registry; on by default."""
 
 
 class GkeStorage(pulumi.ComponentResource):
-    """Bucket, registry and a service account that may read the bucket and nothing else."""
+    """Bucket, registry and a service account that may read the weights and nothing else."""
 
     bucket: pulumi.Output[str]
     """Name of the bucket."""
@@ -65,6 +67,10 @@ class GkeStorage(pulumi.ComponentResource):
         gcp.storage.BucketIAMMember(
             f"{name}-read-weights", bucket=self.bucket_resource.name, role="roles/storage.objectViewer", member=account.member, opts=child
         )
+        for bucket in args.get("readable_buckets", []):
+            gcp.storage.BucketIAMMember(
+                f"{name}-read-bucket-{bucket}", bucket=bucket, role="roles/storage.objectViewer", member=account.member, opts=child
+            )
         for kubernetes_account in args["service_accounts"]:
             gcp.serviceaccount.IAMMember(
                 f"{name}-as-{kubernetes_account}",

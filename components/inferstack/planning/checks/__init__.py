@@ -3,7 +3,20 @@
 from collections.abc import Callable, Iterator
 
 from inferstack.environment import Environment
-from inferstack.planning.checks import amounts, budget, gpus, hardware, memory, models, monitoring, origins, safety, scaling, timeouts
+from inferstack.planning.checks import (
+    amounts,
+    budget,
+    effects,
+    gpus,
+    hardware,
+    memory,
+    models,
+    monitoring,
+    origins,
+    safety,
+    scaling,
+    timeouts,
+)
 from inferstack.planning.findings import Finding
 
 Check = Callable[[Environment], Iterator[Finding]]
@@ -20,8 +33,9 @@ INDEPENDENT: tuple[Check, ...] = (
     *origins.CHECKS,
     *safety.CHECKS,
     *monitoring.CHECKS,
+    *effects.CHECKS,
 )
-ON_HARDWARE: tuple[Check, ...] = (*scaling.ON_HARDWARE, *budget.ON_HARDWARE)
+ON_HARDWARE: tuple[Check, ...] = (*hardware.ON_HARDWARE, *scaling.ON_HARDWARE, *budget.ON_HARDWARE)
 """Ask about nodes and prices; without nodes that can be bought their answers would only repeat the error."""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from inferstack.environment import Environment, Platform
 from inferstack.planning import placement
-from inferstack.planning.cost import Cost, cost, replica_cap
+from inferstack.planning.cost import Cost, cost, replica_cap, throughput
 from inferstack.planning.findings import Finding
 
 
@@ -71,6 +71,19 @@ def known(e: Environment) -> Iterator[Finding]:
             yield Finding("price-unknown", "warning", path, message, fix)
 
 
+def speed(e: Environment) -> Iterator[Finding]:
+    """Where nobody has measured such a replica, the price of a million tokens is not known; its owner can measure it."""
+    if throughput(e) is not None or not cost(e).hourly_usd:
+        return
+    group = placement.gpu_group(e) or placement.groups(e)[0]
+    what = " and ".join(f"{model.name} in {model.quantization}" for _, model in group.models)
+    where = f"{e.gpu.count} x {e.gpu.accelerator}" if e.gpu and group.on_gpu else "CPU nodes"
+    path = f"{group.path}.replica_tokens_per_second"
+    message = f"no published measurement holds for {what} on {where}: what a million tokens cost stays unknown."
+    fix = f"measure a replica with `inferstack bench throughput`, and set {path} to its output tokens per second."
+    yield Finding("speed-unknown", "info", path, message, fix)
+
+
 def ceiling_set(e: Environment) -> Iterator[Finding]:
     """A cloud environment says what it may cost."""
     if _buys_nodes(e) and e.budget.hourly_usd is None and e.budget.monthly_usd is None:
@@ -103,4 +116,4 @@ def idle_pool(e: Environment) -> Iterator[Finding]:
 
 
 CHECKS = (ceiling_set, stated)
-ON_HARDWARE = (ceilings, known, idle_pool)
+ON_HARDWARE = (ceilings, known, speed, idle_pool)

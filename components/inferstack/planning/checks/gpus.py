@@ -34,6 +34,25 @@ def _only_kind(e: Environment, gpu: GpuPool) -> catalogue.Machine | None:
     return catalogue.machines(e.platform.value)[names[0]] if names else None
 
 
+def flex_start(e: Environment) -> Iterator[Finding]:
+    """Flex-start nodes come for what waits, and never stand by (cloud.google.com/kubernetes-engine/docs/concepts/dws)."""
+    if e.gpu and e.gpu.capacity == "flex_start" and e.gpu.min_nodes and e.platform is Platform.GKE:
+        message = f"a pool of flex-start nodes starts from none, and {e.gpu.min_nodes} are asked to stay."
+        yield Finding(
+            "flex-start-minimum", "error", "gpu.min_nodes", message, "set gpu.min_nodes to 0; on_demand_floor keeps nodes beside it."
+        )
+
+
+def driver(e: Environment) -> Iterator[Finding]:
+    """Somebody installs a driver, and AKS has one version only."""
+    if e.gpu and e.gpu.driver == "disabled" and e.platform in (Platform.GKE, Platform.AKS):
+        message = "no driver is installed: nodes offer no GPU until somebody else's installer (the GPU Operator) has run."
+        yield Finding("driver-missing", "warning", "gpu.driver", message, "leave it out, or waive this where you install one.")
+    if e.gpu and e.gpu.driver == "latest" and e.platform is Platform.AKS:
+        message = "it has no effect: AKS installs the one driver of its node image."
+        yield Finding("setting-without-effect", "warning", "gpu.driver", message, "leave it out.")
+
+
 def partition(e: Environment) -> Iterator[Finding]:
     """A MIG profile is one of the GPU, and is not shared by time as well."""
     gpu = e.gpu
@@ -102,4 +121,13 @@ def compact_placement(e: Environment) -> Iterator[Finding]:
         yield Finding("placement-zones", "error", "gpu.zones", message, f"set gpu.zones to one zone{one}, or leave compact_placement out.")
 
 
-CHECKS = (capacity, partition, sharing, reservation, compact_placement)
+def local_ssd(e: Environment) -> Iterator[Finding]:
+    """A machine type takes certain numbers of local SSDs."""
+    kind = placement.gpu_machine(e)
+    if e.gpu and e.gpu.local_ssd and kind and kind.local_ssds and e.gpu.local_ssd not in kind.local_ssds:
+        able = " or ".join(map(str, kind.local_ssds))
+        message = f"a `{kind.name}` has {able} local SSDs, not {e.gpu.local_ssd}."
+        yield Finding("local-ssd-count", "error", "gpu.local_ssd", message, f"set gpu.local_ssd to {able}, or leave it out.")
+
+
+CHECKS = (capacity, flex_start, driver, partition, sharing, reservation, compact_placement, local_ssd)

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from inferstack.environment import Environment, Platform
+from inferstack.environment import Environment, GpuPool, Platform
+from inferstack.environment.kinds import LARGEST
+from inferstack.environment.quantity import quantity
 from inferstack.planning import catalogue, fit, placement
 from inferstack.planning.findings import Finding
 
@@ -55,8 +57,9 @@ def region(e: Environment) -> Iterator[Finding]:
 def _region_meant(name: str, known: Iterable[str]) -> str | None:
     """The region that was probably meant: one of the other cloud's or of another cloud's spelling (`eu-west-4`) too."""
     area, _, rest = name.lower().partition("-")
-    spelled = f"{ {'eu': 'europe', 'ap': 'asia'}.get(area, area) }-{rest.replace('-', '')}" if rest else _SAME_PLACE.get(name.lower(), name)
-    return spelled if spelled in known else catalogue.nearest(spelled, known)
+    spelled = f"{ {'eu': 'europe', 'ap': 'asia'}.get(area, area) }-{rest.replace('-', '')}" if rest else name
+    meant = _SAME_PLACE.get(spelled.lower(), spelled)
+    return meant if meant in known else catalogue.nearest(spelled, known)
 
 
 _SAME_PLACE = {
@@ -192,6 +195,24 @@ def node_holds_replica(e: Environment) -> Iterator[Finding]:
         yield Finding("replica-larger-than-node", "error", path, message, fix)
 
 
+def disk_holds_replicas(e: Environment) -> Iterator[Finding]:
+    """The ephemeral storage of the replicas that share a node fits on its disk; else their pods never start."""
+    kind, group = placement.gpu_machine(e), placement.gpu_group(e)
+    if e.gpu is None or kind is None or group is None:
+        return
+    wanted = quantity(group.resources.ephemeral_storage) * placement.pods_per_node(e, kind)
+    there = placement.allocatable_disk(e.gpu, kind)
+    if wanted > there:
+        more = next(gb for gb in (200, 300, 500, 1000, 2000, 4000, 8000, 16_000, LARGEST) if _holds(e.gpu, kind, gb, wanted))
+        message = f"replicas of one node request {fit.gib(wanted)} of ephemeral storage; a `{kind.name}` has {fit.gib(there)} for pods."
+        larger = f"set gpu.disk_gb to {more}, or " if more < LARGEST and not e.gpu.local_ssd else ""
+        yield Finding("disk-too-small", "error", "gpu.disk_gb", message, f"{larger}lower {group.path}.resources.ephemeral_storage.")
+
+
+def _holds(gpu: GpuPool, kind: catalogue.Machine, gigabytes: int, wanted: float) -> bool:
+    return placement.allocatable_disk(gpu.model_copy(update={"disk_gb": gigabytes}), kind) >= wanted or gigabytes == LARGEST
+
+
 def huge_pages(e: Environment) -> Iterator[Finding]:
     """Huge pages leave memory for everything else.
 
@@ -209,3 +230,4 @@ def huge_pages(e: Environment) -> Iterator[Finding]:
 
 
 CHECKS = (accelerator, region, zones, machine, count, system_machine, node_holds_replica, huge_pages)
+ON_HARDWARE = (disk_holds_replicas,)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Cloud, Environment, Platform
+from inferstack.environment import ALB_CLASS, ENGINE_IMAGES, UNMEASURED, Environment, Platform
 from inferstack.planning import placement
 from inferstack.planning.findings import Finding
 
@@ -50,6 +50,9 @@ def way_in(e: Environment) -> Iterator[Finding]:
     if not e.gateway.internal and not e.gateway.tls_secret and not e.gateway.existing:
         message = "the gateway is public and its listener is plain HTTP: API keys would cross the internet readable."
         yield Finding("public-without-tls", "error", "gateway.tls_secret", message, "set gateway.tls_secret, or gateway.internal to true.")
+    elif e.gateway.port == 443 and not e.gateway.tls_secret and not e.gateway.existing:
+        message = "the listener on port 443 is plain HTTP: clients that speak TLS there get no answer."
+        yield Finding("port-without-tls", "warning", "gateway.port", message, "set gateway.tls_secret, or another gateway.port.")
 
 
 def key_sets(e: Environment) -> Iterator[Finding]:
@@ -57,7 +60,7 @@ def key_sets(e: Environment) -> Iterator[Finding]:
     url = urlsplit(e.access.jwks_url or "")
     host = url.hostname or ""
     inside = host in ("localhost", "127.0.0.1") or host.endswith((".svc", ".svc.cluster.local")) or "." not in host
-    if url.scheme == "http" and not inside:
+    if url.scheme == "http" and not inside and e.engine.kind not in ENGINE_IMAGES:  # which read no key set
         message = f"the key set of `{host}` is fetched in plain HTTP: whoever stands between can sign any token."
         fix = "use an https:// address."
         yield Finding("key-set-without-tls", "error" if e.production else "warning", "access.jwks_url", message, fix)
@@ -107,6 +110,14 @@ def _ranges(text: str) -> str:
     except ValueError:
         return "it as 203.0.113.0/24"
     return f"{address.network} or {address.ip}/{address.max_prefixlen}"
+
+
+def administrators(e: Environment) -> Iterator[Finding]:
+    """AKS without local accounts obeys whom Entra ID knows; owning the subscription gives no right to the objects in a cluster."""
+    if e.platform is Platform.AKS and not e.cloud.admin_groups and e.layer.value != "slot":
+        message = "no group administers the cluster: whoever runs `pulumi up` needs a role on Kubernetes objects from elsewhere."
+        fix = "name a group, or assign the role Azure Kubernetes Service RBAC Cluster Admin (see docs/guide/clouds.md)."
+        yield Finding("administrators-unset", "info", "cloud.admin_groups", message, fix)
 
 
 def network_range(e: Environment) -> Iterator[Finding]:
@@ -189,25 +200,6 @@ def cache(e: Environment) -> Iterator[Finding]:
         yield Finding("limits-not-shared", "warning", "cache.backend", message, "use cache.backend cluster or managed.")
 
 
-def other_platforms(e: Environment) -> Iterator[Finding]:
-    """What names an account or cluster is of this platform; else it goes somewhere other than the file says."""
-    for path, value, platform in (
-        ("cloud.project", e.cloud.project, Platform.GKE),
-        ("cloud.subscription", e.cloud.subscription, Platform.AKS),
-        ("context", e.context, Platform.KUBERNETES),
-    ):
-        if value and e.platform is not platform:
-            message = f"`{value}` has no effect: platform is {e.platform}, and only {platform} reads it."
-            yield Finding("setting-without-effect", "warning", path, message, f"leave it out, or set platform to {platform}.")
-    if e.platform in (Platform.GKE, Platform.AKS):
-        return
-    said = ("project", "subscription", "huge_pages")  # above, or as no valid value here
-    given = [key for key in Cloud.model_fields if key not in said and getattr(e.cloud, key) != getattr(Cloud(), key)]
-    for path in (["region"] if e.region else []) + [f"cloud.{key}" for key in given]:
-        message = f"it has no effect: platform is {e.platform}, where no cluster is made."
-        yield Finding("setting-without-effect", "warning", path, message, "leave it out, or set platform to gke or aks.")
-
-
 def engine_image(e: Environment) -> Iterator[Finding]:
     """What this kit's own engines do beside inference, an engine image does not."""
     if e.engine.kind not in ENGINE_IMAGES:
@@ -225,4 +217,4 @@ def engine_image(e: Environment) -> Iterator[Finding]:
         yield Finding("cache-unused", "warning", "cache.backend", message, "leave cache.backend out, or use engine.kind native.")
 
 
-CHECKS = (other_platforms, engine_image, hashes, production, way_in, key_sets, control_plane, network_range, tiers, cache)
+CHECKS = (administrators, engine_image, hashes, production, way_in, key_sets, control_plane, network_range, tiers, cache)

@@ -1,5 +1,6 @@
 """Do the replicas have room: scaler and bounds, both slots during a promotion, quota, spot."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -122,6 +123,20 @@ def pool_holds_slot(e: Environment) -> Iterator[Finding]:
         yield Finding("pool-too-small", "error", "gpu.max_nodes", message, fix)
 
 
+def system_pool_holds_slot(e: Environment) -> Iterator[Finding]:
+    """Replicas without GPUs run on the nodes for everything but models: these are enough for the live slot at its most."""
+    machine, most = placement.system_machine(e), e.cloud.system_nodes.max
+    if e.platform not in (Platform.GKE, Platform.AKS) or machine is None:
+        return
+    groups = placement.cpu_groups(e)
+    needed = sum(math.ceil(group.replicas.max / placement.cpu_pods_per_node(machine, group)) for group in groups)
+    if needed > most:
+        replicas = sum(group.replicas.max for group in groups)
+        message = f"{replicas} replicas need {needed} nodes of {machine.name}, and there are at most {most}."
+        fix = f"set cloud.system_nodes.max to {needed} or more, or lower {groups[0].path}.replicas.max."
+        yield Finding("pool-too-small", "error", "cloud.system_nodes.max", message, fix)
+
+
 def promotion_room(e: Environment) -> Iterator[Finding]:
     """Both slots fit during a promotion, or it can go step by step."""
     room = headroom(e)
@@ -192,4 +207,4 @@ def spot(e: Environment) -> Iterator[Finding]:
 
 
 CHECKS = (scaler, signal, spot)
-ON_HARDWARE = (pool_holds_slot, promotion_room, quota)
+ON_HARDWARE = (pool_holds_slot, system_pool_holds_slot, promotion_room, quota)

@@ -116,6 +116,7 @@ class PoolSettings(TypedDict):
     driver: str
     reservation: NotRequired[str]
     partition: NotRequired[str]
+    disk_gb: NotRequired[int]
 
 
 def pool_settings(environment: Environment, gpu: GpuPool) -> PoolSettings:
@@ -135,6 +136,8 @@ def pool_settings(environment: Environment, gpu: GpuPool) -> PoolSettings:
         found["reservation"] = gpu.reservation
     if gpu.partition:
         found["partition"] = gpu.partition
+    if gpu.disk_gb:
+        found["disk_gb"] = gpu.disk_gb
     return found
 
 
@@ -143,9 +146,9 @@ def service_accounts(environment: Environment) -> list[str]:
     return [slot_name(slot, group.name) for slot in SlotName for group in replica_groups(environment)]
 
 
-def buckets(environment: Environment) -> list[str]:
-    """Buckets or containers that the models come from."""
-    return [found for model in environment.models if (found := bucket(model))]
+def buckets(environment: Environment, scheme: str) -> list[str]:
+    """Buckets or containers of this cloud (`gs`, `abfss`) that the models come from."""
+    return [found for model in environment.models if model.source.startswith(f"{scheme}://") and (found := bucket(model))]
 
 
 def cluster_provider(kubeconfig: pulumi.Output[str], identifier: pulumi.Output[str], below: Sequence[pulumi.Resource] = ()) -> k8s.Provider:

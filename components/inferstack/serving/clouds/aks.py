@@ -35,7 +35,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "managed_prometheus": environment.monitoring.backend == "azure",
             "production": environment.production,
             "zones": list(zones("aks").get(region, ())) if environment.production else [],
-            "admin_group_ids": [],
+            "admin_group_ids": list(environment.cloud.admin_groups),
             "istio_gateway": not by_gateway,
             "more_cidrs": [cloud.network.gateway_cidr] if by_gateway else [],
         },
@@ -59,7 +59,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "kubelet_identity": cluster.kubelet_identity,
             "namespace": environment.namespace,
             "service_accounts": service_accounts(environment),
-            "container": next(iter(buckets(environment)), "weights"),
+            "container": next(iter(buckets(environment, "abfss")), "weights"),
             "zone_redundant": environment.production,
             "deletion_protection": cloud.deletion_protection,
         },
@@ -160,6 +160,6 @@ def placed(environment: Environment, side: CloudSide) -> Placement:
     return Placement(
         pod_labels={"azure.workload.identity/use": "true"},
         service_account_annotations={"azure.workload.identity/client-id": side.outputs["clientId"]},
-        weights_volume=claim if buckets(environment) else None,
+        weights_volume=claim if buckets(environment, "abfss") else None,
         tolerations=({"key": SPOT_TAINT, "operator": "Equal", "value": "spot", "effect": "NoSchedule"},) if spot else (),
     )

@@ -53,6 +53,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "region": region,
             "namespace": environment.namespace,
             "service_accounts": service_accounts(environment),
+            "readable_buckets": sorted(set(buckets(environment, "gs"))),
             "deletion_protection": protected,
         },
     )
@@ -86,7 +87,7 @@ def create(environment: Environment, name: str) -> CloudSide:
 
 def placed(environment: Environment, name: str) -> Placement:
     """Pods act as the environment's service account and read weights through Cloud Storage FUSE."""
-    found = buckets(environment)
+    found = buckets(environment, "gs")
     csi = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": {"bucketName": "".join(found[:1])}}
     return Placement(
         pod_annotations={"gke-gcsfuse/volumes": "true"} if found else {},
