@@ -42,7 +42,7 @@ class Model(Section):
     digest: Digest | None = Field(None, description="SHA-256 of the weights file; required to promote outside `local`.")
     quantization: Quantization = Field(
         "gguf",
-        description="Weight format served: `none` and `bf16` are not quantized (kept as bfloat16, to which F32 and F16 files are rounded); `gguf` is as shipped.",
+        description="Weight format served: `none` and `bf16` keep bfloat16, to which F32 and F16 files are rounded; `gguf` is as shipped.",
     )
     context: Positive = Field(2048, description="Longest prompt plus answer, in tokens.")
     tier: Literal["fast", "quality"] = Field(
