@@ -23,7 +23,8 @@ COMMON = [
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"]
-VARIANTS = {"portable": []} | ({"avx2": AVX2, "avx512vnni": AVX512} if platform.machine() in ("x86_64", "AMD64") else {})
+X86 = {"avx2": AVX2, "avxvnni": [*AVX2, "-mavxvnni"], "avx512vnni": AVX512}
+VARIANTS = {"portable": []} | (X86 if platform.machine() in ("x86_64", "AMD64") else {})
 
 
 class BuildKernels(build_ext):
@@ -45,6 +46,7 @@ setup(
             language="c++",
             extra_compile_args=COMMON + flags,
             extra_link_args=["-pthread"],
+            optional=variant == "avxvnni",  # compilers know it since GCC 11 and Clang 12
         )
         for variant, flags in VARIANTS.items()
     ],

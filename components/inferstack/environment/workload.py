@@ -41,7 +41,10 @@ class Model(Section):
         description="Where the weights come from: `package://DIST`, `file://PATH`, `hf://ORG/REPO`, `gs://`, `abfss://` or `s3://`.",
     )
     digest: Digest | None = Field(None, description="SHA-256 of the weights file; required to promote outside `local`.")
-    quantization: Quantization = Field("gguf", description="Weight format served: `none` and `bf16` are unquantized; `gguf` is as shipped.")
+    quantization: Quantization = Field(
+        "gguf",
+        description="Weight format served: `none` and `bf16` keep bfloat16, to which F32 and F16 files are rounded; `gguf` is as shipped.",
+    )
     context: Positive = Field(2048, description="Longest prompt plus answer, in tokens.")
     tier: Literal["fast", "quality"] = Field(
         "fast", description="`fast` (CPU, small model) or `quality` (GPU); chosen by `X-Tier` or by weight."

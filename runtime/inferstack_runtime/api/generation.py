@@ -189,12 +189,13 @@ class Flight:
         tokens, logprobs = output.tokens, output.logprobs
         piece = choice.assembler.push(tokens, logprobs)
         finish = output.finish_reason
-        if choice.assembler.stopped is not None:
-            if finish is None:
-                self.served.loop.abort(choice.request_id)
+        if choice.assembler.stopped is not None and finish is None:
+            self.served.loop.abort(choice.request_id)
             finish = "stop"
         if finish is not None:
             piece = _join(piece, choice.assembler.finish())
+            if choice.assembler.stopped is not None:  # maybe by the very last text
+                finish = "stop"
             choice.finished = finish
             self._metrics[catalogue.FINISHED].labels(self.served.name, finish).inc()
             self._metrics[catalogue.ANSWER_LENGTH].labels(self.served.name).observe(choice.assembler.tokens)

@@ -42,7 +42,9 @@ FORMATS: Mapping[str, Mapping[str, str]] = {
     "nf4": {"layers": "nf4", "head": "w8_group"},
     "gguf": {},
 }
-"""Quantization → packed format of the layers' matrices and of embedding and head; `gguf` follows the file."""
+"""Quantization → packed format of the layers' matrices and of embedding and head; `gguf` follows the file.
+
+`none` rounds F32 and F16 to bfloat16."""
 
 _AS_SHIPPED = {
     "F32": "f32",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ABI_VERSION = 3
-VARIANTS = ("portable", "avx2", "avx512vnni")
-"""By level of the CPU, see `inferstack_cpu_level`."""
+ABI_VERSION = 4
+VARIANTS = ("portable", "avx2", "avxvnni", "avx512vnni")
+"""Slowest first; `inferstack_cpu_variants` has a bit for each."""
 
 FORMATS = {"f32": 0, "f16": 1, "bf16": 2, "w8_channel": 3, "w8_group": 4, "w4_group": 5, "w4_minimum": 6, "nf4": 7}
 """Packed formats, described in formats.h."""
@@ -142,7 +142,7 @@ class Library:
         i32, i64, p = ctypes.c_int32, ctypes.c_int64, _pointer
         for name, result, arguments in (
             ("abi_version", i32, []),
-            ("cpu_level", i32, []),
+            ("cpu_variants", i32, []),
             ("sizes", None, [p]),
             ("packed_bytes", i64, [i32, i32, i32]),
             ("pack", i32, [i32, i32, i32, i32, p, i32, i32, p]),
@@ -224,20 +224,18 @@ def aligned(size: int) -> NDArray[np.uint8]:
 @cache
 def load(variant: str | None = None) -> Library:
     """The library of `variant`, by default `$INFERSTACK_KERNELS` or else the best that this CPU runs."""
-    variant = variant or os.environ.get("INFERSTACK_KERNELS")
-    if variant is None:
-        level = Library("portable").c.inferstack_cpu_level()
-        variant = next(name for name in reversed(VARIANTS[: level + 1]) if name == "portable" or _built(name))
-    elif variant not in VARIANTS:
+    variant = variant or os.environ.get("INFERSTACK_KERNELS") or supported()[-1]
+    if variant not in VARIANTS:
         raise KernelsUnavailable(f"kernels {variant!r}: no such variant; expected one of {', '.join(VARIANTS)}")
+    if not _runs(variant):
+        raise KernelsUnavailable(f"kernels {variant!r}: this CPU does not run them; it runs {', '.join(filter(_runs, VARIANTS))}")
     return Library(variant)
 
 
 def supported() -> tuple[str, ...]:
     """The variants that are built and that this CPU runs, simplest first."""
-    level = Library("portable").c.inferstack_cpu_level()
-    return tuple(name for name in VARIANTS[: level + 1] if _built(name))
+    return tuple(name for name in VARIANTS if _runs(name) and (name == "portable" or (Path(__file__).parent / f"_{name}.so").exists()))
 
 
-def _built(variant: str) -> bool:
-    return (Path(__file__).parent / f"_{variant}.so").exists()
+def _runs(variant: str) -> bool:
+    return bool(Library("portable").c.inferstack_cpu_variants() >> VARIANTS.index(variant) & 1)

@@ -8,20 +8,23 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-#define ABI_VERSION 3
+#define ABI_VERSION 4
 
 EXPORT int32_t inferstack_abi_version() { return ABI_VERSION; }
 
-// Best variant of this CPU: 2 AVX-512 with VNNI, 1 AVX2 with FMA and F16C, 0 any.
-EXPORT int32_t inferstack_cpu_level() {
+// The variants that this CPU runs, a bit each: 1 any, 2 AVX2 with FMA and F16C, 4 the same with AVX-VNNI, 8 AVX-512 with VNNI.
+EXPORT int32_t inferstack_cpu_variants() {
+  int32_t variants = 1;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (avx2) variants |= 2;
+  if (avx2 && __builtin_cpu_supports("avxvnni")) variants |= 4;
+  if (avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl"))
-    return 2;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+    variants |= 8;
 #endif
-  return 0;
+  return variants;
 }
 
 // Sizes of the structures that cross the interface, so that a mismatch is found at load and not by a crash.

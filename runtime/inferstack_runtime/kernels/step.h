@@ -3,6 +3,7 @@
 // Five phases per layer, each shared out over the team: query-key-value with rotation and cache write, attention, output projection,
 // gate and up with SwiGLU, down projection. RMS normalization has no phase of its own: the product that ends a sublayer stores x * weight
 // (quantized per group, which is free of scale) and each panel's sum of squares; the next product multiplies its result by 1 / rms.
+// The last layer goes on after its keys and values with those rows alone that are sampled from.
 #pragma once
 #include "attention.h"
 #include "sampler.h"
@@ -112,6 +113,8 @@ class Model {
     rows_ = batch.rows;
     samples_ = batch.samples;
     attention_units_ = (int)tasks_.size();
+    last_attention_units_ = (int)last_tasks_.size();
+    last_rows_ = (int)last_.size();
     team_.run();
     return STEP_DONE;
   }
@@ -123,10 +126,13 @@ class Model {
   Buffer<float> x_, squares_, query_, logits_, head_rms_;
   ActivationBuffers normed_buffers_, attended_buffers_, hidden_buffers_, head_buffers_;
   Activations normed_, attended_, hidden_, head_in_;
-  struct Task { int32_t segment, row, rows, head; };
-  std::vector<Task> tasks_;
-  const Batch* batch_ = nullptr;  // read inside units only
-  std::atomic<int> rows_{0}, samples_{0}, attention_units_{0};
+  struct Task { int32_t segment, row, rows, head, to; };  // `to`: where its first row stands among those that go on
+  typedef std::vector<int32_t> Rows;
+  std::vector<Task> tasks_, last_tasks_;
+  Rows all_, last_;  // rows that go on after attention, of each layer and of the last
+  Rows sampled_;     // of each sample, where its row stands in `last_`
+  const Batch* batch_ = nullptr;  // read inside units only, as is what else is not atomic and made for a batch
+  std::atomic<int> rows_{0}, samples_{0}, attention_units_{0}, last_attention_units_{0}, last_rows_{0};
   Team team_;  // last, so that its threads end first
 
   bool valid(const Batch& b) const {
@@ -173,14 +179,42 @@ class Model {
       s.unpacked.at_least((size_t)widest * PANEL);
       s.rms.at_least(rows);
     }
-    tasks_.clear();
+    all_.resize(rows);
+    last_.assign(rows, 0);
+    for (int row = 0; row < b.rows; row++) all_[(size_t)row] = row;
+    for (int i = 0; i < b.samples; i++) last_[(size_t)b.specs[i].row] = 1;
+    Rows place(rows);  // of a row in `last_`
+    size_t kept = 0;
+    for (size_t row = 0; row < rows; row++) {
+      place[row] = (int32_t)kept;
+      if (last_[row]) last_[kept++] = (int32_t)row;
+    }
+    last_.resize(kept);
+    sampled_.resize((size_t)b.samples);
+    for (int i = 0; i < b.samples; i++) sampled_[(size_t)i] = place[(size_t)b.specs[i].row];
+    share_attention(b, all_, tasks_);
+    share_attention(b, last_, last_tasks_);
+  }
+
+  // Tasks of neighbouring rows of one sequence; the longest contexts of each first. `rows` rise.
+  void share_attention(const Batch& b, const Rows& rows, std::vector<Task>& tasks) const {
+    tasks.clear();
     const int repeat = spec_.heads / spec_.key_value_heads, tile = std::max(1, MAX_QUERIES / repeat);
-    for (int i = 0; i < b.segments; i++)
-      for (int row = b.segment[i].rows; row > 0; row -= tile)  // the longest contexts first
-        for (int head = 0; head < spec_.key_value_heads; head++) {
-          const int first = std::max(0, row - tile);
-          tasks_.push_back({i, b.segment[i].row + first, row - first, head});
-        }
+    for (int i = 0; i < b.segments; i++) {
+      const auto from = std::lower_bound(rows.begin(), rows.end(), b.segment[i].row);
+      for (auto end = std::lower_bound(from, rows.end(), b.segment[i].row + b.segment[i].rows); end != from;) {
+        auto first = end - 1;
+        while (first != from && end - first < tile && first[-1] + 1 == *first) first--;
+        for (int head = 0; head < spec_.key_value_heads; head++)
+          tasks.push_back({i, *first, (int32_t)(end - first), head, (int32_t)(first - rows.begin())});
+        end = first;
+      }
+    }
+  }
+
+  static Activations with_rows(Activations a, const Rows& rows) {
+    a.rows = (int32_t)rows.size();
+    return a;
   }
 
   // See Team: outside of units only constants and atomics.
@@ -189,36 +223,32 @@ class Model {
     if (!team_.share(place, rows_, [&](int row) { embed(*batch_, row); })) return;
     for (size_t l = 0; l < layers_.size(); l++) {
       const Layer& layer = layers_[l];
+      const bool last = l + 1 == layers_.size();
+      const Rows& rows = last ? last_ : all_;
+      const bool goes_on = !last || last_rows_;
       const uint64_t before = place.phase;
       if (!team_.share(place, spec_.heads + spec_.key_value_heads, [&](int unit) {
-            measure(place, before, s);
+            measure(place, before, batch_->rows, s);
             project(*batch_, layer, (int)l, unit, s);
           }))
         return;
-      if (!team_.share(place, attention_units_, [&](int unit) { attention(*batch_, (int)l, tasks_[(size_t)unit], s); })) return;
-      if (!team_.share(place, hidden_panels, [&](int panel) {
-            fetch_rows(x_.data + panel * PANEL, spec_.hidden, batch_->rows, PANEL);
-            panel_product(layer.output, panel, attended_, s.unpacked.data, s.product.data);
-            add(batch_->rows, panel, layer.feed_forward_norm, s);
+      if (!team_.share(place, last ? last_attention_units_ : attention_units_, [&](int unit) {
+            attention(*batch_, (int)l, (last ? last_tasks_ : tasks_)[(size_t)unit], with_rows(attended_, rows), s);
           }))
         return;
+      if (!team_.share(place, goes_on ? hidden_panels : 0, [&](int panel) { add(rows, panel, layer.output, attended_, layer.feed_forward_norm, s); })) return;
       const uint64_t between = place.phase;
-      if (!team_.share(place, panels(spec_.feed_forward), [&](int panel) {
-            measure(place, between, s);
-            feed_forward(batch_->rows, layer, panel, s);
+      if (!team_.share(place, goes_on ? panels(spec_.feed_forward) : 0, [&](int panel) {
+            measure(place, between, (int)rows.size(), s);
+            feed_forward(rows, layer, panel, s);
           }))
         return;
-      const float* next = l + 1 < layers_.size() ? layers_[l + 1].attention_norm : spec_.final_norm;
-      if (!team_.share(place, hidden_panels, [&](int panel) {
-            fetch_rows(x_.data + panel * PANEL, spec_.hidden, batch_->rows, PANEL);
-            panel_product(layer.down, panel, hidden_, s.unpacked.data, s.product.data);
-            add(batch_->rows, panel, next, s);
-          }))
-        return;
+      const float* next = last ? spec_.final_norm : layers_[l + 1].attention_norm;
+      if (!team_.share(place, goes_on ? hidden_panels : 0, [&](int panel) { add(rows, panel, layer.down, hidden_, next, s); })) return;
     }
     for (int first = 0; first < samples_; first += HEAD_ROWS) {
       const int rows = std::min(HEAD_ROWS, samples_ - first), stride = panels(spec_.vocabulary) * PANEL;
-      if (!team_.share(place, rows, [&](int i) { gather(batch_->specs[first + i].row, i, rows); })) return;
+      if (!team_.share(place, rows, [&](int i) { gather(sampled_[(size_t)(first + i)], i, rows); })) return;
       if (!team_.share(place, panels(spec_.vocabulary), [&](int panel) { score(rows, stride, panel, s); })) return;
       if (!team_.share(place, rows, [&](int i) {
             const auto width = (size_t)spec_.vocabulary;
@@ -242,9 +272,9 @@ class Model {
   }
 
   // Store x * weight of one group for the next product, and the group's sum of squares.
-  INLINE void prepare(int row, int panel, f32x16 low, f32x16 high, const float* weight) {
+  INLINE void prepare(const Activations& normed, int row, int panel, f32x16 low, f32x16 high, const float* weight) {
     squares_.data[(int64_t)row * (spec_.hidden / GROUP) + panel] = sum(madd(low, low, high * high));
-    put_group(normed_, row, panel, low * load<f32x16>(weight + panel * PANEL), high * load<f32x16>(weight + panel * PANEL + 16));
+    put_group(normed, row, panel, low * load<f32x16>(weight + panel * PANEL), high * load<f32x16>(weight + panel * PANEL + 16));
   }
 
   INLINE float inverse_rms(int row) const {
@@ -254,19 +284,19 @@ class Model {
     return 1.0f / sqrtf(total / (float)spec_.hidden + spec_.epsilon);
   }
 
-  // 1 / rms of all rows, once per thread and phase.
-  INLINE void measure(const Team::Place& place, uint64_t phase, Scratch& s) const {
+  // 1 / rms of so many rows, once per thread and phase.
+  INLINE void measure(const Team::Place& place, uint64_t phase, int rows, Scratch& s) const {
     if (s.measured_job == place.job && s.measured_phase == phase) return;
     s.measured_job = place.job;
     s.measured_phase = phase;
-    for (int row = 0; row < batch_->rows; row++) s.rms.data[row] = inverse_rms(row);
+    for (int row = 0; row < rows; row++) s.rms.data[row] = inverse_rms(row);
   }
 
   void embed(const Batch& b, int row) {
     float* x = x_.data + (int64_t)row * spec_.hidden;
     unpack_row(spec_.embedding, b.tokens[row], x);
     for (int panel = 0; panel < spec_.hidden / PANEL; panel++)
-      prepare(row, panel, load<f32x16>(x + panel * PANEL), load<f32x16>(x + panel * PANEL + 16), layers_[0].attention_norm);
+      prepare(normed_, row, panel, load<f32x16>(x + panel * PANEL), load<f32x16>(x + panel * PANEL + 16), layers_[0].attention_norm);
   }
 
   // Into the second-level cache while a product is computed: what its rows will be written to lies too far apart to be foreseen.
@@ -349,7 +379,7 @@ class Model {
     return b.cache + ((number * spec_.layers + layer) * spec_.key_value_heads + head) * head_bytes(spec_.cache_type, spec_.head_dim);
   }
 
-  void attention(const Batch& b, int layer, const Task& task, Scratch& s) {
+  void attention(const Batch& b, int layer, const Task& task, const Activations& attended, Scratch& s) {
     const int dim = spec_.head_dim, repeat = spec_.heads / spec_.key_value_heads, count = task.rows * repeat;
     const float* queries[MAX_QUERIES];
     int positions[MAX_QUERIES];
@@ -366,32 +396,39 @@ class Model {
     for (int i = 0; i < count; i++)
       for (int part = 0; part < dim / GROUP; part++) {
         const float* out = s.attention.output + i * dim + part * GROUP;
-        put_group(attended_, task.row + i / repeat, (task.head * repeat + i % repeat) * (dim / GROUP) + part, load<f32x16>(out),
+        put_group(attended, task.to + i / repeat, (task.head * repeat + i % repeat) * (dim / GROUP) + part, load<f32x16>(out),
                   load<f32x16>(out + 16));
       }
   }
 
-  void add(int rows, int panel, const float* next_norm, Scratch& s) {
-    for (int row = 0; row < rows; row++) {
-      float* x = x_.data + (int64_t)row * spec_.hidden + panel * PANEL;
-      const float* y = s.product.data + row * PANEL;
+  // Add the product of `w` and `in`, which ends a sublayer, to `rows`.
+  void add(const Rows& rows, int panel, const Matrix& w, const Activations& in, const float* next_norm, Scratch& s) {
+    const int count = (int)rows.size();
+    const auto x_of = [&](int i) { return x_.data + (int64_t)rows[(size_t)i] * spec_.hidden + panel * PANEL; };
+    for (int i = 0; i < count && count > 1; i++) fetch(x_of(i), PANEL * 4);
+    panel_product(w, panel, with_rows(in, rows), s.unpacked.data, s.product.data);
+    const Activations normed = with_rows(normed_, rows);
+    for (int i = 0; i < count; i++) {
+      float* x = x_of(i);
+      const float* y = s.product.data + i * PANEL;
       const f32x16 low = load<f32x16>(x) + load<f32x16>(y), high = load<f32x16>(x + 16) + load<f32x16>(y + 16);
       store(x, low);
       store(x + 16, high);
-      prepare(row, panel, low, high, next_norm);
+      prepare(normed, i, panel, low, high, next_norm);
     }
   }
 
-  void feed_forward(int rows, const Layer& layer, int panel, Scratch& s) {
-    panel_product(layer.gate, panel, normed_, s.unpacked.data, s.product.data);
-    panel_product(layer.up, panel, normed_, s.unpacked.data, s.panel.data);
-    for (int row = 0; row < rows; row++) {
+  void feed_forward(const Rows& rows, const Layer& layer, int panel, Scratch& s) {
+    const Activations normed = with_rows(normed_, rows), hidden = with_rows(hidden_, rows);
+    panel_product(layer.gate, panel, normed, s.unpacked.data, s.product.data);
+    panel_product(layer.up, panel, normed, s.unpacked.data, s.panel.data);
+    for (int row = 0; row < hidden.rows; row++) {
       const f32x16 rms = splat(s.rms.data[row]);
       f32x16 out[2];
       for (int half = 0; half < 2; half++)
         out[half] = silu(load<f32x16>(s.product.data + row * PANEL + 16 * half) * rms) *
                     (load<f32x16>(s.panel.data + row * PANEL + 16 * half) * rms);
-      put_group(hidden_, row, panel, out[0], out[1]);
+      put_group(hidden, row, panel, out[0], out[1]);
     }
   }
 
@@ -403,10 +440,10 @@ class Model {
   }
 
   void gather(int row, int to, int rows) {
-    const Activations in = head_in(rows);
+    const Activations in = head_in(rows), normed = with_rows(normed_, last_);
     if (normed_.values) memcpy(in.values + (int64_t)to * in.k, normed_.values + (int64_t)row * in.k, sizeof(float) * (size_t)in.k);
     for (int group = 0; group < in.k / GROUP; group++) {
-      const Activations::Place a = normed_.place(row, group), b = in.place(to, group);
+      const Activations::Place a = normed.place(row, group), b = in.place(to, group);
       for (int quad = 0; quad < GROUP / 4; quad++)
         store(in.quants + b.quants + quad * 4 * b.height, load<int32_t>(normed_.quants + a.quants + quad * 4 * a.height));
       in.scales[b.group] = normed_.scales[a.group];

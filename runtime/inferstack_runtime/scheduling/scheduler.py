@@ -1,7 +1,8 @@
 """Which sequences the next step computes, and how much of each.
 
 Every running sequence decodes first; what is left of the step's token budget goes to prompts in chunks. While others decode, a chunk is
-sized by the measured cost of a prompt token so that a step stays within the inter-token target. Prompts follow one another: a step
+sized by the measured cost of a prompt token so that a step stays within the inter-token target; it may pass that by a tenth where
+it ends a prompt, because a step for the rest would read all weights once more. Prompts follow one another: a step
 takes a further one only while the rows are too few to be computed at full speed, so that those in front do not wait for those behind.
 Between two prompts, unless more of them wait, the others decode a step: streams that began together then come apart, and their next
 prompts find the engine free. When the KV cache runs out, the newest sequence of the least urgent priority gives its blocks up and is
@@ -23,6 +24,8 @@ FULL_SPEED_ROWS = 64
 MAX_GUESSING = 2
 """Sequences that decode with guesses: more of them make good use of a step's weights without."""
 _SMOOTHING = 0.2
+_TO_END = 1.1
+"""Times the inter-token target that a step may take where it ends a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Scheduler:
                 budget -= 1
         decoding = len(shares)
         if not (decoding and self._prompt_ended and len(self.waiting) <= 1):
-            self._take_prompts(min(budget, self._chunk_budget(decoding=bool(decoding))), shares)
+            chunk, whole = self._chunk_budget(decoding=bool(decoding))
+            self._take_prompts(min(budget, chunk), min(budget, whole), shares)
         self._prompt_ended = any(share.completes for share in shares[decoding:])
         return [share for share in shares if share.sequence.slot >= 0]
 
@@ -112,11 +116,14 @@ class Scheduler:
         """Blocks for a sequence of so many tokens; the last token's position is never computed."""
         return -(-min(tokens, self.limits.context) // BLOCK_POSITIONS)
 
-    def _chunk_budget(self, *, decoding: bool) -> int:
+    def _chunk_budget(self, *, decoding: bool) -> tuple[int, int]:
+        """Prompt tokens for a step, and for one that ends a prompt."""
         if not decoding or self._seconds_per_prompt_token <= 0:
-            return self.limits.max_batch_tokens
-        spare = self.limits.inter_token_seconds - self._decode_seconds
-        return max(MIN_CHUNK, int(spare / self._seconds_per_prompt_token) // MIN_CHUNK * MIN_CHUNK)
+            return self.limits.max_batch_tokens, self.limits.max_batch_tokens
+        target = self.limits.inter_token_seconds
+        chunk, whole = (int((seconds - self._decode_seconds) / self._seconds_per_prompt_token) for seconds in (target, target * _TO_END))
+        chunk = max(MIN_CHUNK, chunk // MIN_CHUNK * MIN_CHUNK)
+        return chunk, max(chunk, whole)
 
     def _guess(self, sequence: Sequence) -> tuple[int, ...]:
         length = len(sequence.tokens)
@@ -126,19 +133,19 @@ class Scheduler:
             sequence.blocks.append(block)
         return guess[: len(sequence.blocks) * BLOCK_POSITIONS - length]
 
-    def _take_prompts(self, budget: int, shares: list[Share]) -> None:
-        """Add shares of prompts, those that are begun before those that wait."""
-        least = max(0, budget - FULL_SPEED_ROWS)
+    def _take_prompts(self, chunk: int, whole: int, shares: list[Share]) -> None:
+        """Add shares of prompts, those that are begun before those that wait: up to `chunk` rows, or `whole` where they end a prompt."""
+        least, rest = max(0, chunk - FULL_SPEED_ROWS), whole - chunk
         for sequence in sorted(self.running, key=_urgency):
-            if sequence.slot >= 0 and sequence.pending > 1 and budget > least:
-                budget -= self._prefill(sequence, budget, shares)
-        while budget > least and self._slots and (head := self.waiting.peek()) is not None:
+            if sequence.slot >= 0 and sequence.pending > 1 and chunk > least:
+                chunk -= self._prefill(sequence, chunk, rest, shares)
+        while chunk > least and self._slots and (head := self.waiting.peek()) is not None:
             if not self._admit(head):
                 break
-            budget -= self._prefill(head, budget, shares)
+            chunk -= self._prefill(head, chunk, rest, shares)
 
-    def _prefill(self, sequence: Sequence, budget: int, shares: list[Share]) -> int:
-        rows = min(budget, sequence.pending)
+    def _prefill(self, sequence: Sequence, chunk: int, rest: int, shares: list[Share]) -> int:
+        rows = sequence.pending if sequence.pending <= chunk + rest else chunk
         if not self._make_room(sequence, rows):
             return 0
         shares.append(Share(sequence, rows))

@@ -72,6 +72,18 @@ async def test_stop_string_ends_the_answer_and_frees_the_engine(runtime):
     assert runtime.engine.requests == {}
 
 
+async def test_stop_string_that_ends_with_the_last_token_allowed_is_a_stop(runtime):
+    request = {"model": "fake", "prompt": "stop here", "temperature": 0}
+    for tokens, stop in ((2, None), (3, "\ufffd")):  # an answer begins with two digits; half a character becomes text only at the end
+        whole = (await runtime.post("/v1/completions", {**request, "max_tokens": tokens})).json()["choices"][0]
+        assert whole["finish_reason"] == "length"
+        choice = (await runtime.post("/v1/completions", {**request, "max_tokens": tokens, "stop": stop or whole["text"][1]})).json()[
+            "choices"
+        ][0]
+        assert choice["finish_reason"] == "stop"
+        assert choice["text"] == whole["text"][:-1]
+
+
 async def test_stop_string_is_never_streamed_in_part(runtime):
     request = {"model": "fake", "prompt": "stop here", "max_tokens": 50, "temperature": 0}
     text = (await runtime.post("/v1/completions", request)).json()["choices"][0]["text"]

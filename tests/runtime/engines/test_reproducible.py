@@ -4,10 +4,12 @@ whatever the size of steps and of the KV cache, with prompts taken over from oth
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from inferstack_runtime import kernels
 from inferstack_runtime.engines.base import GenerationRequest, Sampling, StepOutput
 from inferstack_runtime.engines.decoder import Decoder
 from inferstack_runtime.engines.native import BatchingEngine
@@ -113,6 +115,34 @@ def test_alone_and_in_any_crowd(
         assert crowd[request.request_id] == alone
         assert len(alone[2]) == (len(request.prompt) if request.sampling.prompt_logprobs else 0)
         assert len(alone[0]) == fits
+
+
+@pytest.mark.parametrize("variant", kernels.supported())
+def test_logits_are_the_same_whatever_other_rows_are_sampled_from(source: ModelSource, variant: str) -> None:
+    """The last layer computes sampled rows alone, here of three sequences: all rows, some, or the last of each."""
+    decoder = Decoder(source, "int8", context=CONTEXT, threads=2, library=kernels.load(variant))
+    decoder.allocate_cache(6)
+    rng = np.random.default_rng(5)
+    lengths = (40, 1, 23)
+    total, starts = sum(lengths), np.cumsum((0, *lengths[:-1]))
+    tokens = rng.integers(0, VOCABULARY, total).astype(np.int32)
+    positions = np.concatenate([np.arange(length) for length in lengths]).astype(np.int32)
+    segments = np.array([(i, start, length) for i, (start, length) in enumerate(zip(starts, lengths, strict=True))], kernels.SEGMENT)
+    tables = np.arange(6, dtype=np.int32).reshape(3, 2)
+
+    def logits(rows: list[int]) -> np.ndarray:
+        specs = np.zeros(len(rows), kernels.SAMPLE_SPEC)
+        specs["row"], specs["target"], specs["alternatives"], specs["repetition"] = rows, -1, -1, 1
+        out = np.full((len(rows), VOCABULARY), np.nan, np.float32)
+        decoder.step(tokens, positions, segments, tables, specs, np.zeros(len(rows), kernels.SAMPLE_RESULT), out)
+        return out
+
+    everything = logits([*range(total)])
+    assert np.isfinite(everything).all()
+    for rows in ([39, 40, 63], [63], [12, 13, 14, 40, 50], [50, 7, 7]):
+        np.testing.assert_array_equal(logits(rows), everything[rows])
+    decoder.step(tokens, positions, segments, tables, np.zeros(0, kernels.SAMPLE_SPEC), np.zeros(0, kernels.SAMPLE_RESULT))
+    decoder.close()
 
 
 def test_an_answer_ends_where_the_cache_does(source: ModelSource) -> None:

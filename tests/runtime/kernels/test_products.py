@@ -175,6 +175,13 @@ def test_an_unknown_variant_is_named() -> None:
         kernels.load("sse9")
 
 
+def test_a_variant_that_this_cpu_does_not_run_is_refused_before_it_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_runs", lambda variant: variant == "portable")
+    assert kernels.supported() == ("portable",)
+    with pytest.raises(kernels.KernelsUnavailable, match=r"'avxvnni': this CPU does not run them; it runs portable"):
+        kernels.load.__wrapped__("avxvnni")
+
+
 def test_a_library_that_does_not_load_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(kernels.KernelsUnavailable, match=r"_avx2\.so: no such library"):

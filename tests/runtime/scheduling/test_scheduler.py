@@ -96,6 +96,19 @@ def test_a_slow_machine_takes_smaller_chunks_while_others_decode() -> None:
     assert rows[0] > rows[-1] == MIN_CHUNK
 
 
+def test_a_step_may_pass_its_target_by_a_tenth_where_that_ends_a_prompt() -> None:
+    """At 1 ms for a prompt token the target of 50 ms allows a chunk of 32, and 55 tokens where nothing is left."""
+    for length, steps in ((55, [55]), (56, [32, 24]), (87, [32, 55])):
+        scheduler = make(batch=512)
+        first = add(scheduler, "a", 64)
+        for _ in range(60):
+            scheduler.measured([Share(first, 64)], 0.064)
+        step(scheduler, 0.064)
+        step(scheduler, 0.0)
+        add(scheduler, "b", length, first=1000)
+        assert [dict(step(scheduler, 0.0))["b"] for _ in steps] == steps
+
+
 def test_priority_comes_first_and_tenants_take_turns() -> None:
     scheduler = make(slots=1)
     for i in range(3):
