@@ -55,7 +55,7 @@ class KubernetesPlatform(Kept):
 
     def __init__(self, api: KubeApi, name: str, environment: Environment, renderer: Renderer, reach: Reach, key: str | None = None) -> None:
         self._api, self._name, self._environment, self._renderer, self._reach, self._key = api, name, environment, renderer, reach, key
-        self._state = KubeState(api, environment.namespace)
+        self._state = KubeState(api, environment.namespace, name)
         super().__init__(self._state)
         self._fence = Fence(api, self._state, lambda: self._held)
         self._route_version = ""

@@ -27,9 +27,10 @@ _LEASE = TypeAdapter(Lease)
 
 
 class FileStore:
-    """`journal.json` and `lease.json` in one folder, and what both need: one lock."""
+    """`journal.json` and `lease.json` of one environment in one folder, and what both need: one lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: str) -> None:
+        self._environment = environment
         self.journal = folder / "journal.json"
         self.lease = folder / "lease.json"
         self._lock = folder / "promotion.lock"
@@ -67,7 +68,7 @@ class FileStore:
         document = self._read(self.journal)
         if document is None:
             return None, ""
-        return from_document(document.get("journal"), str(self.journal)), _version(self.journal, document)
+        return from_document(document.get("journal"), self._environment, str(self.journal)), _version(self.journal, document)
 
     def write_journal(self, journal: Journal, expected_version: str, held: Lease | None) -> str:
         """Raises Conflict, or LeaseLost when `held` is no longer the current lease."""
