@@ -1,11 +1,13 @@
 """What tests of Kubernetes objects share: environments to try, and strict validation against the API's own schema."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 
-from inferstack.environment import Environment, lay_over, parse_environment
+from inferstack.environment import Environment, Layer, lay_over, load_environment, parse_environment
+from inferstack.program.render import Rendered, render_environment
 
 VERSION = kubernetes_validate.latest_version()
 DIGEST = "sha256:" + "0" * 64
@@ -42,3 +44,8 @@ def validate(manifest: Mapping[str, Any]) -> None:
     if not manifest["apiVersion"].startswith(CUSTOM_GROUPS):
         known = {key: value for key, value in manifest.items() if value != "[secret]"}  # what a plan does not show cannot be checked
         kubernetes_validate.validate(known, VERSION, strict=True)
+
+
+def rendered_from(root: Path, name: str, layer: Layer | None = None, outputs: Mapping[str, Any] | None = None) -> Rendered:
+    """What `inferstack render` writes of the environment `name` of the project `root`."""
+    return render_environment(root, name, load_environment(root / "stacks", name), layer, outputs)

@@ -16,7 +16,7 @@ import pytest
 from inferstack.environment import InvalidEnvironment
 from inferstack.platforms.holder import holder_name, is_gone
 from inferstack.platforms.prometheus_text import counters
-from inferstack.promotion import commands, filestore, journal, lease
+from inferstack.promotion import commands, filestore, journal, lease, whole
 from inferstack.promotion.baseline import from_baseline
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.journal import JournalUnreadable, Phase
@@ -189,6 +189,31 @@ def test_a_full_disk_leaves_the_former_journal_whole_and_is_tried_again(tmp_path
     assert store.read_journal() == (kept, version)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.json", "promotion.lock"], "nothing half written is left"
     assert store.write_journal(replace(kept, generation=99), version, None) == "2"
+
+
+def test_a_full_disk_gives_back_the_room_that_was_kept_for_a_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, kept = FileStore(tmp_path, "test"), running()
+    held = store.acquire_lease("a", 0, holder_gone=False)
+    room = tmp_path / whole.RESERVE
+    assert room.stat().st_blocks * 512 >= whole.RESERVE_BYTES, "a file with holes keeps no room"
+    open_file = open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> Any:
+        if room.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+    version = store.write_journal(kept, "", held)
+    assert not room.exists()
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    store.release_lease(held)
+    store.acquire_lease("a", 0, holder_gone=False)
+    assert not room.exists(), "there is none to keep"
+    assert store.read_journal() == (kept, version)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(Unavailable, match="No space left on device; the former one is whole; free about 1 MiB there"):
+        store.write_journal(kept, version, None)
 
 
 def test_a_write_without_the_lease_is_refused(tmp_path: Path) -> None:
