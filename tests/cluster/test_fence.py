@@ -19,7 +19,7 @@ def test_what_a_promoter_creates_is_taken_back_by_a_later_apply_and_written_by_n
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     api = KubeApi.from_kubeconfig(CONTEXT)
-    state = KubeState(api, namespace)
+    state = KubeState(api, namespace, "test")
     path = f"/api/v1/namespaces/{namespace}/configmaps/made"
 
     def body(**data: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate.utils
 
-from inferstack.environment import Environment, lay_over, parse_environment
+from inferstack.environment import Environment, Layer, lay_over, load_environment, parse_environment
+from inferstack.program.render import Rendered, render_environment
 
 VERSION = kubernetes_validate.latest_version()
 for slow in ("all_versions", "schema_contents"):  # it reads every definition of the API anew for each object
@@ -45,3 +47,8 @@ def validate(manifest: Mapping[str, Any]) -> None:
     if not manifest["apiVersion"].startswith(CUSTOM_GROUPS):
         known = {key: value for key, value in manifest.items() if value != "[secret]"}  # what a plan does not show cannot be checked
         kubernetes_validate.validate(known, VERSION, strict=True)
+
+
+def rendered_from(root: Path, name: str, layer: Layer | None = None, outputs: Mapping[str, Any] | None = None) -> Rendered:
+    """What `inferstack render` writes of the environment `name` of the project `root`."""
+    return render_environment(root, name, load_environment(root / "stacks", name), layer, outputs)

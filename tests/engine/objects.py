@@ -5,12 +5,13 @@ from typing import Any
 
 import yaml
 
-from inferstack.program.render import KUSTOMIZATION, render_environment
+from inferstack.program.render import KUSTOMIZATION
+from tests.components.kubernetes import rendered_from
 
 
 def rendered(root: Path, name: str, outputs: dict[str, Any] | None = None) -> dict[tuple[str, ...], Any]:
     """What `inferstack render` writes for the environment `name` of the project in `root`, by `key`."""
-    files = render_environment(root, name, outputs=outputs).files
+    files = rendered_from(root, name, outputs=outputs).files
     objects = [yaml.safe_load(text) for file, text in files.items() if file != KUSTOMIZATION]
     return {key(item): item for item in objects}
 

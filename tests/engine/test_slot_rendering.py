@@ -9,6 +9,8 @@ import pytest
 from inferstack.environment import SlotName, load_environment
 from inferstack.platforms.kube_render import PulumiRenderer
 from inferstack.platforms.kube_slots import GENERATION_ANNOTATION, SPEC_ANNOTATION
+from inferstack.platforms.under_lease import under_lease
+from inferstack.promotion.lease import Lease, LeaseLost
 from inferstack.promotion.platform import SlotFailed
 from inferstack.promotion.spec import SlotSpec, with_settings
 from tests.engine.conftest import Engine
@@ -60,6 +62,16 @@ def test_a_promotion_updates_the_idle_slots_stack_and_no_other(engine: Engine, m
     assert SlotSpec.from_json(json.loads(annotations[SPEC_ANNOTATION])) == spec
     renderer.render(SlotName.GREEN, spec, notes)
     assert deployment(engine, "green") == after, "rendering twice is rendering once"
+
+    def lost() -> None:
+        raise LeaseLost(Lease("a", 1, 0, 0), None)
+
+    notes.merged.clear()
+    with pytest.raises(LeaseLost), under_lease(lost, 2.0):
+        renderer.render(SlotName.GREEN, replace(spec, generation=6), notes)
+    assert not notes.merged, "the update was ended"
+    renderer.render(SlotName.GREEN, replace(spec, generation=7), notes)
+    assert notes.merged, "the stack's lock is free"
 
     monkeypatch.setenv("PULUMI_BACKEND_URL", f"file://{engine.folder / 'gone'}")
     with pytest.raises(SlotFailed, match=f"pulumi up of {NAME}-green"):

@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = get_command(_application(arguments)).main(arguments, prog_name="inferstack", standalone_mode=False)
         with unheard():
-            sys.stdout.flush()
+            pass  # what is still unwritten
         if result != ExitCode.INTERRUPTED:
             return result if isinstance(result, int) else int(ExitCode.DONE)
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it

@@ -36,11 +36,12 @@ def render(
     from inferstack.program.run import ProgramFailed
 
     root = project_root(project)
-    errors = [str(finding) for finding in plan_findings(load_environment(root / "stacks", name)) if finding.severity == "error"]
+    environment = load_environment(root / "stacks", name)
+    errors = [str(finding) for finding in plan_findings(environment) if finding.severity == "error"]
     if errors:
         raise Failure("\n".join(errors), code=ExitCode.FINDINGS, path=name, next_step=f"`inferstack plan {name}` shows every finding")
     try:
-        rendered = render_environment(root, name, layer, _read(outputs))
+        rendered = render_environment(root, name, environment, layer, _read(outputs))
         write(rendered, out)
     except NotRenderable as error:
         raise Failure(

@@ -50,7 +50,7 @@ def _look(root: Path, name: str, environment: Environment) -> Callable[[], dict[
         from inferstack.local.status import status as local_status
         from inferstack.promotion.filestore import FileStore
 
-        store = FileStore(Layout(root, name).directory)
+        store = FileStore(Layout(root, name).directory, name)
         return lambda: local_status(root, name) | {"operation": _unfinished(store)}
 
     from inferstack.cli._promotion import open_environment, orderly

@@ -130,10 +130,12 @@ class Promotion(Section):
     """How a new version gets the traffic."""
 
     strategy: Literal["blue_green", "canary", "rolling"] = Field(
-        "blue_green", description="`blue_green`: all at once behind gates; `canary`: by `steps`; `rolling`: replicas in place."
+        "blue_green", description="`blue_green`, `canary`: a whole second slot, then weights by `steps`; `rolling`: replica by replica."
     )
     steps: tuple[Annotated[int, Field(gt=0, le=100, strict=True)], ...] = Field(
-        (100,), description="Weights of the new slot, in percent, ending with 100."
+        (10, 100),
+        description="Weights of the new slot, in percent, ending with 100, with a check at each; `[100]` moves all at once. The first one "
+        "bounds what a version costs that is bad for live traffic alone.",
     )
     header: Header | None = Field(
         None,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from inferstack.environment import Cache
 from inferstack.environment.quantity import quantity
-from inferstack.local.layout import Layout, write_whole
+from inferstack.local.layout import Layout
+from inferstack.promotion.whole import write_whole
 
 
 def wanted(settings: Cache) -> bool:

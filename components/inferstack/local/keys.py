@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Mapping
 
 from inferstack.environment import Tier
-from inferstack.local.layout import Layout, read_json, write_json, write_whole
+from inferstack.local.layout import Layout, read_json, write_json
+from inferstack.promotion.whole import write_whole
 
 TENANT = "local"
 PROMOTION = "promotion"

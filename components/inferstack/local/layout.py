@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inferstack.local.errors import LocalError
+from inferstack.promotion.whole import write_whole
 
 LOCK_SECONDS = 10.0
 """How long a command waits for another one that changes the same environment."""
@@ -112,22 +113,6 @@ def remembered(name: str) -> Path | None:
 def _note(name: str) -> Path:
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state") / "inferstack" / "projects" / name
-
-
-def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace `path` by rename, so that a reader or a kill never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 def write_json(path: Path, value: Any, mode: int = 0o600) -> None:

@@ -43,7 +43,7 @@ def status(root: Path, name: str) -> dict[str, Any]:
 def _journal(layout: Layout) -> tuple[Journal | None, list[str]]:
     """The promotion journal, and why it cannot be read: what runs is told all the same."""
     try:
-        return FileStore(layout.directory).read_journal()[0], []
+        return FileStore(layout.directory, layout.name).read_journal()[0], []
     except (JournalUnreadable, PlatformError) as error:
         return None, [str(error)]
 

@@ -12,10 +12,11 @@ JOURNAL_KEY = "journal.json"
 
 
 class KubeState:
-    """Both objects of one namespace."""
+    """Both objects of the environment that one namespace holds."""
 
-    def __init__(self, api: KubeApi, namespace: str) -> None:
+    def __init__(self, api: KubeApi, namespace: str, environment: str) -> None:
         self._api = api
+        self._environment = environment
         self._namespace = namespace
         self._maps = f"/api/v1/namespaces/{namespace}/configmaps"
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -24,7 +25,10 @@ class KubeState:
         found = self._api.get(f"{self._maps}/{JOURNAL}")
         if found is None:
             return None, ""
-        return load(found.get("data", {}).get(JOURNAL_KEY, ""), f"ConfigMap {JOURNAL}"), found["metadata"]["resourceVersion"]
+        return self._load(found), found["metadata"]["resourceVersion"]
+
+    def _load(self, found: Object) -> Journal:
+        return load(found.get("data", {}).get(JOURNAL_KEY, ""), self._environment, f"ConfigMap {JOURNAL} in {self._namespace}")
 
     def write_journal(self, journal: Journal, expected_version: str, held: Lease | None) -> str:
         """Raises Conflict, or LeaseLost when `held` is no longer the current lease."""

@@ -118,7 +118,7 @@ class Cluster:
             raise PlatformError(f"Pulumi manages the objects in {self.environment.namespace}; use `pulumi up` and `pulumi destroy`")
 
     def _rendered(self) -> tuple[list[Object], tuple[str, ...]]:
-        rendered = render_environment(self.root, self.name)
+        rendered = render_environment(self.root, self.name, self.environment)
         return [yaml.safe_load(text) for file, text in rendered.files.items() if file != KUSTOMIZATION], rendered.secrets
 
     def _promoted(self) -> tuple[str, ...]:

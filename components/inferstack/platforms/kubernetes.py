@@ -26,6 +26,7 @@ from inferstack.platforms.kube_slots import SlotObjects, observe_slot, rendered_
 from inferstack.platforms.kube_state import KubeState
 from inferstack.platforms.pairs import compare
 from inferstack.platforms.slot_client import SlotClient, exercise, seen_through
+from inferstack.platforms.under_lease import under_lease
 from inferstack.promotion.lease import Lease
 from inferstack.promotion.measure import Snapshot
 from inferstack.promotion.platform import (
@@ -55,7 +56,7 @@ class KubernetesPlatform(Kept):
 
     def __init__(self, api: KubeApi, name: str, environment: Environment, renderer: Renderer, reach: Reach, key: str | None = None) -> None:
         self._api, self._name, self._environment, self._renderer, self._reach, self._key = api, name, environment, renderer, reach, key
-        self._state = KubeState(api, environment.namespace)
+        self._state = KubeState(api, environment.namespace, name)
         super().__init__(self._state)
         self._fence = Fence(api, self._state, lambda: self._held)
         self._route_version = ""
@@ -186,7 +187,8 @@ class KubernetesPlatform(Kept):
 
     def render(self, slot: SlotName, spec: SlotSpec) -> None:
         self._fence.check()
-        self._renderer.render(slot, spec, self._fence)
+        with under_lease(self.renew_lease):
+            self._renderer.render(slot, spec, self._fence)
 
     def set_weights(self, weights: Weights) -> None:
         rules = _rules(self._template(), weights)

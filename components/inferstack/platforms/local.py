@@ -48,7 +48,7 @@ class LocalPlatform(Kept):
 
     def __init__(self, machine: LocalMachine) -> None:
         self._machine = machine
-        self._store = FileStore(machine.layout.directory)
+        self._store = FileStore(machine.layout.directory, machine.layout.name)
         super().__init__(self._store)
         self._seen: Weights | None = None
 

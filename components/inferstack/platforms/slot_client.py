@@ -61,6 +61,9 @@ class Timing:
     """For a limit of requests per minute, before it was sent at last."""
 
 
+REFUSED = "the key of promotion's own requests is none of this environment's, or may not ask: on a cluster INFERSTACK_KEY holds another"
+
+
 @dataclass(frozen=True)
 class TopTokens:
     """The most likely next token after each position of a text, and the text as the slot gives it back."""
@@ -167,7 +170,8 @@ class SlotClient:
             with self._client.stream("POST", "/v1/completions", json=body, headers=self._headers, timeout=seconds) as answer:
                 if answer.status_code != 200:
                     text = answer.read()[:200].decode(errors="replace")
-                    return Timing(f"HTTP {answer.status_code} {text}"), _wait(answer)
+                    refused = f"; {REFUSED}" if answer.status_code in (401, 403) else ""
+                    return Timing(f"HTTP {answer.status_code} {text}{refused}"), _wait(answer)
                 for line in answer.iter_lines():
                     if not stream.read(line):
                         break

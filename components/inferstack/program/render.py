@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from inferstack.environment import Layer, load_environment
+from inferstack.environment import Environment, Layer
 from inferstack.program.plan import run_environment
 
 _FIRST = (
@@ -48,12 +48,14 @@ class Rendered:
     charts: tuple[str, ...]
 
 
-def render_environment(root: Path, name: str, layer: Layer | None = None, outputs: Mapping[str, Any] | None = None) -> Rendered:
-    """Render environment `name`; `outputs` are those of its platform stack, where slots need them (`pulumi stack output --json`).
+def render_environment(
+    root: Path, name: str, environment: Environment, layer: Layer | None = None, outputs: Mapping[str, Any] | None = None
+) -> Rendered:
+    """Render the environment `name` of the project `root`; `outputs` are those of its platform stack, where slots need them
+    (`pulumi stack output --json`).
 
-    Raises InvalidEnvironment, run.ProgramFailed, or NotRenderable.
+    Raises run.ProgramFailed or NotRenderable.
     """
-    environment = load_environment(root / "stacks", name)
     runs = run_environment(root, name, environment, layer, outputs=outputs)
     resources = [item for stack in runs for item in stack.run.resources if item.type.startswith("kubernetes:")]
     charts = tuple(str(item.inputs["chart"]) for item in resources if item.type.startswith(_CHARTS))

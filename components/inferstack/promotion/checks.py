@@ -85,10 +85,11 @@ class Checks:
         """The live slot over as long a window as the one after the switch, while nothing is asked of the other slot: as it will be then."""
         self._say(f"{live} alone for {op.policy.gates.window_seconds:.0f} s, to compare with after the switch", op)
         looks = [self._look(live)]
-        for _ in range(gates.PARTS):
-            self._sleep(op.policy.gates.window_seconds / gates.PARTS)
+        parts = gates.parts_of(op.policy.gates.window_seconds)
+        for _ in range(parts):
+            self._sleep(op.policy.gates.window_seconds / parts)
             looks.append(self._look(live))
-        return over(looks, gates.PARTS)
+        return over(looks, parts)
 
     def _load(self, new: SlotName, live: SlotName | None, op: Operation) -> tuple[Rounds, Exercise]:
         """At least `min_requests` synthetic requests to the new slot: the rounds in which the live slot got the same, and what the new
@@ -119,23 +120,20 @@ class Checks:
         What is suspected once all traffic has moved is looked at again in a split: both slots at the same moments, and only a part of the
         requests meets the new one meanwhile.
         """
-        if splits(op) and not op.attempts and self._watch(replace(step, seconds=_carried_over(op)), op) is None:
+        if splits(op) and not op.attempts and self._watch(replace(step, seconds=_carried_over(op)), op, look_inside=False) is None:
             return Result()
         watched = self._watch(step, op)
         if watched is None:
             return Result()
-        seen, new_looks, live_looks = watched
-        new = over(new_looks, gates.PARTS)
-        live = over(live_looks, gates.PARTS) if step.live else from_baseline(op.baseline)
+        seen, first, new, live = watched
         other = step.slot.other if seen.slots[step.slot.other].ready else None
         rounds: Rounds = ()
         unmarked = _unmarked(step, op) if new is not None and new.requests == 0 else ""
         beside, alone = live if splits(op) else None, other is None
         if new is not None and not unmarked and not gates.failed_early(new, op.policy.gates) and not _tells(new, live, op, alone=alone):
             rounds, mine = self._load(step.slot, other, op)
-            new_looks.append(self._look(step.slot))
             live = _comparable(new, live) if live is not None else _told(rounds)
-            new = _filled(new, over(new_looks, 1), mine)
+            new = _filled(new, over((first, self._look(step.slot)), 1), mine)
         comparable = _same_models(journal, op, step.slot.other)
         evidence = Evidence(
             new, live, rounds, comparable=comparable, hourly_usd=op.policy.hourly_usd, unmarked=unmarked, confirmed=_suspected_before(op)
@@ -146,14 +144,20 @@ class Checks:
             self._say(f"{step.slot} and {step.slot.other} share the traffic for one window, to compare them at the same moments", op)
         return Result(verdict=verdict, baseline=to_baseline(beside) if beside is not None else None, split=split)
 
-    def _watch(self, step: Check, op: Operation) -> tuple[Observation, list[Look], list[Look]] | None:
-        """Looks at both slots over the step's time, and the last observation; ended early when all is lost already. None when the slots
-        changed meanwhile."""
-        began = self._elapsed()
+    def _watch(
+        self, step: Check, op: Operation, *, look_inside: bool = True
+    ) -> tuple[Observation, Look, WindowStats | None, WindowStats | None] | None:
+        """The last observation, the first look at the new slot, and what it and the live slot (or the baseline) did over the step's time;
+        ended early when more of it would change nothing. None when the slots changed meanwhile."""
+        began, parts = self._elapsed(), gates.parts_of(step.seconds)
+
+        def windows(parts: int) -> tuple[WindowStats | None, WindowStats | None]:
+            return over(new_looks, parts), from_baseline(op.baseline) if step.live is None else over(live_looks, parts)
+
         new_looks, live_looks = [self._look(step.slot)], [self._look(step.live)]
         while True:
             left = step.seconds - (self._elapsed() - began)
-            self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / gates.PARTS)))
+            self._sleep(max(0.0, min(left, LOOK_SECONDS, step.seconds / parts)))
             seen = self._call(self._platform.observe)
             if _changed(seen, op):
                 return None
@@ -161,8 +165,12 @@ class Checks:
             live_looks.append(self._look(step.live))
             so_far, left = over(new_looks, 1), step.seconds - (self._elapsed() - began)
             self._rates(step, so_far, over(live_looks, 1), seen, max(0.0, left))
-            if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > gates.PARTS):
-                return seen, new_looks, live_looks
+            if gates.failed_early(so_far, op.policy.gates) or (left <= 0 and len(new_looks) > parts):
+                return seen, new_looks[0], *windows(parts)
+            if look_inside and step.seconds - left >= step.seconds * gates.EARLY_PARTS / parts:
+                look_inside = False
+                if _slower_already(*(early := windows(gates.EARLY_PARTS)), op):
+                    return seen, new_looks[0], *early
 
     def _judge(self, step: Check, evidence: Evidence, op: Operation) -> Verdict:
         verdict = gates.decide(step.stage, evidence, op.policy.gates, self._now())
@@ -272,6 +280,10 @@ def _tells(new: WindowStats, live: WindowStats | None, op: Operation, *, alone: 
         return alone
     parts = (side for stats in (new, live) for side in (stats.ttft_parts, stats.inter_token_parts))
     return not gates.carries_more(new, live) and min(len(side) for side in parts) >= gates.LEAST_PARTS
+
+
+def _slower_already(new: WindowStats | None, live: WindowStats | None, op: Operation) -> bool:
+    return new is not None and live is not None and _tells(new, live, op, alone=False) and gates.slower_already(new, live, op.policy.gates)
 
 
 def _filled(window: WindowStats, whole: WindowStats | None, sent: Exercise) -> WindowStats | None:

@@ -14,7 +14,7 @@ from inferstack.planning.savings import replica_hourly_usd
 from inferstack.promotion.drift import find_drift
 from inferstack.promotion.events import Emit, Event
 from inferstack.promotion.executor import Executor
-from inferstack.promotion.journal import ADVICE, Entry, Journal, JournalUnreadable, Outcome, Policy
+from inferstack.promotion.journal import Entry, Journal, Outcome, Policy
 from inferstack.promotion.lease import LeaseHeld
 from inferstack.promotion.platform import Clock, Observation, Platform
 from inferstack.promotion.spec import SlotSpec
@@ -183,9 +183,6 @@ def _run(session: Session, begin: Callable[[Journal | None, Observation], Journa
 
 def _stored(session: Session, journal: Journal | None, seen: Observation) -> Journal:
     if journal is not None:
-        if journal.environment != session.environment:
-            whose = f"the promotion journal here is of environment {journal.environment}, not of {session.environment}"
-            raise JournalUnreadable(f"{whose}; {ADVICE}")
         return journal
     live = seen.weights.sole if seen.weights is not None else None
     specs = {slot: observed.spec or session.base for slot, observed in seen.slots.items() if observed.replicas > 0 or slot is live}

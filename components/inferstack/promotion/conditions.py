@@ -27,8 +27,9 @@ def late(op: Operation, seen: Observation, seconds: float) -> bool:
 
 
 def too_soon(op: Operation, seen: Observation) -> bool:
-    last = op.verdicts[-1].time if op.verdicts else 0
-    return 0 <= seen.time - last < RETRY_SECONDS
+    """What was missing may come later. A suspicion is looked into at once: who waits lets more requests meet it."""
+    last = op.verdicts[-1] if op.verdicts else None
+    return last is not None and not last.suspected and 0 <= seen.time - last.time < RETRY_SECONDS
 
 
 def give_up(reason: str) -> Note:

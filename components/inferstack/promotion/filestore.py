@@ -19,6 +19,7 @@ from inferstack.promotion import lease as leases
 from inferstack.promotion.journal import ADVICE, Journal, JournalUnreadable, first_fault, from_document, to_document
 from inferstack.promotion.lease import Lease, LeaseLost
 from inferstack.promotion.platform import Conflict, PlatformError, Unavailable
+from inferstack.promotion.whole import FULL, RESERVE_BYTES, reserve, write_whole
 
 LOCK_SECONDS = 10.0
 """Longest wait for whoever writes; ending a slot's streams takes longer, and whoever calls asks again."""
@@ -27,9 +28,10 @@ _LEASE = TypeAdapter(Lease)
 
 
 class FileStore:
-    """`journal.json` and `lease.json` in one folder, and what both need: one lock."""
+    """`journal.json` and `lease.json` of one environment in one folder, and what both need: one lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: str) -> None:
+        self._environment = environment
         self.journal = folder / "journal.json"
         self.lease = folder / "lease.json"
         self._lock = folder / "promotion.lock"
@@ -67,7 +69,7 @@ class FileStore:
         document = self._read(self.journal)
         if document is None:
             return None, ""
-        return from_document(document.get("journal"), str(self.journal)), _version(self.journal, document)
+        return from_document(document.get("journal"), self._environment, str(self.journal)), _version(self.journal, document)
 
     def write_journal(self, journal: Journal, expected_version: str, held: Lease | None) -> str:
         """Raises Conflict, or LeaseLost when `held` is no longer the current lease."""
@@ -96,6 +98,7 @@ class FileStore:
     def acquire_lease(self, holder: str, now: float, *, holder_gone: bool) -> Lease:
         """Raises LeaseHeld."""
         with self.locked():
+            reserve(self.lease.parent)
             lease = leases.acquire(self.read_lease(), holder, now, holder_gone=holder_gone)
             self._write(self.lease, asdict(lease))
             return lease
@@ -136,18 +139,15 @@ class FileStore:
 
     @staticmethod
     def _write(path: Path, document: Any) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
-            with open(temporary, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                json.dump(document, file, sort_keys=True)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, json.dumps(document, sort_keys=True))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise Unavailable(f"{path} cannot be written: {error.strerror or error}; the former one is whole") from None
+            raise Unavailable(f"{path} cannot be written: {error.strerror or error}; the former one is whole{_free(error)}") from None
+
+
+def _free(error: OSError) -> str:
+    """What to do about a disk that is full."""
+    return f"; free about {RESERVE_BYTES >> 20} MiB there, for instance old logs" if error.errno in FULL else ""
 
 
 def _locked(lock: TextIO) -> bool:

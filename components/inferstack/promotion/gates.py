@@ -18,9 +18,10 @@ from inferstack.promotion.platform import Agreement, Exercise
 TRIES = 4
 """Tries of a check whose data are missing, RETRY_SECONDS apart, before it is inconclusive (Argo Rollouts' consecutiveErrorLimit)."""
 RETRY_SECONDS = 10.0
-PARTS = 6
-"""Parts of a window whose p95s are compared. Requests that follow each other share a queue and are no independent samples; the figures of
-consecutive parts of a window nearly are (the method of batch means: Law, Simulation Modeling and Analysis, chapter 9)."""
+PARTS, MOST_PARTS, PART_SECONDS = 6, 12, 2.5
+"""Parts of a window whose p95s are compared: as many as last that long, within these bounds. Requests that follow each other share a queue
+and are no independent samples; the figures of consecutive parts of a window nearly are (the method of batch means: Law, Simulation
+Modeling and Analysis, chapter 9)."""
 LEAST_PARTS = 4
 """Fewer than these on a side cannot be told from chance at all: complete separation of 3 and 3 has p = 0.05."""
 SCREENING = Looks(rounds=10, early=7, level=0.1)
@@ -32,8 +33,11 @@ ROUND_REQUESTS = 4
 """Synthetic requests to each slot at the same moments."""
 LEAST_ROUNDS = 6
 """Fewer cannot be told from chance at all: 5 of 5 have p = 0.03."""
-CHANCE = 0.025
-"""Highest p of the exact rank test at which a window of live traffic is suspected. It must show in two: 6 in 10,000 by chance alone."""
+EARLY_PARTS, EARLY_CHANCE = 5, 0.004
+"""A look inside a window of live traffic, and the highest p of the exact rank test at which it ends there: only complete separation is as
+rare (5 and 5: 0.00397)."""
+CHANCE = 0.021
+"""Highest p at the window's end. Both looks together suspect at most 0.025 by chance, and two windows must agree: 6 in 10,000."""
 MORE_TRAFFIC = 1.25
 """Requests per second and replica, as a multiple of the other's, from which a slot may be slower for its traffic alone."""
 FAULT_CHANCE = 0.01
@@ -178,14 +182,35 @@ def _compared(name: str, figure: str, evidence: Evidence, gates: Gates, found: _
                 found.missing.append(f"{text}, in too few rounds to tell it from chance")
             elif slower or (slower is None and paired(mine, [most * each for each in theirs]) <= looks.level):
                 found.suspected.append(text)
-    value, before = _p95(new, figure, 1), _p95(live, figure, gates.min_requests)
-    if value is not None and before is not None and value > most * before:
-        mine, theirs = (getattr(side, f"{figure}_parts") for side in (new, live))
+    if (above := _above(new, live, figure, gates)) is not None:
+        value, before, p = above
         text = f"{name} {value:.3f} s, the live slot {before:.3f} s (at most {most:g} times)"
-        if min(len(mine), len(theirs)) < LEAST_PARTS:
+        if p is None:
             found.missing.extend([] if evidence.rounds else [f"{text}, in too few parts of the window to tell it from chance"])
-        elif unpaired(mine, [most * each for each in theirs]) <= CHANCE:
+        elif p <= CHANCE:
             found.suspected.append(text)
+
+
+def _above(new: WindowStats | None, live: WindowStats | None, figure: str, gates: Gates) -> tuple[float, float, float | None] | None:
+    """Both p95s over windows of live traffic when the new slot's is above the factor, and p of their parts (None for too few parts)."""
+    value, before = _p95(new, figure, 1), _p95(live, figure, gates.min_requests)
+    if value is None or before is None or value <= gates.slower_than_live * before:
+        return None
+    mine, theirs = (getattr(side, f"{figure}_parts") for side in (new, live))
+    if min(len(mine), len(theirs)) < LEAST_PARTS:
+        return value, before, None
+    return value, before, unpaired(mine, [gates.slower_than_live * each for each in theirs])
+
+
+def parts_of(seconds: float) -> int:
+    """Parts of a window of that length."""
+    return max(PARTS, min(MOST_PARTS, int(seconds / PART_SECONDS)))
+
+
+def slower_already(new: WindowStats, live: WindowStats, gates: Gates) -> bool:
+    """Whether the beginning of a window, in EARLY_PARTS parts, is enough to suspect it."""
+    found = (_above(new, live, figure, gates) for figure in FIGURES)
+    return any(above is not None and above[2] is not None and above[2] <= EARLY_CHANCE for above in found)
 
 
 def planned(gates: Gates, *, confirming: bool) -> Looks:

@@ -3,7 +3,7 @@
 It is written by compare-and-swap only (a ConfigMap's resourceVersion, a file with the same semantics), an intent before its deed and a
 result after it, so that whoever reads it after a kill knows what may have happened.
 
-    text = dump(journal); journal = load(text)    # raises JournalUnreadable for a newer schema
+    text = dump(journal); journal = load(text, "staging")    # raises JournalUnreadable for a newer schema, and for another environment's
 """
 
 import json
@@ -230,16 +230,16 @@ def dump(journal: Journal) -> str:
     return json.dumps(to_document(journal), sort_keys=True)
 
 
-def load(text: str, source: str = "the promotion journal") -> Journal:
-    """Read a journal of this or an older schema; raises JournalUnreadable with what to do."""
+def load(text: str, environment: str, source: str = "the promotion journal") -> Journal:
+    """Read the journal of `environment`, of this or an older schema; raises JournalUnreadable with what to do."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise JournalUnreadable(f"{source} is not JSON ({error}); {ADVICE}") from None
-    return from_document(document, source)
+    return from_document(document, environment, source)
 
 
-def from_document(document: Any, source: str = "the promotion journal") -> Journal:
+def from_document(document: Any, environment: str, source: str = "the promotion journal") -> Journal:
     """`load` for a parsed document."""
     schema = document.get("schema") if isinstance(document, Mapping) else None
     if isinstance(schema, bool) or not isinstance(schema, int):
@@ -252,9 +252,12 @@ def from_document(document: Any, source: str = "the promotion journal") -> Journ
             raise JournalUnreadable(f"{source} has schema {schema}, which no released version wrote")
         data, schema = MIGRATIONS[schema](data), schema + 1
     try:
-        return _ADAPTER.validate_python(data)
+        journal = _ADAPTER.validate_python(data)
     except ValidationError as error:
         raise JournalUnreadable(f"{source}: {first_fault(error)}; {ADVICE}") from None
+    if journal.environment != environment:
+        raise JournalUnreadable(f"{source} is of environment {journal.environment}, not of {environment}; {ADVICE}")
+    return journal
 
 
 def first_fault(error: ValidationError) -> str:

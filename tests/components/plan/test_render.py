@@ -11,14 +11,14 @@ import yaml
 from inferstack.cli import run
 from inferstack.environment import Layer, read_raw
 from inferstack.program.plan import plan_environment
-from inferstack.program.render import KUSTOMIZATION, NotRenderable, render_environment, write
-from tests.components.kubernetes import validate
+from inferstack.program.render import KUSTOMIZATION, NotRenderable, write
+from tests.components.kubernetes import rendered_from, validate
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_every_object_of_the_plan_is_one_file_and_listed() -> None:
-    rendered = render_environment(ROOT, "kubernetes")
+    rendered = rendered_from(ROOT, "kubernetes")
     planned = {
         (item.inputs["kind"], item.inputs["metadata"]["name"])
         for item in plan_environment(ROOT, "kubernetes").resources
@@ -45,38 +45,38 @@ def test_what_the_plan_finds_wrong_is_not_rendered(change: dict[str, Any], tmp_p
 
 def test_objects_of_the_same_name_in_two_namespaces_are_two_files() -> None:
     outputs = {"known": {"dev-aks-workload": {"clientId": "11111111-2222-3333-4444-555555555555"}}}
-    files = render_environment(ROOT, "dev-aks", outputs=outputs).files
+    files = rendered_from(ROOT, "dev-aks", outputs=outputs).files
     planned = [item for item in plan_environment(ROOT, "dev-aks").resources if item.type.startswith("kubernetes:")]
     assert len(files) == len(planned) + 1
     assert {"networkpolicy-inferstack-default-deny.yaml", "networkpolicy-inferstack-gpu-inferstack-default-deny.yaml"} <= set(files)
 
 
 def test_two_renderings_are_the_same_bytes() -> None:
-    assert render_environment(ROOT, "kubernetes").files == render_environment(ROOT, "kubernetes").files
+    assert rendered_from(ROOT, "kubernetes").files == rendered_from(ROOT, "kubernetes").files
 
 
 def test_the_namespace_comes_first() -> None:
-    assert next(iter(render_environment(ROOT, "kubernetes").files)).startswith("namespace-")
+    assert next(iter(rendered_from(ROOT, "kubernetes").files)).startswith("namespace-")
 
 
 def test_secrets_are_named_and_never_written() -> None:
-    rendered = render_environment(ROOT, "prod-gke")
+    rendered = rendered_from(ROOT, "prod-gke")
     assert set(rendered.secrets) >= {"inferstack/inferstack-keys", "inferstack/llm-certificate"}
     assert not any(name.startswith("secret-") for name in rendered.files)
     assert "[secret]" not in "".join(rendered.files.values())
 
 
 def test_one_slot_can_be_rendered_alone() -> None:
-    files = render_environment(ROOT, "kubernetes", Layer.SLOT).files
+    files = rendered_from(ROOT, "kubernetes", Layer.SLOT).files
     assert "deployment-inferstack-green.yaml" in files
     assert "httproute-inferstack.yaml" not in files
 
 
 def test_what_only_the_cloud_knows_is_named_and_can_be_given() -> None:
     with pytest.raises(NotRenderable, match=r"azure\.workload.identity/client-id"):
-        render_environment(ROOT, "prod-aks", Layer.SLOT)
+        rendered_from(ROOT, "prod-aks", Layer.SLOT)
     outputs = {"clientId": "11111111-2222-3333-4444-555555555555", "kubeconfig": "{}", "identifier": "aks/a/b"}
-    files = render_environment(ROOT, "prod-aks", Layer.SLOT, outputs).files
+    files = rendered_from(ROOT, "prod-aks", Layer.SLOT, outputs).files
     assert outputs["clientId"] in files["serviceaccount-inferstack-blue.yaml"]
 
 
@@ -87,7 +87,7 @@ def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path
     for file in (ROOT / "stacks/__main__.py", ROOT / "tests/engine/stacks/Pulumi.services-aks.yaml"):
         shutil.copy(file, tmp_path / "stacks")
     with pytest.raises(NotRenderable, match="alb-id"):
-        render_environment(tmp_path, "services-aks", Layer.PLATFORM)
+        rendered_from(tmp_path, "services-aks", Layer.PLATFORM)
     known = {
         "services-aks-group": {"name": "group1"},
         "servicesaksweights": {"name": "account1"},
@@ -96,7 +96,7 @@ def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path
         "services-aks-gateway-association": {"id": "/associations/one"},
         "services-aks-gateway-frontend": {"name": "front1"},
     }
-    rendered = render_environment(tmp_path, "services-aks", Layer.PLATFORM, {"known": known})
+    rendered = rendered_from(tmp_path, "services-aks", Layer.PLATFORM, {"known": known})
     gateway = yaml.safe_load(rendered.files["gateway-inferstack.yaml"])
     assert gateway["metadata"]["annotations"]["alb.networking.azure.io/alb-id"] == "/controllers/one"
     assert gateway["spec"]["addresses"][0]["value"] == "front1"
@@ -106,21 +106,21 @@ def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path
 def test_what_the_cloud_said_of_its_resources_makes_the_platform_renderable() -> None:
     known = {"prod-aks-group": {"name": "group1"}, "prodaksweights": {"name": "account1"}, "prod-aks-weights": {"name": "weights"}}
     with pytest.raises(NotRenderable, match="storageAccount"):
-        render_environment(ROOT, "prod-aks", Layer.PLATFORM)
-    files = render_environment(ROOT, "prod-aks", Layer.PLATFORM, {"known": known}).files
+        rendered_from(ROOT, "prod-aks", Layer.PLATFORM)
+    files = rendered_from(ROOT, "prod-aks", Layer.PLATFORM, {"known": known}).files
     volume = yaml.safe_load(files["persistentvolume-inferstack-weights-inferstack.yaml"])["spec"]["csi"]["volumeAttributes"]
     assert (volume["storageAccount"], volume["containerName"], volume["resourceGroup"]) == ("account1", "weights", "group1")
 
 
 def test_an_object_that_is_gone_loses_its_file_and_other_files_are_never_touched(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    write(render_environment(ROOT, "kubernetes"), folder)
-    write(render_environment(ROOT, "kubernetes", Layer.SLOT), folder)
+    write(rendered_from(ROOT, "kubernetes"), folder)
+    write(rendered_from(ROOT, "kubernetes", Layer.SLOT), folder)
     assert not (folder / "httproute-inferstack.yaml").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other/notes.txt").write_text("mine")
     with pytest.raises(FileExistsError):
-        write(render_environment(ROOT, "kubernetes", Layer.SLOT), tmp_path / "other")
+        write(rendered_from(ROOT, "kubernetes", Layer.SLOT), tmp_path / "other")
     assert (tmp_path / "other/notes.txt").read_text() == "mine"
 
 

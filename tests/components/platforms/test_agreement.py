@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from inferstack.platforms.agreement import LETTERS, LONG_CHARACTERS, agree, long_text
-from inferstack.platforms.slot_client import BEGINNINGS, TEXTS, SlotClient, exercise
+from inferstack.platforms.slot_client import BEGINNINGS, REFUSED, TEXTS, SlotClient, exercise
 
 Answer = Callable[[str], httpx.Response]
 
@@ -125,3 +125,14 @@ def test_prompts_end_inside_a_sentence_and_take_turns() -> None:
         client.generate("m", label="7", turn=turn)
     assert len({*sent[:5]}) == 5
     assert sent[0] == sent[5]
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_refused_key_is_said_to_be_that_and_no_fault_of_the_slot(status: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"ready": True}) if request.url.path == "/readyz" else httpx.Response(status, text="no")
+
+    client = SlotClient(httpx.Client(base_url="http://slot", transport=httpx.MockTransport(answer)), "/metrics", ["m"], "old")
+    health = client.verify()
+    assert not health.ok
+    assert (REFUSED in health.reason) is (status != 500)

@@ -45,7 +45,7 @@ def environment(**changes: Any) -> Environment:
             "slots": {"replicas": {"min": 2, "max": 4}, "idle_replicas": 1},
             "gateway": {"class_name": "traefik"},
             "drain": {"pre_stop_seconds": 1, "seconds": 4, "grace_seconds": 10},
-            "promotion": {"ready_seconds": 60, "settle_count": 5, "gates": {"min_requests": 5, "window_seconds": 4}},
+            "promotion": {"steps": [100], "ready_seconds": 60, "settle_count": 5, "gates": {"min_requests": 5, "window_seconds": 4}},
             **changes,
         }
     )
@@ -174,7 +174,7 @@ class ClusterWorld:
 
     def stored(self) -> Journal | None:
         found = self.find("configmaps", "inferstack-journal")
-        return load(found["data"]["journal.json"]) if found else None
+        return load(found["data"]["journal.json"], NAME) if found else None
 
     # ---- the API server
 

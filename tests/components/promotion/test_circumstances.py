@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from inferstack.environment import Gates, Promotion
 from inferstack.promotion import commands
 from inferstack.promotion.journal import JournalUnreadable, Outcome, Phase
 from inferstack.promotion.transition import NotNow
@@ -37,6 +38,17 @@ def test_what_is_suspected_after_the_switch_is_looked_at_again_with_both_slots_s
     world.crowds = True
     assert promote(world).outcome is Outcome.COMMITTED
     assert [weights.green for _, weights in world.routed[1:]] == [100, 50, 100]
+
+
+def test_a_version_that_is_slow_for_live_traffic_alone_is_turned_back_inside_the_windows_of_the_first_weight() -> None:
+    world, gates = World(), Gates()
+    world.behaviours[NEW.version] = Behaviour(ttft_live=0.5)
+    ended = promote(world, gates=gates, steps=Promotion().steps)
+    assert ended.outcome is Outcome.REVERTED
+    (begin, first), (end, last) = world.routed[1:]
+    assert (first.green, last.green) == (Promotion().steps[0], 0) == (10, 0)
+    assert world.served[NEW.version] < 0.05 * sum(world.served.values())
+    assert end - begin < gates.window_seconds + 5, "two looks inside of windows, and no rest between them"
 
 
 @pytest.mark.parametrize("trouble", ["ready", "verifies"])

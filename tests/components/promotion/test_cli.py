@@ -33,6 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     (tmp_path / "stacks").mkdir()
     (tmp_path / "stacks" / "Pulumi.local.yaml").write_text(FILE)
     made = World()
+    made.environment = "local"
     made.behaviours[version("int8").version] = Behaviour()
     made.slots[BLUE].spec = _promotion.SlotSpec.from_environment(load_environment(tmp_path / "stacks", "local"))
 
@@ -370,3 +371,15 @@ def test_drift_ends_with_3(world: World, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(capsys.readouterr().out.partition("\n")[2])["drift"] == ["the image of blue was changed"]
     assert run(["promote", "local"]) == 2
     assert run(["promote", "local", "--allow-drift"]) == 0
+
+
+@pytest.mark.parametrize("command", ["history", "drift", "promote", "rollback", "recover", "abort"])
+def test_another_environments_journal_is_refused_by_every_command(world: World, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run(["promote", "local", "--set", "slot.quantization=int8"]) == 0
+    assert world.journal is not None
+    world.journal = world.journal.replace('"environment": "local"', '"environment": "staging"')
+    before, weights = world.journal, world.weights
+    capsys.readouterr()
+    assert run([command, "local"]) == 5
+    assert "is of environment staging, not of local" in capsys.readouterr().err
+    assert (world.journal, world.weights) == (before, weights)

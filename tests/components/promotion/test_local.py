@@ -30,7 +30,7 @@ ENVIRONMENT = parse_environment(
         "platform": "local",
         "models": [{"name": "m", "source": "file:///m"}],
         "cache": {"backend": "none"},
-        "promotion": {"ready_seconds": 30, "settle_count": 3, "gates": {"min_requests": 5, "window_seconds": 3}},
+        "promotion": {"steps": [100], "ready_seconds": 30, "settle_count": 3, "gates": {"min_requests": 5, "window_seconds": 3}},
     }
 )
 PORTS = Ports(1, 2, None, {"blue": 3, "green": 4}, {"blue": 5, "green": 6})

@@ -16,7 +16,7 @@ import pytest
 from inferstack.environment import InvalidEnvironment
 from inferstack.platforms.holder import holder_name, is_gone
 from inferstack.platforms.prometheus_text import counters
-from inferstack.promotion import commands, filestore, journal, lease
+from inferstack.promotion import commands, filestore, journal, lease, whole
 from inferstack.promotion.baseline import from_baseline
 from inferstack.promotion.filestore import FileStore
 from inferstack.promotion.journal import JournalUnreadable, Phase
@@ -41,11 +41,11 @@ def running() -> journal.Journal:
 
 def test_a_journal_survives_its_text() -> None:
     found = running()
-    assert journal.load(journal.dump(found)) == found
+    assert journal.load(journal.dump(found), "test") == found
 
 
 def test_a_journal_that_an_earlier_version_wrote_is_read() -> None:
-    found = journal.load(GOLDEN.read_text())
+    found = journal.load(GOLDEN.read_text(), "test")
     assert found.phase is Phase.POSTCHECK
     assert found.operation is not None
     assert found.operation.spec.models[0].quantization == "int8"
@@ -61,13 +61,13 @@ def test_an_older_schema_is_brought_up_to_date(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(journal, "SCHEMA", 2)
     monkeypatch.setitem(journal.MIGRATIONS, 1, migrate)
-    assert journal.load(json.dumps(old)).active == document["active"]
+    assert journal.load(json.dumps(old), "test").active == document["active"]
 
 
 def test_a_newer_schema_is_refused_and_nothing_is_touched() -> None:
     document = {**journal.to_document(running()), "schema": journal.SCHEMA + 1}
     with pytest.raises(JournalUnreadable, match="newer inferstack"):
-        journal.load(json.dumps(document))
+        journal.load(json.dumps(document), "test")
     world = World()
     world.journal = json.dumps(document)
     world._read = ("", None)
@@ -79,7 +79,7 @@ def test_a_newer_schema_is_refused_and_nothing_is_touched() -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": true}', '{"schema": 1}', '{"schema": 0}', '{"schema": "1"}'])
 def test_a_damaged_journal_says_what_to_do(text: str) -> None:
     with pytest.raises(JournalUnreadable):
-        journal.load(text)
+        journal.load(text, "test")
 
 
 def _places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -91,7 +91,7 @@ def _places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 def _loaded(document: Any) -> journal.Journal | None:
     """None when it is refused, and the refusal says what to do."""
     try:
-        return journal.load(json.dumps(document))
+        return journal.load(json.dumps(document), "test")
     except JournalUnreadable as error:
         told = str(error)
     assert any(words in told for words in ("restore it from a backup", "newer inferstack", "no released version"))
@@ -122,7 +122,7 @@ def test_a_journal_damaged_anywhere_is_refused_or_can_be_gone_on_with() -> None:
     ids=["empty", "half", "no text", "deep", "list", "version", "fields"],
 )
 def test_a_damaged_file_is_said_to_be_so_and_is_left_as_it_is(tmp_path: Path, text: bytes) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, "test")
     store.journal.write_bytes(text)
     with pytest.raises(JournalUnreadable, match=r"journal\.json.*restore it from a backup"):
         store.read_journal()
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_said_to_be_so_and_is_left_as_it_is(tmp_path: Path, te
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"holder": 1}', '{"holder": "a", "generation": "x", "acquired": 0, "renewed": 0}'])
 def test_a_damaged_lease_is_nobodys_and_nothing_is_touched(tmp_path: Path, text: str) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, "test")
     store.lease.write_text(text)
     with pytest.raises(JournalUnreadable, match=r"lease\.json"):
         store.acquire_lease("a", 0, holder_gone=False)
@@ -141,7 +141,7 @@ def test_a_damaged_lease_is_nobodys_and_nothing_is_touched(tmp_path: Path, text:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, "test")
     store.journal.mkdir()  # like a missing permission, but for every user
     with pytest.raises(PlatformError, match=r"journal\.json cannot be read: Is a directory"):
         store.read_journal()
@@ -152,7 +152,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_stopped_process_with_the_lock_is_named_and_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filestore, "LOCK_SECONDS", 0.1)
-    store, other = FileStore(tmp_path), FileStore(tmp_path)
+    store, other = FileStore(tmp_path, "test"), FileStore(tmp_path, "test")
     with store.locked(), pytest.raises(Unavailable, match=rf"process {os.getpid()} .*kill -CONT {os.getpid()}"), other.locked():
         pass
     with other.locked():
@@ -160,7 +160,7 @@ def test_a_stopped_process_with_the_lock_is_named_and_not_waited_for_without_end
 
 
 def test_writes_of_the_file_are_compare_and_swap(tmp_path: Path) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, "test")
     found = running()
     assert store.read_journal() == (None, "")
     first = store.write_journal(found, "", None)
@@ -176,7 +176,7 @@ def test_writes_of_the_file_are_compare_and_swap(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_former_journal_whole_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, kept = FileStore(tmp_path), running()
+    store, kept = FileStore(tmp_path, "test"), running()
     version = store.write_journal(kept, "", None)
 
     def full(descriptor: int) -> None:
@@ -191,8 +191,33 @@ def test_a_full_disk_leaves_the_former_journal_whole_and_is_tried_again(tmp_path
     assert store.write_journal(replace(kept, generation=99), version, None) == "2"
 
 
+def test_a_full_disk_gives_back_the_room_that_was_kept_for_a_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, kept = FileStore(tmp_path, "test"), running()
+    held = store.acquire_lease("a", 0, holder_gone=False)
+    room = tmp_path / whole.RESERVE
+    assert room.stat().st_blocks * 512 >= whole.RESERVE_BYTES, "a file with holes keeps no room"
+    open_file = open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> Any:
+        if room.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+    version = store.write_journal(kept, "", held)
+    assert not room.exists()
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    store.release_lease(held)
+    store.acquire_lease("a", 0, holder_gone=False)
+    assert not room.exists(), "there is none to keep"
+    assert store.read_journal() == (kept, version)
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(Unavailable, match="No space left on device; the former one is whole; free about 1 MiB there"):
+        store.write_journal(kept, version, None)
+
+
 def test_a_write_without_the_lease_is_refused(tmp_path: Path) -> None:
-    store = FileStore(tmp_path)
+    store = FileStore(tmp_path, "test")
     held = store.acquire_lease("a", 0, holder_gone=False)
     store.acquire_lease("b", 100, holder_gone=False)
     with pytest.raises(LeaseLost, match="b"):
@@ -308,3 +333,11 @@ def test_every_name_that_is_read_is_one_that_the_runtime_exposes() -> None:
 
     for name in set(re.findall(r'"(inferstack_[a-z_]+|process_[a-z_]+)"', source)):
         assert metrics.find(name) is not None, f"the runtime exposes no {name}"
+
+
+def test_a_file_of_another_environment_is_told_from_ones_own(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, "test")
+    store.write_journal(running(), "", None)
+    assert store.read_journal()[0] is not None
+    with pytest.raises(JournalUnreadable, match=r"journal\.json is of environment test, not of copied"):
+        FileStore(tmp_path, "copied").read_journal()

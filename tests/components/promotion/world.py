@@ -92,6 +92,7 @@ class World:
     """What is there, whoever looks."""
 
     def __init__(self, replicas: int = 2, delay: float = 0.5) -> None:
+        self.environment = "test"
         self.time = 1_000_000.0
         self.jumped = 0.0
         self.replicas = replicas
@@ -202,7 +203,7 @@ class World:
 
     def stored(self) -> Journal | None:
         if self.journal and self._read[0] != self.journal:
-            self._read = (self.journal, load(self.journal))
+            self._read = (self.journal, load(self.journal, self.environment))
         return self._read[1] if self.journal else None
 
     # ---- what must hold whatever happens
@@ -480,7 +481,7 @@ class Process:
     # ---- for tests
 
     def session(self) -> Session:
-        return Session("test", self, self, self.events.append, self.holder, self.holder.partition("@")[0], version())
+        return Session(self.world.environment, self, self, self.events.append, self.holder, self.holder.partition("@")[0], version())
 
 
 GATES = Gates(min_requests=20, window_seconds=10)

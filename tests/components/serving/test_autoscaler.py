@@ -12,12 +12,11 @@ from inferstack.cluster.monitoring import monitoring_objects
 from inferstack.cluster.monitoring_config import prometheus_config
 from inferstack.environment import SlotName
 from inferstack.program.plan import plan_environment
-from inferstack.program.render import render_environment
 from inferstack.serving.manifests.autoscaler import autoscaler_config, autoscaler_objects
 from inferstack.serving.manifests.slot import slot_objects
 from inferstack_runtime.autoscaler.config import AutoscalerConfig
 from inferstack_runtime.autoscaler.registry import Registration, registration_of
-from tests.components.kubernetes import environment, validate
+from tests.components.kubernetes import environment, rendered_from, validate
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parents[3]
@@ -134,7 +133,7 @@ def test_the_plan_has_it_in_the_platform_layer_and_no_policy_is_against_it(tmp_p
 
 
 def test_the_rendered_files_have_it(tmp_path: Path) -> None:
-    files = render_environment(project(tmp_path), "kubernetes").files
+    files = rendered_from(project(tmp_path), "kubernetes").files
     kinds = sorted(yaml.safe_load(text)["kind"] for name, text in files.items() if "autoscaler" in name)
     wanted = ["ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount"]
     assert kinds == wanted

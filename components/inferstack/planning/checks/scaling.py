@@ -138,7 +138,7 @@ def system_pool_holds_slot(e: Environment) -> Iterator[Finding]:
 
 
 def promotion_room(e: Environment) -> Iterator[Finding]:
-    """Both slots fit during a promotion, or it can go step by step."""
+    """Both slots fit during a promotion, or it goes replica by replica."""
     room = headroom(e)
     if room is None or e.gpu is None or room.kind == "surge":
         return
@@ -153,15 +153,13 @@ def promotion_room(e: Environment) -> Iterator[Finding]:
             f"a promotion needs a replica beside the live slot: {room.live + 1} nodes or more, and there are at most {room.available}."
         )
         yield Finding("promotion-no-room", "error", "gpu.max_nodes", message, f"{raise_it}.")
-    elif e.promotion.strategy != "rolling" and len(e.promotion.steps) == 1:
-        message = (
-            f"both slots need {room.both} nodes during a promotion and there are at most {room.available}; all weight moves in one step."
-        )
-        fix = f"{raise_it}, or move in steps while replicas move with it: promotion.strategy canary, steps [25, 50, 75, 100]."
-        yield Finding("promotion-no-surge", "error", "promotion.steps", message, fix)
+    elif e.promotion.strategy != "rolling":
+        message = f"both slots need {room.both} nodes before any weight moves, and there are at most {room.available}."
+        fix = f"{raise_it}, or let replicas move one by one with the weight: promotion.strategy rolling."
+        yield Finding("promotion-no-surge", "error", "promotion.strategy", message, fix)
     else:
         message = f"both slots need {room.both} nodes and there are at most {room.available}: replicas move with the weight, step by step."
-        yield Finding("promotion-stepped", "info", "promotion.steps", message, f"nothing, or {raise_it} for both slots in full.")
+        yield Finding("promotion-stepped", "info", "promotion.strategy", message, f"nothing, or {raise_it} for both slots in full.")
 
 
 def quota(e: Environment) -> Iterator[Finding]:

@@ -181,7 +181,7 @@ def _rollback(known: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield "Detect: versions whose fault only live traffic shows, from their first weight to the weights being sent back."
         yield ""
-        yield from (f"- {item['fault']}: {item['exposed_seconds']:.1f} s at {item['strategy']}" for item in live)
+        yield from (f"- {item['fault']}: {item['exposed_seconds']:.1f} s ({_way(item)})" for item in live)
 
 
 def _alarms(known: dict[str, Any]) -> Iterator[str]:
@@ -241,6 +241,12 @@ def _resampled(known: dict[str, Any]) -> Iterator[str]:
         yield f"{part}: {_where(known[part])}"
 
 
+def _way(item: dict[str, Any]) -> str:
+    """How it was promoted; of steps and window only where they were noted."""
+    noted = f" {', '.join(map(str, item['steps']))} %, windows of {item['window_seconds']:g} s" if "steps" in item else ""
+    return f"{item['strategy']}{noted}"
+
+
 def _caught(known: dict[str, Any]) -> Iterator[str]:
     parts = [part for part in ("caught", "model-caught") if part in known]
     if not parts:
@@ -255,7 +261,7 @@ def _caught(known: dict[str, Any]) -> Iterator[str]:
         for item in known[part]["figures"]:
             why = item["reason"].replace("|", "/")
             share = "–" if item["share"] is None else f"{item['share']:.2%}"
-            cells = [f"{item['fault']} ({item['strategy']})", engine, item["outcome"], item["met"], item["requests"], share, why]
+            cells = [f"{item['fault']} ({_way(item)})", engine, item["outcome"], item["met"], item["requests"], share, why]
             yield f"| {' | '.join(str(cell) for cell in cells)} |"
     yield ""
     for part in parts:

@@ -33,6 +33,13 @@ BAD = (
 )
 FAINT = ("erroring-rarely", "leaking-slowly")
 """Faults that few requests cannot show: judged by the gates' defaults, less the length of the window."""
+LIVE: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({}, {}),
+    ({}, {"min_requests": 5, "window_seconds": 8}),
+    ({"steps": (100,)}, {}),
+    ({"strategy": "canary", "steps": (5, 25, 100)}, {"min_requests": 5, "window_seconds": 4}),
+)
+"""What is bad for live traffic alone, in several promotions: the default one first, one that moves all at once third."""
 
 
 def run_tests(*arguments: str, **environment: str) -> dict[str, Any]:
@@ -176,8 +183,9 @@ def caught(model: str) -> list[dict[str, Any]]:
         with arena(model, window_seconds=QUICK["window_seconds"]) as made, Load(made) as load:
             found.append(_try(made, load, fault, {}))
     for fault in ("erroring-live", "slow-live"):
-        with arena(model, min_requests=5, window_seconds=4) as made, Load(made) as load:
-            found.append(_try(made, load, fault, {"strategy": "canary", "steps": (5, 25, 100)}))
+        for changes, gates in LIVE:
+            with arena(model, **gates) as made, Load(made) as load:
+                found.append(_try(made, load, fault, changes))
     return found
 
 
@@ -191,6 +199,8 @@ def _try(made: Arena, load: Load, fault: str, changes: dict[str, Any]) -> dict[s
     return {
         "fault": fault,
         "strategy": changes.get("strategy", "blue_green"),
+        "steps": list(made.policy(**changes).steps),
+        "window_seconds": made.environment.promotion.gates.window_seconds,
         "outcome": ran.outcome,
         "reason": ran.reason.splitlines()[0] if ran.reason else "",
         "seconds": ran.finished - ran.started,
