@@ -46,6 +46,8 @@ class Machine:
     """The accelerator is bought beside the machine (n1), not with it."""
     local_ssds: tuple[int, ...] = ()
     """How many local SSDs it may have, where that is known."""
+    comes_with_ssds: bool = False
+    """It has them whether they are asked for or not."""
 
     @property
     def gpus(self) -> int:
@@ -175,6 +177,7 @@ def machines(platform: str) -> Mapping[str, Machine]:
             tuple(row.get("capacity", Machine.__dataclass_fields__["capacity"].default)),
             attached,
             tuple(row.get("local_ssds", ())),
+            row.get("comes_with_ssds", False),
         )
     return found
 

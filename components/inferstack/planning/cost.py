@@ -63,7 +63,7 @@ def cost(environment: Environment) -> Cost:
 def throughput(environment: Environment) -> Throughput | None:
     """What the environment states of the replicas that cost most; else the newest published measurement, of the same engine if there is
     one, for the one GPU model, its weights and its GPUs."""
-    gpu, group = environment.gpu, _costly(environment)
+    gpu, group = environment.gpu, placement.costly_group(environment)
     if group.tokens_per_second:
         return Throughput(group.tokens_per_second, environment.engine.kind, f"stated: {group.path}.replica_tokens_per_second", None)
     models = placement.gpu_models(environment)
@@ -107,12 +107,7 @@ def _with_replicas(environment: Environment, replicas: int) -> Environment:
 
 
 def _scaled(environment: Environment) -> Replicas:
-    return _costly(environment).replicas
-
-
-def _costly(environment: Environment) -> placement.Group:
-    """The replicas that cost most: those on GPUs, else the first that there are."""
-    return placement.gpu_group(environment) or placement.groups(environment)[0]
+    return placement.costly_group(environment).replicas
 
 
 def _lines(environment: Environment) -> tuple[CostLine, ...]:

@@ -54,15 +54,15 @@ def waive(findings: Sequence[Finding], waivers: Sequence[Waiver], today: date, r
         kept.append(replace(finding, severity="info", message=accepted))
     for i, waiver in enumerate(waivers):
         path = f"waivers[{i}]"
-        if rules and waiver.rule not in rules:
-            near = difflib.get_close_matches(waiver.rule, rules, n=1, cutoff=0.5)
-            fix = f"use `{near[0]}`." if near else "use the name that stands in brackets behind the finding, or remove it."
-            kept.append(Finding("waiver-unknown", "warning", f"{path}.rule", f"`{waiver.rule}` is no rule: nothing is accepted.", fix))
-        elif _expired(waiver, today):
+        if _expired(waiver, today):
             message = f"the waiver of {waiver.rule} for {waiver.path} expired on {waiver.expires} (owner {waiver.owner})."
             kept.append(
                 Finding("waiver-expired", "error", path, message, "mend what it accepted and remove it, or renew it with its owner.")
             )
+        elif rules and waiver.rule not in rules:
+            near = difflib.get_close_matches(waiver.rule, rules, n=1, cutoff=0.5)
+            fix = f"use `{near[0]}`." if near else "use the name that stands in brackets behind the finding, or remove it."
+            kept.append(Finding("waiver-unknown", "warning", f"{path}.rule", f"`{waiver.rule}` is no rule: nothing is accepted.", fix))
         elif date.fromisoformat(waiver.expires) > today + _LONGEST_WAIVER:
             message = f"the waiver of {waiver.rule} holds until {waiver.expires}: longer than a year nobody looks at it again."
             kept.append(Finding("waiver-too-long", "warning", f"{path}.expires", message, "set a day within a year from now."))

@@ -67,6 +67,11 @@ def gpu_group(environment: Environment) -> Group | None:
     return next((group for group in groups(environment) if group.on_gpu), None)
 
 
+def costly_group(environment: Environment) -> Group:
+    """The replicas that cost most: those on GPUs, else the first that there are."""
+    return gpu_group(environment) or groups(environment)[0]
+
+
 def cpu_groups(environment: Environment) -> list[Group]:
     """The groups on CPU nodes."""
     return [group for group in groups(environment) if not group.on_gpu]

@@ -30,7 +30,7 @@ def replica_hourly_usd(environment: Environment) -> float | None:
     machine = _machine(environment)
     gpu, platform = environment.gpu, environment.platform.value
     if machine is None:
-        return (placement.gpu_group(environment) or placement.groups(environment)[0]).replica_hourly_usd
+        return placement.costly_group(environment).replica_hourly_usd
     if gpu is None or placement.gpu_group(environment) is None:
         found = prices.machine_price(platform, machine.name, environment.region or "", "on_demand")
         cores, memory = placement.allocatable(machine)

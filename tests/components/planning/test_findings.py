@@ -75,3 +75,11 @@ def test_every_finding_of_planning_has_a_name_that_a_waiver_may_use() -> None:
         written |= {name.value for name in made if isinstance(name, ast.Constant)}
     assert written - {"environment"} <= NAMES
     assert NAMES - written <= {"machine-retired", "machine-unknown"}
+
+
+def test_a_machine_that_comes_with_local_disks_is_not_judged_by_its_boot_disk() -> None:
+    gpu = {"accelerator": "nvidia-a100-80gb", "machine_type": "a2-ultragpu-1g"}
+    change = {"gpu": gpu, "slots": {"resources": {"ephemeral_storage": "200Gi"}}, "budget~": {"hourly_usd": 100}}
+    rules = {f.rule for f in check(changed(base("gke"), change), today=TODAY)}
+    assert "disk-too-small" not in rules
+    assert "disk-too-small" in {f.rule for f in check(changed(base("gke"), change | {"gpu": {}}), today=TODAY)}

@@ -75,7 +75,7 @@ def speed(e: Environment) -> Iterator[Finding]:
     """Where nobody has measured such a replica, the price of a million tokens is not known; its owner can measure it."""
     if throughput(e) is not None or not cost(e).hourly_usd:
         return
-    group = placement.gpu_group(e) or placement.groups(e)[0]
+    group = placement.costly_group(e)
     what = " and ".join(f"{model.name} in {model.quantization}" for _, model in group.models)
     where = f"{e.gpu.count} x {e.gpu.accelerator}" if e.gpu and group.on_gpu else "CPU nodes"
     path = f"{group.path}.replica_tokens_per_second"

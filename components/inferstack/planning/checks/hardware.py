@@ -198,8 +198,8 @@ def node_holds_replica(e: Environment) -> Iterator[Finding]:
 def disk_holds_replicas(e: Environment) -> Iterator[Finding]:
     """The ephemeral storage of the replicas that share a node fits on its disk; else their pods never start."""
     kind, group = placement.gpu_machine(e), placement.gpu_group(e)
-    if e.gpu is None or kind is None or group is None:
-        return
+    if e.gpu is None or kind is None or group is None or (kind.comes_with_ssds and not e.gpu.local_ssd):
+        return  # without a word from the file, what GKE does with the disks that come with a machine differs by its version
     wanted = quantity(group.resources.ephemeral_storage) * placement.pods_per_node(e, kind)
     there = placement.allocatable_disk(e.gpu, kind)
     if wanted > there:
