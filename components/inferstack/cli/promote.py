@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from inferstack.cli.output import EnvironmentName, ExitCode, Failure, JsonEvents, Project, console, examples, print_json, unheard
 from inferstack.environment import ROUTING_HEADERS, Environment, Header, InvalidEnvironment, Platform, Problem
+from inferstack.environment.document import parse_yaml
 from inferstack.promotion.journal import Policy, Strategy
 from inferstack.promotion.spec import SlotSpec, flatten, impossible, with_settings
 
@@ -115,18 +116,20 @@ def read_settings(settings: list[str], file: Path | None) -> dict[str, Any]:
     wanted: dict[str, Any] = {}
     if file is not None:
         try:
-            document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            document = parse_yaml(file.read_text(encoding="utf-8-sig"))
+            wanted |= flatten(document) if isinstance(document, dict) else {}
+        except (OSError, yaml.YAMLError, ValueError) as error:
             raise InvalidEnvironment(str(file), [Problem("--file", str(file), f"a readable YAML file: {error}")]) from None
+        except RecursionError:
+            raise InvalidEnvironment(str(file), [Problem("--file", str(file), "YAML that is not nested this deep")]) from None
         if not isinstance(document, dict):
             raise InvalidEnvironment(str(file), [Problem("--file", document, "a mapping, for instance {slot: {quantization: int8}}")])
-        wanted |= flatten(document)
     wrong = [Problem("--set", setting, "KEY=VALUE") for setting in settings if not setting.partition("=")[0].strip() or "=" not in setting]
     for setting in settings:
         key, _, value = setting.partition("=")
         try:
-            wanted[key.strip()] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError:
+            wanted[key.strip()] = parse_yaml(value) if value else ""
+        except (yaml.YAMLError, ValueError, RecursionError):
             wrong.append(Problem(key, value, "a YAML value"))
     if wrong:
         raise InvalidEnvironment("--set", wrong)

@@ -7,6 +7,7 @@ result after it, so that whoever reads it after a kill knows what may have happe
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -204,6 +205,14 @@ class Journal:
     idle_replicas: int = 1
     """What it is shrunk to then."""
     history: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.previous is self.active:
+            raise ValueError(f"previous {self.previous} is the active slot: expected the other one, or none")
+        if min(self.generation, self.idle_replicas) < 0:
+            raise ValueError(f"generation {self.generation}, idle_replicas {self.idle_replicas}: expected none below 0")
+        if self.kept_until is not None and not math.isfinite(self.kept_until):
+            raise ValueError(f"kept_until {self.kept_until}: expected epoch seconds, or none")
 
     @property
     def phase(self) -> Phase:

@@ -383,3 +383,22 @@ def test_another_environments_journal_is_refused_by_every_command(world: World, 
     assert run([command, "local"]) == 5
     assert "is of environment staging, not of local" in capsys.readouterr().err
     assert (world.journal, world.weights) == (before, weights)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("slot: " + "{a: " * 1000 + "1" + "}" * 1000, "nested this deep"),
+        ("slot: &all {engine: *all}", "nested this deep"),
+        ("slot.quantization: int8\nslot.quantization: int4", "a second time"),
+        ("slot: {quantization: 2020-01-01}", "2020-01-01"),
+    ],
+    ids=["deep", "in itself", "twice", "a day"],
+)
+def test_a_file_means_what_it_would_mean_as_an_environment(
+    world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, word: str
+) -> None:
+    (tmp_path / "new.yaml").write_text(text)
+    assert run(["promote", "local", "--file", "new.yaml"]) == 2
+    assert word in capsys.readouterr().err
+    assert not {"render", "set_weights"} & set(world.calls)

@@ -4,6 +4,7 @@ import copy
 import errno
 import functools
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,6 +81,18 @@ def test_a_newer_schema_is_refused_and_nothing_is_touched() -> None:
 def test_a_damaged_journal_says_what_to_do(text: str) -> None:
     with pytest.raises(JournalUnreadable):
         journal.load(text, "test")
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [{"previous": "blue"}, {"generation": -1}, {"idle_replicas": -1}, {"kept_until": math.nan}, {"kept_until": math.inf}],
+    ids=lambda edited: "=".join(map(str, *edited.items())),
+)
+def test_a_journal_that_contradicts_itself_is_refused(edited: dict[str, Any]) -> None:
+    document = json.loads(GOLDEN.read_text())
+    assert document["active"] == "blue"
+    with pytest.raises(JournalUnreadable, match=next(iter(edited))):
+        journal.load(json.dumps(document | edited), "test")
 
 
 def _places(document: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -176,7 +176,8 @@ def _rollback(known: dict[str, Any]) -> Iterator[str]:
             yield f"| {figures['model']} | {len(times)} | {label} | {cells} |"
     yield ""
     yield "![Seconds to roll back](promotion-rollback.svg)"
-    live = [item for part in ("caught", "model-caught") if part in known for item in known[part]["figures"] if item["exposed_seconds"]]
+    caught = [item for part in ("caught", "model-caught") if part in known for item in known[part]["figures"]]
+    live = [item for item in caught if item["exposed_seconds"] and item["outcome"] == "reverted"]
     if live:
         yield ""
         yield "Detect: versions whose fault only live traffic shows, from their first weight to the weights being sent back."
