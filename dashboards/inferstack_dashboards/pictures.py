@@ -201,7 +201,8 @@ def _legend(axes: Axes) -> None:
             columnspacing=0.9,
             handletextpad=0.4,
         )
-        axes.add_artist(legend)
+        if number + 1 < len(rows):
+            axes.add_artist(legend)  # the next one takes its place
 
 
 def _below(axes: Axes, inches: float) -> float:

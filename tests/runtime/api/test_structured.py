@@ -67,6 +67,15 @@ async def test_a_schema_nested_without_end_is_refused(runtime):
     assert "nested" in answer.json()["error"]["message"]
 
 
+async def test_a_schema_that_only_names_itself_is_refused_without_the_parsers_state(runtime):
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    answer = await runtime.post(PATH, ask(response_format=schema_format(schema)))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_schema")
+    assert "\n" not in error["message"]
+    assert "<state>" not in error["message"]
+
+
 @pytest.fixture
 async def with_tools():
     async with running(template=TOOL_TEMPLATE) as run:
