@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.engines.base import LoadedModel, Tokenizer
+from inferstack_runtime.errors import invalid
 
 _tokenizers: "WeakKeyDictionary[Tokenizer, Any]" = WeakKeyDictionary()
 _lock = threading.Lock()

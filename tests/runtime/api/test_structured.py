@@ -10,8 +10,8 @@ from llguidance import LLMatcher
 from inferstack_runtime.api import structured
 from inferstack_runtime.api.grammar import _tokenizer_of, schema_grammar
 from inferstack_runtime.api.structured import answer_grammar
-from inferstack_runtime.api.templates import compile_template
 from inferstack_runtime.api.tools import read_tools
+from inferstack_runtime.lifecycle.templates import compile_template
 
 PATH = "/v1/chat/completions"
 USER = [{"role": "user", "content": "go"}]
