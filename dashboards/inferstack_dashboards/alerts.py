@@ -29,6 +29,9 @@ _FAILURES = f"sum by ({_SLOT}) (rate({m.REQUESTS.name}{{{FAILED},{OF_USERS}}}[5m
 _DURATION = f"histogram_quantile(0.95, sum by (le, {_SLOT}) (rate({m.REQUEST_SECONDS.name}_bucket[5m])))"
 _WORKING, _LIMIT = e.CONTAINER_MEMORY.name, f'({e.CONTAINER_MEMORY_LIMIT.name}{{container!=""}} > 0)'
 _BOTH_SERVE = f"min by (environment) ({_REQUESTS}) / sum by (environment) ({_REQUESTS}) and count by (environment) ({_REQUESTS} > 0) > 1"
+_XID = f"max by (Hostname, gpu) ({e.GPU_XID.name})"
+"""The exporter keeps a GPU's last code for ever, and its other labels change with the pod on the GPU: only a new value of the GPU counts,
+or one that is there when the GPU is first seen."""
 _COST = "sum by (environment) (llm_cost_hourly)"
 
 ALERTS: tuple[Alert, ...] = (
@@ -236,13 +239,13 @@ ALERTS: tuple[Alert, ...] = (
     ),
     Alert(
         "GpuXidError",
-        f"{e.GPU_XID.name} > {{t}}",
+        f"{_XID} > {{t}} and (changes(({_XID})[15m:1m]) > 0 or {_XID} unless last_over_time(({_XID})[1h:1m] offset 15m))",
         0,
         "XID code",
         "0s",
         "page",
         "GPU {{ $labels.gpu }} of {{ $labels.Hostname }} reports a fault",
-        "The last XID is {{ $value }}.",
+        "XID {{ $value }} came within the last 15 minutes.",
     ),
     Alert(
         "TargetDown",

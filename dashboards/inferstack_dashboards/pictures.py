@@ -3,6 +3,8 @@
 Needs matplotlib. A panel without data says so, and which exporter it waits for.
 """
 
+import itertools
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -18,9 +20,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from inferstack_dashboards.boards import BOARDS
-from inferstack_dashboards.panels import TABLE_VALUE, Board, Panel, to_json
+from inferstack_dashboards.panels import FIXED_COLOURS, TABLE_VALUE, Board, Panel, to_json
 from inferstack_dashboards.samples import Ask, Line, prometheus
-from inferstack_dashboards.units import byte_size, shown
+from inferstack_dashboards.units import shown, unit_size
 
 _INCHES_WIDE = 18.0
 _INCHES_A_ROW = 0.36
@@ -28,6 +30,7 @@ _INCHES_A_ROW = 0.36
 _DPI = 72
 _INK, _FAINT, _PAPER = "#1f2430", "#8a90a0", "#f4f5f7"
 _COLOURS = ("#2b6cb0", "#2f9e5f", "#c9711b", "#8250c4", "#c0392b", "#0f8b8d", "#7a6a1f", "#d6498f")
+_FIXED = {"blue": _COLOURS[0], "green": _COLOURS[1], "red": _COLOURS[4]}
 _LONGEST = 32
 """Characters of a legend."""
 _EXPORTERS = {
@@ -51,9 +54,12 @@ def draw(board: Board, ask: Ask) -> Figure:
     _words(figure, grid[0:2, :], board.description, 11, "normal", 0.14, _FAINT)
     for row in rows:
         _words(figure, grid[row["gridPos"]["y"] + 2, :], row["title"], 12, "bold", 0.4)
-    for panel, place in zip(board.panels, places, strict=True):
+    answers = [[(query.legend, line) for query in panel.queries for line in ask(query.expr)] for panel in board.panels]
+    moments = [moment for lines in answers for _, line in lines for moment in line.times]
+    span = (min(moments, default=0.0), max(moments, default=0.0))
+    for panel, place, lines in zip(board.panels, places, answers, strict=True):
         top = place["y"] + 2
-        _panel(figure, grid[top : top + place["h"], place["x"] : place["x"] + place["w"]], panel, ask)
+        _panel(figure, grid[top : top + place["h"], place["x"] : place["x"] + place["w"]], panel, lines, span)
     return figure
 
 
@@ -73,8 +79,8 @@ def _words(figure: Figure, place: Any, text: str, size: float, weight: str, at: 
     axes.text(0.004, at, text, fontsize=size, fontweight=weight, color=colour, va="center", transform=axes.transAxes)
 
 
-def _panel(figure: Figure, place: Any, panel: Panel, ask: Ask) -> None:
-    """A white card with the title, and within it what the panel shows."""
+def _panel(figure: Figure, place: Any, panel: Panel, lines: list[tuple[str, Line]], span: tuple[float, float]) -> None:
+    """A white card with the title, and within it what the panel shows of the board's `span` of time."""
     card = figure.add_subplot(place)
     card.axis("off")
     box = card.get_position()
@@ -96,7 +102,6 @@ def _panel(figure: Figure, place: Any, panel: Panel, ask: Ask) -> None:
         va="center",
         transform=card.transAxes,
     )
-    lines = [(query.legend, line) for query in panel.queries for line in ask(query.expr)]
     if not lines:
         card.text(0.5, 0.48, "no data", fontsize=12, color=_FAINT, ha="center", transform=card.transAxes)
         if panel.needs:
@@ -107,28 +112,27 @@ def _panel(figure: Figure, place: Any, panel: Panel, ask: Ask) -> None:
     elif panel.kind == "table":
         _table(card, panel, [line for _, line in lines])
     elif panel.kind == "heatmap":
-        _heatmap(_inner(figure, card), panel, [line for _, line in lines])
+        _heatmap(_inner(figure, card, span), panel, [line for _, line in lines])
     else:
-        _lines(_inner(figure, card), panel, lines)
+        _lines(_inner(figure, card, span), panel, lines)
 
 
-def _inner(figure: Figure, card: Axes) -> Axes:
-    """Axes within a card, with room for the title, the labels and the legend."""
+def _inner(figure: Figure, card: Axes, span: tuple[float, float]) -> Axes:
+    """Axes within a card, with room for the title, the labels and the legend. All of a board have the same time axis."""
     box, tall = card.get_position(), figure.get_figheight()
-    left, right, top, bottom = 0.68 / _INCHES_WIDE, 0.14 / _INCHES_WIDE, 0.42 / tall, 0.52 / tall
+    left, right, top, bottom = 0.68 / _INCHES_WIDE, 0.14 / _INCHES_WIDE, 0.42 / tall, 0.64 / tall
     axes = figure.add_axes((box.x0 + left, box.y0 + bottom, box.width - left - right, box.height - top - bottom))
     axes.spines[["top", "right"]].set_visible(False)
     for spine in axes.spines.values():
         spine.set_color("#c5c9d3")
     axes.tick_params(colors=_FAINT, labelsize=8, length=2)
-    return axes
-
-
-def _time_axis(axes: Axes) -> None:
     locator = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
     axes.xaxis_date("UTC")
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))  # type: ignore[no-untyped-call]
+    if span[0] < span[1]:
+        axes.set_xlim(*_moments(span))
+    return axes
 
 
 def _moments(times: Iterable[float]) -> list[float]:
@@ -138,42 +142,58 @@ def _moments(times: Iterable[float]) -> list[float]:
 
 def _lines(axes: Axes, panel: Panel, lines: list[tuple[str, Line]]) -> None:
     floor: dict[float, float] = {}
-    for index, (legend, line) in enumerate(sorted(lines, key=lambda pair: pair[1].named(pair[0]))):
-        colour, moments = _COLOURS[index % len(_COLOURS)], _moments(line.times)
+    ordered = sorted(lines, key=lambda pair: pair[1].named(pair[0]))
+    colours = _colours([line.named(legend) for legend, line in ordered])
+    for (legend, line), colour in zip(ordered, colours, strict=True):
+        moments = _moments(line.times)
         under = [floor.get(moment, 0.0) if panel.stacked else 0.0 for moment in line.times]
         over = [base + value for base, value in zip(under, line.values, strict=True)]
-        axes.plot(moments, over, color=colour, linewidth=1.4, label=line.named(legend))
+        axes.plot(moments, over, color=colour, linewidth=1.4, label=line.named(legend), clip_on=False)
         axes.fill_between(moments, under, over, color=colour, alpha=0.35 if panel.stacked else 0.08, linewidth=0)
         floor |= dict(zip(line.times, over, strict=True))
     for value, colour in panel.steps:
         axes.axhline(value, color=colour, linewidth=0.8, linestyle="--")
     highest = max([max(line.values) for _, line in lines] + (list(floor.values()) if panel.stacked else [])) or 1.0
     top = panel.most * 1.04 if panel.most else highest * 1.12
-    size = byte_size(top) if panel.unit == "bytes" else 1.0
+    size = unit_size(top, panel.unit)
     axes.set_ylim(0, top)
     axes.set_yticks([tick * size for tick in MaxNLocator(5).tick_values(0, top / size) if tick * size <= top])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, panel.unit)))
     axes.grid(axis="y", color="#e8eaef", linewidth=0.7)
-    _time_axis(axes)
     _legend(axes)
 
 
+def _colours(names: list[str]) -> list[str]:
+    """A colour for each line: the fixed one of its name, else the next that is free."""
+    fixed = {name: _FIXED[colour] for name in names for pattern, colour in FIXED_COLOURS if re.search(pattern, name)}
+    free = itertools.cycle([colour for colour in _COLOURS if colour not in fixed.values()])
+    return [fixed.get(name) or next(free) for name in names]
+
+
 def _legend(axes: Axes) -> None:
-    """One line below the picture, as far as it has room."""
+    """Two lines below the picture, as far as they have room."""
     handles, labels = axes.get_legend_handles_labels()
-    named = [(handle, label[:_LONGEST]) for handle, label in zip(handles, labels, strict=True) if label]
-    room = axes.get_position().width * _INCHES_WIDE
-    widths = [0.42 + 0.078 * len(label) for _, label in named]
-    shown_at_all = [pair for i, pair in enumerate(named) if sum(widths[: i + 1]) <= room]
-    if shown_at_all:
-        left_out = len(named) - len(shown_at_all)
-        if left_out:
-            axes.text(1.0, -0.235, f"+ {left_out}", fontsize=8, color=_FAINT, ha="right", transform=axes.transAxes)
-        axes.legend(
-            *zip(*shown_at_all, strict=True),
+    room = axes.get_position().width * _INCHES_WIDE - 0.3
+    rows: list[list[tuple[Any, str]]] = [[]]
+    used = 0.0
+    for index, (handle, label) in enumerate(zip(handles, labels, strict=True)):
+        wide = 0.36 + 0.07 * min(len(label), _LONGEST)
+        if used + wide > room and rows[-1]:
+            if len(rows) == 2:
+                axes.text(
+                    1.0, _below(axes, 0.51), f"+ {len(labels) - index}", fontsize=8, color=_FAINT, ha="right", transform=axes.transAxes
+                )
+                break
+            rows.append([])
+            used = 0.0
+        rows[-1].append((handle, label[:_LONGEST]))
+        used += wide
+    for number, row in enumerate(filter(None, rows)):
+        legend = axes.legend(
+            *zip(*row, strict=True),
             loc="upper left",
-            bbox_to_anchor=(-0.02, -0.1),
-            ncols=len(shown_at_all),
+            bbox_to_anchor=(-0.02, _below(axes, 0.16 + 0.16 * number)),
+            ncols=len(row),
             fontsize=8,
             frameon=False,
             labelcolor=_INK,
@@ -181,6 +201,13 @@ def _legend(axes: Axes) -> None:
             columnspacing=0.9,
             handletextpad=0.4,
         )
+        if number + 1 < len(rows):
+            axes.add_artist(legend)  # the next one takes its place
+
+
+def _below(axes: Axes, inches: float) -> float:
+    """A place so far below the axes, in their own coordinates."""
+    return -inches / (axes.get_position().height * axes.get_figure(root=True).get_figheight())  # type: ignore[union-attr]
 
 
 def _heatmap(axes: Axes, panel: Panel, lines: list[Line]) -> None:
@@ -200,7 +227,6 @@ def _heatmap(axes: Axes, panel: Panel, lines: list[Line]) -> None:
     axes.pcolormesh(moments, range(len(cells)), cells, cmap="Oranges", shading="nearest")
     axes.set_yticks(range(len(buckets)), [_edge(line.labels["le"], panel.unit) for line in buckets])
     axes.tick_params(axis="y", labelsize=7.5)
-    _time_axis(axes)
 
 
 def _edge(le: str, unit: str) -> str:

@@ -12,6 +12,8 @@ INTERVAL = "$__rate_interval"
 _COMMON = ("environment", "slot")
 OF_USERS = f'route!~"{"|".join(PROBES)}|/console.*"'
 """Requests of users, not of those who look whether the process lives."""
+OF_A_SLOT = 'slot!=""'
+"""Every process exposes `process_…`, the autoscaler too; All of the variable `slot` would match those without a slot."""
 FAILED = 'code=~"5.."'
 """Answers that count as failures: 4xx are the client's."""
 
@@ -29,6 +31,8 @@ def selector(metric: Metric, suffix: str = "", where: str = "") -> str:
     matchers = [f'{label}=~"${label}"' for label in _COMMON]
     if "model" in metric.labels:
         matchers.append('model=~"$model"')
+    if metric.name.startswith("process_"):
+        matchers.append(OF_A_SLOT)
     if metric is REQUESTS:
         matchers += ['tier=~"$tier"', OF_USERS]
     if where:

@@ -2,7 +2,7 @@
 
 _SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
-_SECONDS = ((60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_SECONDS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SUFFIXES = {"reqps": " req/s", "ops": " /s", "celsius": " °C", "watt": " W"}
 
 
@@ -19,18 +19,19 @@ def shown(value: float, unit: str) -> str:
     if unit == "currencyUSD":
         return f"${_figure(value)}"
     if unit == "bytes":
-        size = byte_size(value)
+        size = unit_size(value, unit)
         return f"{_figure(value / size)} {dict(_BYTES)[size]}"
     if unit == "s":
-        seconds, name = next((row for row in _SECONDS if abs(value) >= row[0]), (1.0, "s"))
-        return f"{_figure(value / seconds)} {name}"
+        size = unit_size(value, unit)
+        return f"{_figure(value / size)} {dict(_SECONDS)[size]}"
     size, name = next((row for row in _SCALES if abs(value) >= row[0]), _SCALES[-1])
     return f"{_figure(value / size)} {name}".strip() + _SUFFIXES.get(unit, "")
 
 
-def byte_size(value: float) -> float:
-    """The bytes of the unit that `value` is shown in."""
-    return next((size for size, _ in _BYTES if abs(value) >= size), 1.0)
+def unit_size(value: float, unit: str) -> float:
+    """The bytes or seconds of the name that `value` is shown with; 1 for other units."""
+    rows = {"bytes": _BYTES, "s": _SECONDS}.get(unit, ())
+    return next((size for size, _ in rows if abs(value) >= size), 1.0)
 
 
 def _figure(value: float) -> str:

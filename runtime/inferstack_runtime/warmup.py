@@ -1,9 +1,9 @@
 """Warm-up: a model answers one short request before the process says it is ready."""
 
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.parameters import Generate
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.engines.base import ModelLoadError, Sampling
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.lifecycle.models import Served
 
 _TEXT = "The quick brown fox jumps over the lazy dog. "

@@ -90,6 +90,7 @@ _READY = on("blue", "inferstack_ready")
 _WAITING = on("blue", "inferstack_waiting_sequences", model="m")
 _STEPS = on("blue", "inferstack_steps_total", model="m")
 _BUDGET = {"inferstack:budget_hourly_usd": "10x3000", "inferstack:replica_hourly_usd": "1x3000"}
+_XID = "DCGM_FI_DEV_XID_ERRORS"
 _GPU = 'gpu="0",Hostname="node-1"'
 _POD = 'namespace="inferstack",pod="p",container="runtime"'
 
@@ -224,7 +225,18 @@ CASES: tuple[Case, ...] = (
         {f"DCGM_FI_DEV_THERMAL_VIOLATION{{{_GPU}}}": "0+540000000x200"},
         (0.008, 0.0125),
     ),
-    Case("GpuXidError", constant(f"DCGM_FI_DEV_XID_ERRORS{{{_GPU}}}", 79), constant(f"DCGM_FI_DEV_XID_ERRORS{{{_GPU}}}", 0), (-1, 100)),
+    Case(
+        "GpuXidError",
+        {f"{_XID}{{{_GPU}}}": "0x55 79x20"},
+        {f"{_XID}{{{_GPU}}}": "79x55 0x20"},
+        (-1, 100),
+        also_quiet=(
+            constant(f"{_XID}{{{_GPU}}}", 79),
+            {f"{_XID}{{{_GPU}}}": "0x20 79x80"},
+            {f'{_XID}{{{_GPU},pod="a"}}': "79x55 stale", f'{_XID}{{{_GPU},pod="b"}}': "_x56 79x50"},
+            {f"{_XID}{{{_GPU}}}": "79x38 _x9 79x50"},
+        ),
+    ),
     Case("TargetDown", constant('up{job="inferstack",instance="a"}', 0), constant('up{job="inferstack",instance="a"}', 1), (0, 2)),
     Case("MetricsMissing", constant('up{job="other"}', 1), constant(_READY, 0), ()),
     Case("Watchdog", constant("up", 1), {}, ()),

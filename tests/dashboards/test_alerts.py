@@ -140,6 +140,13 @@ def test_probes_are_no_traffic_and_no_failures(tmp_path: Path) -> None:
     assert not [identifier for identifier, right in check(tmp_path, looks).items() if not right]
 
 
+@needs_promtool
+@pytest.mark.parametrize(("values", "why"), [("_x50 31x50", "first seen with a code"), ("0x20 31x30 79x50", "another code than the last")])
+def test_an_xid_pages_though_it_does_not_come_after_a_zero(values: str, why: str, tmp_path: Path) -> None:
+    series = {'DCGM_FI_DEV_XID_ERRORS{gpu="0",Hostname="node-1"}': values}
+    assert check(tmp_path, [("new", "GpuXidError", series, 55, True, {})]) == {"new": True}, why
+
+
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_has_severity_summary_and_a_runbook_with_first_commands(alert: Any) -> None:
     rule = next(rule for rule in alert_groups(Settings())[0]["rules"] if rule["alert"] == alert.name)

@@ -9,7 +9,7 @@ import pytest
 from inferstack_dashboards import ALERTS
 from inferstack_dashboards.external import EXTERNAL
 from inferstack_runtime.autoscaler.metrics import CATALOGUE as AUTOSCALER
-from tests.dashboards.promql import OUTPUT, parse
+from tests.dashboards.promql import OUTPUT, board_queries, parse
 
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(OUTPUT.glob("grafana/*.json"))}
 PANELS = [
@@ -104,3 +104,10 @@ def test_every_link_leads_to_the_runbook_of_an_alert() -> None:
     assert links
     for link in links:
         assert link.rpartition("/")[2].removesuffix(".md") in names, link
+
+
+def test_processes_without_a_slot_are_no_line_of_a_board() -> None:
+    """Each process exposes `process_…`; the variable's All, `.*`, matches a label that is not there."""
+    found = {where: expr for where, expr in board_queries().items() if "process_" in expr}
+    assert found
+    assert not [where for where, expr in found.items() if expr.count("process_") != expr.count('slot!=""')]

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from inferstack_dashboards import BOARDS
+from inferstack_dashboards.panels import to_json
 from inferstack_dashboards.pictures import draw
 from inferstack_dashboards.samples import Line, resolved
 from inferstack_dashboards.units import shown
@@ -16,6 +17,8 @@ from inferstack_dashboards.units import shown
         (0, "s", "0 s"),
         (0.0123, "s", "12.3 ms"),
         (90, "s", "1.5 min"),
+        (5400, "s", "1.5 h"),
+        (172800, "s", "2 d"),
         (0.5, "percentunit", "50 %"),
         (1.0, "percentunit", "100 %"),
         (85, "celsius", "85 °C"),
@@ -72,3 +75,24 @@ def test_a_heatmap_shows_what_came_into_each_bucket() -> None:
     assert meshes
     assert meshes[0].get_array().tolist() == [[1.0, 1.0], [0.0, 2.0], [0.0, 0.0]]
     assert math.isclose(meshes[0].get_array().max(), 2.0)
+
+
+def test_every_panel_of_a_board_has_the_same_time_axis_and_a_slot_its_colour() -> None:
+    board = next(board for board in BOARDS if board.uid == "inferstack-releases")
+
+    def ask(expr: str) -> list[Line]:
+        late = "inferstack_ready" in expr
+        return [Line({"slot": "green"}, (90.0, 120.0) if late else (0.0, 60.0), (1.0, 1.0))]
+
+    drawn = [axes for axes in draw(board, ask).axes if axes.lines and len(axes.get_xticks())]
+    assert len(drawn) > 5
+    assert len({axes.get_xlim() for axes in drawn}) == 1
+    assert {line.get_color() for axes in drawn for line in axes.lines if line.get_label() == "green"} == {"#2f9e5f"}
+
+
+def test_grafana_gives_a_slot_its_own_colour_too() -> None:
+    board = next(board for board in BOARDS if board.uid == "inferstack-releases")
+    panel = next(panel for panel in to_json(board, "")["panels"] if panel["title"] == "Requests")
+    found = {rule["matcher"]["options"]: rule["properties"][0]["value"]["fixedColor"] for rule in panel["fieldConfig"]["overrides"]}
+    assert found["/^blue$/"] == "blue"
+    assert found["/^green$/"] == "green"

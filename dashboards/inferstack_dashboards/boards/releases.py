@@ -107,9 +107,10 @@ RELEASES = Board(
             (
                 Panel(
                     "Ready replicas",
-                    "Ready replicas of each slot.",
+                    "Ready replicas of each slot, one upon the other.",
                     "short",
                     (Query(total(m.READY, "slot"), "{{slot}}"),),
+                    stacked=True,
                     runbooks=("SlotWithoutEndpoints",),
                 ),
                 Panel(

@@ -2,7 +2,7 @@
 
 from inferstack_dashboards import external as e
 from inferstack_dashboards.panels import Board, Panel, Query, Row
-from inferstack_dashboards.query import INTERVAL, external, quantile, rate, ratio, total
+from inferstack_dashboards.query import INTERVAL, external, quantile, rate, ratio, selector, total
 from inferstack_runtime import metrics as m
 from inferstack_runtime.autoscaler import metrics as a
 from inferstack_runtime.metrics import Metric
@@ -42,7 +42,7 @@ SCALING = Board(
                     "short",
                     (
                         Query(
-                            f'avg by (slot) (rate({m.PROCESS_CPU.name}{{environment=~"$environment",slot=~"$slot"}}[$__rate_interval]))',
+                            f"avg by (slot) (rate({selector(m.PROCESS_CPU)}[{INTERVAL}]))",
                             "{{slot}}",
                         ),
                     ),
@@ -101,7 +101,12 @@ SCALING = Board(
             "Replicas",
             (
                 Panel(
-                    "Ready", "Ready replicas.", "short", (Query(total(m.READY, "slot"), "{{slot}}"),), runbooks=("SlotWithoutEndpoints",)
+                    "Ready",
+                    "Ready replicas, one slot upon the other.",
+                    "short",
+                    (Query(total(m.READY, "slot"), "{{slot}}"),),
+                    stacked=True,
+                    runbooks=("SlotWithoutEndpoints",),
                 ),
                 Panel(
                     "Wanted and most",

@@ -2,7 +2,7 @@
 
 from inferstack_runtime.access.jwt import InvalidJwt, JwtVerifier
 from inferstack_runtime.access.keys import Caller, KeyFile
-from inferstack_runtime.api.errors import ApiError
+from inferstack_runtime.errors import ApiError
 
 ANONYMOUS = Caller("anonymous", "default", frozenset({"inference"}), "anonymous")
 

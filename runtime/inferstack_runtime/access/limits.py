@@ -19,9 +19,9 @@ from typing import Any
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.keys import Caller
 from inferstack_runtime.access.window import WINDOW, Verdict, Window
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.caching.shared import SharedStore, StoreDown
 from inferstack_runtime.config import TierConfig
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.metrics import Metrics
 
 _MOST_IN_ONE_CALL = 256

@@ -4,12 +4,12 @@ import asyncio
 import re
 from typing import Any
 
-from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.config import ModelConfig
 from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.errors import ApiError, invalid, not_found
 from inferstack_runtime.lifecycle.models import Served
 
 _QUANTIZATIONS = ("none", "bf16", "fp16", "int8", "int4", "gguf", "nf4", "fp8", "awq", "gptq")

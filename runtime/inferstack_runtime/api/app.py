@@ -9,11 +9,11 @@ from contextlib import aclosing
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.authenticate import require
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.http import Disconnected, Receive, Request, Response, Scope, Send, Stream
 from inferstack_runtime.api.routes import ROUTES
 from inferstack_runtime.api.routing import Route, Router
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import ApiError
 
 _log = logging.getLogger("inferstack_runtime.access_log")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
-from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.http import Disconnected, Request, Response, Stream, json_response
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.batches.database import DatabaseDown, DatabaseFull
+from inferstack_runtime.errors import ApiError, invalid, not_found
 
 if TYPE_CHECKING:
     from inferstack_runtime.batches.files import File

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, shallow
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
 from inferstack_runtime.api.logprobs import chat_logprobs
@@ -19,6 +18,7 @@ from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.api.structured import RESPONSE_FORMAT_SCHEMA, answer_grammar, read_response_format
 from inferstack_runtime.api.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA, ToolCalls, Tools, read_tools
 from inferstack_runtime.engines.base import LoadedModel
+from inferstack_runtime.errors import ApiError, invalid
 from inferstack_runtime.lifecycle.models import Served
 from inferstack_runtime.threads import LONG_TEXT, in_turn
 

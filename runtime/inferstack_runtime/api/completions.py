@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.following import follow_all
 from inferstack_runtime.api.http import Request, Response, Stream, json_response, parse_object
@@ -15,6 +14,7 @@ from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import DONE, HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel
+from inferstack_runtime.errors import ApiError, invalid
 from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 MAX_PROMPTS = 64

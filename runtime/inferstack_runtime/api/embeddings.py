@@ -4,10 +4,10 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
-from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import ApiError, invalid, not_found
 from inferstack_runtime.threads import LONG_TEXT, in_turn
 
 if TYPE_CHECKING:

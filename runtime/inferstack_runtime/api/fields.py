@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferstack_runtime.api.errors import ApiError, invalid
+from inferstack_runtime.errors import ApiError, invalid
 
 Check = Callable[[Any, str], Any]
 _MAX_NESTING = 64

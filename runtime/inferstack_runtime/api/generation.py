@@ -17,12 +17,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.grammar import GrammarMask
 from inferstack_runtime.api.parameters import Generate
 from inferstack_runtime.api.run import Answer, Delta, Timing, Usage
 from inferstack_runtime.api.text import Piece, TextAssembler
 from inferstack_runtime.engines.base import FinishReason, GenerationRequest, QueueFull, StepOutput, TokenLogprobs
+from inferstack_runtime.errors import ApiError, invalid
 from inferstack_runtime.lifecycle.engine_loop import EngineStopped
 from inferstack_runtime.lifecycle.models import Served, Unavailable
 from inferstack_runtime.metrics import Metrics

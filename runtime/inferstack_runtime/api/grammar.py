@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.engines.base import LoadedModel, Tokenizer
+from inferstack_runtime.errors import invalid
 
 _tokenizers: "WeakKeyDictionary[Tokenizer, Any]" = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -25,7 +25,7 @@ def schema_grammar(schema: Mapping[str, Any], param: str) -> str:
     grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_flexible": False})
     problem = LLMatcher.validate_grammar(grammar)
     if problem:
-        raise invalid(f"`{param}` cannot be used as a grammar: {problem.strip()[:500]}", param, "invalid_schema")
+        raise invalid(f"`{param}` cannot be used as a grammar: {_reason(problem)}", param, "invalid_schema")
     return str(grammar)
 
 
@@ -36,8 +36,13 @@ def lark_grammar(text: str, param: str) -> str:
     grammar = LLMatcher.grammar_from_lark(text)
     problem = LLMatcher.validate_grammar(grammar)
     if problem:
-        raise invalid(f"`{param}` cannot be used as a grammar: {problem.strip()[:500]}", param, "invalid_schema")
+        raise invalid(f"`{param}` cannot be used as a grammar: {_reason(problem)}", param, "invalid_schema")
     return str(grammar)
+
+
+def _reason(error: str) -> str:
+    """llguidance's words for people, without the state of its parser that may stand behind them."""
+    return error.partition("<state>")[0].strip()[:500]
 
 
 class GrammarMask:
@@ -49,7 +54,7 @@ class GrammarMask:
         self._matcher = LLMatcher(tokenizer, grammar)
         error = self._matcher.get_error()
         if error:
-            raise invalid(f"The grammar cannot be used with this model: {error.strip()[:500]}", "response_format", "invalid_schema")
+            raise invalid(f"The grammar cannot be used with this model: {_reason(error)}", "response_format", "invalid_schema")
 
     def fill(self, out: memoryview) -> None:
         """Write the bit mask of the tokens allowed next (int32 words); when the grammar is at its end, only the end of the sequence."""
@@ -63,7 +68,7 @@ class GrammarMask:
     @property
     def failure(self) -> str | None:
         """Why the grammar could not be followed to its end, for instance a recursion that has none; once the sequence has ended."""
-        return str(self._matcher.get_error()).strip()[:500] if self._matcher.is_error() else None
+        return _reason(self._matcher.get_error()) if self._matcher.is_error() else None
 
 
 def masks_of(grammar: str, model: LoadedModel, count: int) -> list[GrammarMask]:

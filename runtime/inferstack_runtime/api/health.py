@@ -3,9 +3,9 @@
 import time
 from typing import Any
 
-from inferstack_runtime.api.errors import not_found
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import not_found
 from inferstack_runtime.lifecycle.models import Served
 
 

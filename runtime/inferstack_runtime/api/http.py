@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from inferstack_runtime.api.errors import ApiError, invalid
+from inferstack_runtime.errors import ApiError, invalid
 
 T = TypeVar("T")
 Scope = dict[str, Any]

@@ -6,11 +6,11 @@ import orjson
 
 from inferstack_runtime.access.keys import Caller
 from inferstack_runtime.api import chat, completions, embeddings
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.http import Request, Response
 from inferstack_runtime.api.service import Service
 from inferstack_runtime.batches.store import Item
 from inferstack_runtime.batches.worker import Answered
+from inferstack_runtime.errors import ApiError
 
 _log = logging.getLogger(__name__)
 _PRIORITY = 50

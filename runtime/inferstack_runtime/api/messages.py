@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from inferstack_runtime.api.errors import ApiError, invalid
+from inferstack_runtime.errors import ApiError, invalid
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _MAX_MESSAGES = 4096

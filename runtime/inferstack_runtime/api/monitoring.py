@@ -7,10 +7,10 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from inferstack_runtime.api.errors import ApiError, not_found
 from inferstack_runtime.api.fields import Field, Fields
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import ApiError, not_found
 from inferstack_runtime.metrics import find
 
 _SECONDS = 5

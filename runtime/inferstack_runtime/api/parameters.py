@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.api.fields import Field, bad
 from inferstack_runtime.engines.base import LoadedModel, Sampling
+from inferstack_runtime.errors import invalid
 
 MAX_CHOICES = 16
 _MOST_COMPOSED = 4

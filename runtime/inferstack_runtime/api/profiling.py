@@ -3,10 +3,10 @@
 import asyncio
 import threading
 
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.fields import Field, Fields
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import ApiError
 
 PROFILE_FIELDS = Fields(
     (

@@ -14,7 +14,6 @@ from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.access.account import Account
 from inferstack_runtime.access.authenticate import Authenticator
 from inferstack_runtime.access.limits import Limiter
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.generation import Flight
 from inferstack_runtime.api.grammar import GrammarMask, masks_of
 from inferstack_runtime.api.http import Request, parse_object
@@ -26,6 +25,7 @@ from inferstack_runtime.caching.response import Lookup, Policy, ResponseCache
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import RuntimeConfig
 from inferstack_runtime.engines.base import ModelLoadError
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.lifecycle.models import Models, Served, Unavailable
 from inferstack_runtime.metrics import Metrics
 

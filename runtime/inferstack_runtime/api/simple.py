@@ -8,7 +8,6 @@ from typing import Any
 
 from inferstack_runtime import metrics as catalogue
 from inferstack_runtime.api.chat import chat_tokens
-from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.fields import Field, Fields, bad
 from inferstack_runtime.api.http import Request, Response, Stream, json_response
 from inferstack_runtime.api.parameters import Generate, room, tokens_of
@@ -17,6 +16,7 @@ from inferstack_runtime.api.service import Service, abandon
 from inferstack_runtime.api.sse import HEARTBEAT, error_event, event
 from inferstack_runtime.engines.base import LoadedModel, Sampling
 from inferstack_runtime.engines.device import find_gpu
+from inferstack_runtime.errors import ApiError, invalid
 from inferstack_runtime.lifecycle.models import Served
 from inferstack_runtime.threads import LONG_TEXT, in_turn
 

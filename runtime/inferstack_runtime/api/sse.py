@@ -2,7 +2,7 @@
 
 import orjson
 
-from inferstack_runtime.api.errors import ApiError
+from inferstack_runtime.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": keep-alive\n\n"

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inferstack_runtime.api.errors import invalid
 from inferstack_runtime.api.fields import bad, nesting
 from inferstack_runtime.api.grammar import lark_grammar, schema_grammar
 from inferstack_runtime.api.tools import Tools
+from inferstack_runtime.errors import invalid
 
 RESPONSE_FORMAT_SCHEMA: dict[str, Any] = {
     "anyOf": [

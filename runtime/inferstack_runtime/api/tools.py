@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from inferstack_runtime.api.errors import invalid
+from inferstack_runtime.errors import invalid
 
 if TYPE_CHECKING:
-    from inferstack_runtime.api.templates import ChatTemplate
+    from inferstack_runtime.lifecycle.templates import ChatTemplate
 
 _MARKERS: tuple[tuple[str, str], ...] = (("<tool_call>", "</tool_call>"),)
 _PLAIN = ("", "")

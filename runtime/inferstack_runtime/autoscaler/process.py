@@ -17,7 +17,6 @@ from typing import Any
 from inferstack_runtime.access.authenticate import Authenticator, require
 from inferstack_runtime.access.keys import InvalidKeys, KeyFile
 from inferstack_runtime.api.app import SERVER_FAULT, error_response, send_response
-from inferstack_runtime.api.errors import ApiError, invalid, not_found
 from inferstack_runtime.api.fields import Field, Fields
 from inferstack_runtime.api.http import Disconnected, Receive, Request, Response, Scope, Send, json_response, parse_object
 from inferstack_runtime.autoscaler import metrics as catalogue
@@ -26,6 +25,7 @@ from inferstack_runtime.autoscaler.config import AutoscalerConfig
 from inferstack_runtime.autoscaler.observe import Look, look_at, sample_of
 from inferstack_runtime.autoscaler.registry import POLICIES, Registration, Scaled, registration_of, scaled
 from inferstack_runtime.autoscaler.signals import replica_cap
+from inferstack_runtime.errors import ApiError, invalid, not_found
 from inferstack_runtime.metrics import TEXT, Metrics
 from inferstack_runtime.protocol import bounded_protocol
 from inferstack_runtime.server import CannotStart, http_server, open_socket

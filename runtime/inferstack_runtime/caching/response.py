@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.errors import ApiError, invalid
 from inferstack_runtime.api.generation import Flight, Follower
 from inferstack_runtime.api.http import Request
 from inferstack_runtime.api.parameters import Generate
@@ -20,6 +19,7 @@ from inferstack_runtime.caching.replay import Replay
 from inferstack_runtime.caching.semantic import Entry, Question, SemanticCache, namespace_of
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import CacheConfig
+from inferstack_runtime.errors import ApiError, invalid
 from inferstack_runtime.lifecycle.models import Served
 from inferstack_runtime.metrics import Metrics
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.run import Delta, Run, Usage
 from inferstack_runtime.checks.base import Check, Finding, Mode, Side
 from inferstack_runtime.engines.base import TokenLogprobs
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.metrics import Metrics
 from inferstack_runtime.threads import in_daemon
 

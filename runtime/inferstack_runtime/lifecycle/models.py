@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from inferstack_runtime import metrics as catalogue
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.config import LifecycleConfig, ModelConfig
 from inferstack_runtime.engines.base import EngineStats, LoadedModel, ModelLoadError, StepOutput
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.lifecycle.engine_loop import EngineLoop
 from inferstack_runtime.metrics import Metrics
 from inferstack_runtime.threads import in_daemon
 
 if TYPE_CHECKING:
-    from inferstack_runtime.api.templates import ChatTemplate
+    from inferstack_runtime.lifecycle.templates import ChatTemplate
 
 _log = logging.getLogger(__name__)
 State = Literal["unloaded", "loading", "ready", "unloading", "failed"]
@@ -159,7 +159,7 @@ class Models:
             loop.call_soon_threadsafe(self._report, served, phase, share)
 
         def work() -> "tuple[LoadedModel, ChatTemplate | None]":
-            from inferstack_runtime.api.templates import compile_template  # jinja2 is slow to import and not needed to listen
+            from inferstack_runtime.lifecycle.templates import compile_template  # jinja2 is slow to import and not needed to listen
 
             model = self._loader(served.config, report)
             return model, compile_template(model.chat_template, model.special_tokens)

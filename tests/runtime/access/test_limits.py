@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from inferstack_runtime.access.keys import Caller
 from inferstack_runtime.access.limits import Limiter
 from inferstack_runtime.access.window import Window
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.caching.shared import SharedStore
 from inferstack_runtime.config import TierConfig
+from inferstack_runtime.errors import ApiError
 from inferstack_runtime.metrics import Metrics
 
 ASK = {"model": "fake", "prompt": "four", "max_tokens": 6, "temperature": 1}

@@ -10,8 +10,8 @@ from llguidance import LLMatcher
 from inferstack_runtime.api import structured
 from inferstack_runtime.api.grammar import _tokenizer_of, schema_grammar
 from inferstack_runtime.api.structured import answer_grammar
-from inferstack_runtime.api.templates import compile_template
 from inferstack_runtime.api.tools import read_tools
+from inferstack_runtime.lifecycle.templates import compile_template
 
 PATH = "/v1/chat/completions"
 USER = [{"role": "user", "content": "go"}]
@@ -65,6 +65,15 @@ async def test_a_schema_nested_without_end_is_refused(runtime):
     answer = await runtime.post(PATH, ask(response_format=schema_format(schema)))
     assert answer.status_code == 400
     assert "nested" in answer.json()["error"]["message"]
+
+
+async def test_a_schema_that_only_names_itself_is_refused_without_the_parsers_state(runtime):
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+    answer = await runtime.post(PATH, ask(response_format=schema_format(schema)))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "invalid_schema")
+    assert "\n" not in error["message"]
+    assert "<state>" not in error["message"]
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 from fake_engine import TEMPLATE, TOOL_TEMPLATE
 
-from inferstack_runtime.api.errors import ApiError
-from inferstack_runtime.api.templates import ChatTemplate, compile_template
+from inferstack_runtime.errors import ApiError
+from inferstack_runtime.lifecycle.templates import ChatTemplate, compile_template
 
 USER = [{"role": "user", "content": "hi"}]
 

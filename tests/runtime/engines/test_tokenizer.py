@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from inferstack_runtime.api.errors import ApiError
 from inferstack_runtime.api.parameters import tokens_of
 from inferstack_runtime.engines.base import LoadedModel
+from inferstack_runtime.errors import ApiError
 
 TEXT = "The 42 châteaux of the Loire — 好き 😀\n\n    indented\tand   spaced. "
 

@@ -6,9 +6,9 @@ The page is plain files without a build step. They hold nothing secret and need 
 from pathlib import Path
 
 from inferstack_runtime.api.console.overview import overview
-from inferstack_runtime.api.errors import not_found
 from inferstack_runtime.api.http import Request, Response, json_response
 from inferstack_runtime.api.service import Service
+from inferstack_runtime.errors import not_found
 
 _FOLDER = Path(__file__).parent
 _FILES = {

@@ -11,7 +11,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from inferstack_runtime.api.errors import invalid
+from inferstack_runtime.errors import invalid
 
 _MAX_RENDERED = 4 * 1024 * 1024
 
