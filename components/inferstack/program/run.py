@@ -30,11 +30,6 @@ class ProgramFailed(Exception):
     """The program ended with an error; the message holds what it logged last."""
 
 
-@cache
-def _set_aside() -> None:  # once: to ask whether it is done counts them all
-    gc.freeze()
-
-
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Reading the clouds' SDKs makes very many objects that all stay: to look for garbage among them is a third of a plan's time.
