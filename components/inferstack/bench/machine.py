@@ -9,13 +9,14 @@ _TELLING = ("amx_int8", "avx512_bf16", "avx512_vnni", "avx512f", "avx_vnni", "av
 
 
 def describe() -> dict[str, object]:
-    """CPU model, instruction sets, cores that this process may use, memory in bytes, load averages and system."""
+    """CPU model, instruction sets, kernels where named, cores that this process may use, memory in bytes, load averages and system."""
     lines = _lines(Path("/proc/cpuinfo"))
     flags = set((lines.get("flags") or lines.get("Features") or "").split())
     memory = _lines(Path("/proc/meminfo")).get("MemTotal", "0").split()[0]
     return {
         "cpu": lines.get("model name", platform.processor() or platform.machine()),
         "instruction_sets": [flag for flag in _TELLING if flag in flags],
+        "kernels": os.environ.get("INFERSTACK_KERNELS"),
         "cores": cores(),
         "memory_bytes": int(memory) * 1024,
         "load_average": [round(value, 2) for value in os.getloadavg()],
