@@ -112,10 +112,13 @@ def _question(messages: list[dict[str, Any]], tools: Tools | None, wanted: int |
 
 
 def chat_tokens(served: Served, messages: list[dict[str, Any]], tools: Tools | None = None) -> tuple[int, ...]:
-    """Token ids of the rendered conversation; raises ApiError 400 for a model without a chat template."""
+    """Token ids of the rendered conversation; ApiError 400 where the chat template is missing or would leave out calls of tools."""
     model = served.loaded
     if served.template is None:
         raise invalid(f"The model {served.name!r} has no chat template; use /v1/completions.", "model")
+    calling = next((place for place, message in enumerate(messages) if "tool_calls" in message), None)
+    if calling is not None and not served.template.shows_calls:
+        raise invalid(f"The chat template of {served.name!r} has no place for calls of tools.", f"messages.{calling}.tool_calls")
     text = served.template.render(messages, tools.for_template if tools and tools.offered else None)
     # The template writes the special tokens itself.
     return tokens_of(model, text, "messages", False)

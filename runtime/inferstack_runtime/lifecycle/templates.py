@@ -41,7 +41,7 @@ def _tojson(value: object, ensure_ascii: bool = False, indent: int | None = None
 
 
 class ChatTemplate:
-    """A compiled chat template. `supports_tools`: it reads the variable `tools`."""
+    """A compiled chat template. `supports_tools`: it reads the variable `tools`; `shows_calls`: it has a place for earlier calls."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
@@ -52,6 +52,7 @@ class ChatTemplate:
         self._special = dict(special_tokens)
         self._template = environment.from_string(source)
         self.supports_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
+        self.shows_calls = self.supports_tools or "tool_calls" in source
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         """The prompt that ends where the assistant begins; raises ApiError 400 when the template refuses the messages."""

@@ -134,14 +134,26 @@ async def test_without_a_choice_the_model_may_just_answer(with_tools):
     assert b"weather" not in bytes(token for token in with_tools.engine.submitted[1].prompt if token < 256)
 
 
+CALLED = [
+    *USER,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "c1", "content": "noon"},
+]
+
+
 async def test_the_result_of_a_tool_goes_back_to_the_model(with_tools):
-    call = {"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{}"}}
-    messages = [
-        *USER,
-        {"role": "assistant", "content": None, "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": "c1", "content": "noon"},
-    ]
-    assert (await with_tools.post(PATH, ask(messages=messages, tools=TOOLS))).status_code == 200
+    assert (await with_tools.post(PATH, ask(messages=CALLED, tools=TOOLS))).status_code == 200
+
+
+async def test_earlier_calls_are_never_left_out_of_the_prompt():
+    async with running() as run:
+        answer = await run.post(PATH, ask(messages=CALLED))
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages.1.tool_calls")
+        assert run.engine.submitted == []
 
 
 @pytest.mark.parametrize(
