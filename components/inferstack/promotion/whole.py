@@ -17,11 +17,10 @@ def reserve(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_file():
             return
-        with path.open("wb") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
-            except OSError:
-                path.unlink()
+        try:
+            path.write_bytes(bytes(RESERVE_BYTES))
+        except OSError:
+            path.unlink()
 
 
 def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
