@@ -10,7 +10,8 @@ from inferstack.platforms.under_lease import under_lease
 from inferstack.promotion.lease import Lease, LeaseLost
 from inferstack.promotion.platform import SlotFailed, Unavailable
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEP = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); time.sleep(60)"]
+"""Also where the tests themselves run in the background, with a SIGINT that is ignored."""
 
 
 def lost() -> None:
