@@ -1,6 +1,8 @@
 """A promotion renders the idle slot by a real `pulumi up` of the slot's own stack, through the Automation API."""
 
 import json
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +44,15 @@ def deployment(engine: Engine, slot: str) -> Any:
     return found
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Programs started now end by SIGINT, as those of the command do, also where the tests run in the background with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_promotion_updates_the_idle_slots_stack_and_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in engine.environment.items():
         monkeypatch.setenv(key, value)
