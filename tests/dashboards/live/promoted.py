@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from inferstack.environment import SlotName
@@ -32,16 +31,13 @@ class _Paced(Process):
         with _TURN:
             return super()._call(name, work)
 
-    def session(self) -> commands.Session:
-        return replace(super().session(), environment=ENVIRONMENT)
-
 
 class Promotion:
     """`address`: host and port of the keeper's metrics. Nothing moves before `begin`."""
 
     def __init__(self, seconds: float) -> None:
         self._world = World(replicas=1, delay=0.0)
-        self._world.time = time.time()
+        self._world.environment, self._world.time = ENVIRONMENT, time.time()
         self._step_seconds = seconds / 6
         self._ended: commands.Ended | None = None
         self._thread = threading.Thread(target=self._promote, daemon=True)
