@@ -7,6 +7,7 @@ Credentials come from the official client, which knows kubeconfigs, in-cluster t
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +42,7 @@ class KubeApi:
 
         settings = client.Configuration()
         try:
-            config.load_kube_config(context=context, client_configuration=settings)  # type: ignore[no-untyped-call]
+            load_kubeconfig(context, settings)
         except (config.ConfigException, OSError) as error:
             if context is not None:
                 raise PlatformError(f"kubeconfig: {error}; `kubectl config get-contexts` lists what there is") from None
@@ -164,3 +165,14 @@ def _fault(method: str, path: str, answer: httpx.Response) -> PlatformError:
     if status in (400, 422) or (status == 403 and ("quota" in message or "admission webhook" in message or "violates" in message)):
         return SlotFailed(text)
     return PlatformError(text)
+
+
+def load_kubeconfig(context: str | None, settings: Any) -> None:
+    """Fill a client's `Configuration` from `KUBECONFIG` as it is now (the library reads it once, at import) or ~/.kube/config.
+
+    Raises kubernetes.config.ConfigException or OSError.
+    """
+    from kubernetes import config
+
+    file = os.environ.get("KUBECONFIG") or None
+    config.load_kube_config(config_file=file, context=context, client_configuration=settings)  # type: ignore[no-untyped-call]

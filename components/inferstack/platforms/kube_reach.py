@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import httpcore
 import httpx
 
+from inferstack.platforms.kube_api import load_kubeconfig
+
 CONNECTIONS = 100
 """To one pod at a time: a comparison of slots keeps many requests running, and none may wait for another's connection."""
 
@@ -36,10 +38,10 @@ class ForwardReach:
     """From anywhere: one port-forward for each connection."""
 
     def __init__(self, context: str | None) -> None:
-        from kubernetes import client, config
+        from kubernetes import client
 
         self._settings = client.Configuration()
-        config.load_kube_config(context=context, client_configuration=self._settings)  # type: ignore[no-untyped-call]
+        load_kubeconfig(context, self._settings)
 
     @contextmanager
     def client(self, pod: dict[str, Any], port: int) -> Iterator[httpx.Client]:

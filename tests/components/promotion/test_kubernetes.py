@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from inferstack.environment import CONFIG_KEY, SLOT_KEY, SlotName, parse_environment, resolve_config
+from inferstack.platforms.kube_api import KubeApi
 from inferstack.platforms.kube_render import object_path, slot_settings
 from inferstack.platforms.kube_scalers import Scalers
 from inferstack.platforms.status import platform_status
@@ -414,3 +415,20 @@ def test_a_slots_own_stack_is_told_the_same_that_is_applied(tmp_path: Path) -> N
     told = parse_environment(resolve_config(tmp_path, settings))
     assert told.slot is GREEN
     assert told.model_copy(update={"layer": environment().layer, "slot": None}) == with_spec(environment(), spec)
+
+
+def test_the_kubeconfig_is_the_one_that_is_named_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import kubernetes.config  # noqa: F401 - it notes KUBECONFIG when it is imported
+
+    file = tmp_path / "config"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "contexts": [{"name": "mine", "context": {"cluster": "c", "user": "u"}}],
+                "users": [{"name": "u", "user": {}}],
+            }
+        )
+    )
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    assert KubeApi.from_kubeconfig("mine").server == "http://127.0.0.1:1"
