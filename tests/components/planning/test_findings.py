@@ -83,3 +83,9 @@ def test_a_machine_that_comes_with_local_disks_is_not_judged_by_its_boot_disk() 
     rules = {f.rule for f in check(changed(base("gke"), change), today=TODAY)}
     assert "disk-too-small" not in rules
     assert "disk-too-small" in {f.rule for f in check(changed(base("gke"), change | {"gpu": {}}), today=TODAY)}
+
+
+def test_replicas_that_roll_are_not_blamed_for_steps_that_nobody_wrote() -> None:
+    assert [
+        finding for finding in check(changed(base("gke"), {"promotion": {"strategy": "rolling"}})) if finding.path == "promotion.steps"
+    ] == []

@@ -62,7 +62,7 @@ def steps(e: Environment) -> Iterator[Finding]:
     if promotion.strategy == "canary" and promotion.steps == (100,) and not promotion.header:
         message = "strategy canary has one step, and moves all weight at once."
         yield Finding(_RULE, "warning", path, message, "give smaller steps first, for instance [10, 50, 100], or use strategy blue_green.")
-    if promotion.strategy == "rolling" and promotion.steps not in ((100,), ()):
+    if promotion.strategy == "rolling" and "steps" in promotion.model_fields_set and promotion.steps != (100,):
         message = "it has no effect: strategy rolling moves replica by replica, without weights."
         yield Finding(_RULE, "warning", path, message, "leave it out, or use strategy canary.")
 
