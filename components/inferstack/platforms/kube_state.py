@@ -25,10 +25,8 @@ class KubeState:
         found = self._api.get(f"{self._maps}/{JOURNAL}")
         if found is None:
             return None, ""
-        return self._load(found), found["metadata"]["resourceVersion"]
-
-    def _load(self, found: Object) -> Journal:
-        return load(found.get("data", {}).get(JOURNAL_KEY, ""), self._environment, f"ConfigMap {JOURNAL} in {self._namespace}")
+        text = found.get("data", {}).get(JOURNAL_KEY, "")
+        return load(text, self._environment, f"ConfigMap {JOURNAL} in {self._namespace}"), found["metadata"]["resourceVersion"]
 
     def write_journal(self, journal: Journal, expected_version: str, held: Lease | None) -> str:
         """Raises Conflict, or LeaseLost when `held` is no longer the current lease."""
