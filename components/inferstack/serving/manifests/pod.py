@@ -13,6 +13,9 @@ from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_
 from inferstack.serving.manifests.groups import ReplicaGroup
 
 PROBE_SECONDS = 5
+# A loading slot is asked more often: what it took to load is rounded up to this. Not each second: the kubelet tells of a pod's failed probes and of its
+# other events from one allowance (25 at once, then one in five minutes).
+START_PROBE_SECONDS = 2
 _HUB_PATH = "/etc/inferstack/hub"
 """Folder of the token that Hugging Face's library reads, by HF_TOKEN_PATH (huggingface_hub docs, environment variables)."""
 
@@ -89,9 +92,9 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
         "ports": ports,
         "startupProbe": {
             "httpGet": {"path": engine.ready_path, "port": "http"},
-            "periodSeconds": PROBE_SECONDS,
+            "periodSeconds": START_PROBE_SECONDS,
             "timeoutSeconds": 3,
-            "failureThreshold": max(1, ceil(environment.promotion.ready_seconds / PROBE_SECONDS)),
+            "failureThreshold": max(1, ceil(environment.promotion.ready_seconds / START_PROBE_SECONDS)),
         },
         "readinessProbe": {
             "httpGet": {"path": engine.ready_path, "port": "http"},
