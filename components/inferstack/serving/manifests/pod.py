@@ -13,8 +13,8 @@ from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_
 from inferstack.serving.manifests.groups import ReplicaGroup
 
 PROBE_SECONDS = 5
-# A loading slot is asked more often: what it took to load is rounded up to this. Not each second: the kubelet tells of a pod's failed probes and of its
-# other events from one allowance (25 at once, then one in five minutes).
+# A loading slot is asked more often: the time it took to load is rounded up to this. Not each second: the kubelet reports a pod's failed
+# probes and its other events from one allowance (25 at once, then one in five minutes).
 START_PROBE_SECONDS = 2
 _HUB_PATH = "/etc/inferstack/hub"
 """Folder of the token that Hugging Face's library reads, by HF_TOKEN_PATH (huggingface_hub docs, environment variables)."""
