@@ -8,6 +8,21 @@ Severity = Literal["error", "warning"]
 UNKNOWN = "[unknown]"
 """Stands in a planned resource for a value that only the provider will know."""
 
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Pod", "Service", "ConfigMap", "Secret", "Namespace", "ReplicationController"), ("core",)),
+    **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"), ("apps", "extensions")),
+    **dict.fromkeys(("Job", "CronJob"), ("batch",)),
+    **dict.fromkeys(("NetworkPolicy", "Ingress", "IngressClass"), ("networking.k8s.io", "extensions")),
+    **dict.fromkeys(("PodDisruptionBudget", "PodSecurityPolicy"), ("policy", "extensions")),
+    **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), ("rbac.authorization.k8s.io",)),
+    **dict.fromkeys(("Gateway", "HTTPRoute"), ("gateway.networking.k8s.io",)),
+    "LeaderWorkerSet": ("leaderworkerset.x-k8s.io",),
+    "HorizontalPodAutoscaler": ("autoscaling",),
+    "ScaledObject": ("keda.sh",),
+    **dict.fromkeys(("NodePool", "AgentPool", "Cluster", "ManagedCluster", "Bucket", "Instance", "Database", "Registry", "Redis"), ()),
+}
+"""API groups of the kinds that rules know, of which some are a cloud's only; the same word in another group is another thing."""
+
 PriceOf = Callable[[str, str, str, str, int], float | None]
 """(platform, machine type, region, capacity, GPUs) -> USD per hour, or None where no price is known."""
 
@@ -22,8 +37,14 @@ class Resource:
 
     @property
     def kind(self) -> str:
-        """`Deployment`, `NodePool`, …: the last part of the type."""
-        return self.type.rpartition(":")[2]
+        """`Deployment`, `NodePool`, …: the last part of the type.
+
+        With its group (`Job.batch.volcano.sh`) where it is a Kubernetes kind that only shares its name with one that rules know.
+        """
+        before, _, kind = self.type.rpartition(":")
+        group, slash, _ = before.removeprefix("kubernetes:").rpartition("/")
+        foreign = self.is_kubernetes and slash and kind in _GROUPS and group not in _GROUPS[kind]
+        return f"{kind}.{group}" if foreign else kind
 
     @property
     def is_kubernetes(self) -> bool:

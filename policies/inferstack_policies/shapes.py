@@ -13,6 +13,7 @@ SERVED = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
 """Workloads that stand and answer requests."""
 GPU_RESOURCE = "nvidia.com/gpu"
 SLOT_LABEL = "inferstack.dev/slot"
+CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 DEVICE_PLUGINS = "/var/lib/kubelet/device-plugins"
 
 
@@ -63,11 +64,21 @@ def pod_specs(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def containers(resource: Resource, *, init: bool = True) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """(where, container, pod spec) of every container; without `init` of those that stay as long as the pod: containers and sidecars."""
     for where, spec in pod_specs(resource):
-        for key in ("containers", "initContainers", "ephemeralContainers") if init else ("containers", "initContainers"):
+        for key in CONTAINERS if init else ("containers", "initContainers"):
             for i, item in enumerate(sequence(spec.get(key))):
                 container = mapping(item)
                 if init or key == "containers" or container.get("restartPolicy") == "Always":
                     yield f"{where}.{key}[{i}]".removeprefix("."), container, spec
+
+
+def images(resource: Resource) -> Iterator[tuple[str, str]]:
+    """(where, reference) of every image that a workload runs or mounts."""
+    for where, container, _ in containers(resource):
+        yield f"{where}.image", str(container.get("image") or "")
+    for where, spec in pod_specs(resource):
+        for i, volume in enumerate(sequence(spec.get("volumes"))):
+            if mapping(volume).get("image") is not None:
+                yield f"{where}.volumes[{i}].image.reference", str(at(volume, "image", "reference") or "")
 
 
 def labels_of_templates(resource: Resource) -> list[Mapping[str, Any]]:
@@ -81,9 +92,9 @@ def labels_of_pods(resource: Resource) -> Mapping[str, Any]:
 
 
 def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
-    """Does a label selector (`matchLabels`, `matchExpressions`) choose these labels? An empty one chooses all."""
+    """Does a label selector (`matchLabels`, `matchExpressions`) choose these labels? An empty one chooses all, none chooses nothing."""
     wanted = mapping(at(selector, "matchLabels"))
-    if any(labels.get(key) != value for key, value in wanted.items()):
+    if not isinstance(selector, dict) or any(labels.get(key) != value for key, value in wanted.items()):
         return False
     for item in map(mapping, sequence(at(selector, "matchExpressions"))):
         key, operator, values = str(item.get("key")), item.get("operator"), sequence(item.get("values"))

@@ -14,11 +14,30 @@ from inferstack_policies.shapes import (
     mapping,
     number,
     pod_specs,
+    pod_templates,
     quantity,
     sequence,
 )
 
 LOWEST_ID = 10_000
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+_SELINUX = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+_VOLUMES = frozenset(
+    {
+        "name",
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+        "hostPath",
+    }
+)
+"""What the standard `restricted` lets a pod mount; hostPath has a rule of its own."""
 
 
 def _effective(container: Any, spec: Any, key: str) -> Any:
@@ -40,6 +59,11 @@ def user_id(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             if found is None or found <= LOWEST_ID:
                 shown = "not set" if found is None else f"{found:.0f}"
                 yield f"{where}.securityContext.{key}", f"{key} is {shown}: it may be an account of the node."
+    for where, spec in pod_specs(r):
+        for key in ("fsGroup", "supplementalGroups"):
+            value = at(spec, "securityContext", key)
+            if 0 in map(number, sequence(value) or [value]):
+                yield f"{where}.securityContext.{key}", "the pod is in root's group, and may read what that group may."
 
 
 def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -50,7 +74,7 @@ def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 def privileged(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, container, _spec in containers(r):
-        if at(container, "securityContext", "privileged") is True:
+        if at(container, "securityContext", "privileged") not in (None, False):  # `y` is true for the tools that send it
             yield f"{where}.securityContext.privileged", "the container has all rights on the node."
 
 
@@ -79,7 +103,7 @@ def seccomp(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 def host_namespaces(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, spec in pod_specs(r):
         for key in ("hostNetwork", "hostPID", "hostIPC"):
-            if spec.get(key) is True:
+            if spec.get(key) not in (None, False):
                 yield f"{where}.{key}", f"the pod shares the node's {key.removeprefix('host')} namespace."
 
 
@@ -88,6 +112,44 @@ def host_path(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         for i, volume in enumerate(sequence(spec.get("volumes"))):
             if mapping(volume).get("hostPath") is not None:
                 yield f"{where}.volumes[{i}].hostPath", f"the pod mounts {at(volume, 'hostPath', 'path')} of the node."
+
+
+def confined(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    """AppArmor, SELinux, the mask over /proc and Windows' host processes, of pods and of containers."""
+    for where, template in pod_templates(r):
+        annotations = mapping(at(template, "metadata", "annotations"))
+        for key in annotations:
+            if key.startswith(_APPARMOR) and not str(annotations.get(key)).startswith(("runtime/default", "localhost/")):
+                yield f"{where}.metadata.annotations[{key}]".removeprefix("."), "AppArmor does not hold the process."
+    for where, holder in [*pod_specs(r), *((where, container) for where, container, _spec in containers(r))]:
+        context = mapping(holder.get("securityContext"))
+        if at(context, "appArmorProfile", "type") not in (None, "RuntimeDefault", "Localhost"):
+            yield f"{where}.securityContext.appArmorProfile", "AppArmor does not hold the process."
+        labels = mapping(context.get("seLinuxOptions"))
+        if labels.get("user") or labels.get("role") or labels.get("type") not in _SELINUX:
+            yield f"{where}.securityContext.seLinuxOptions", "the process gets a label of SELinux that is none of a container's."
+        if context.get("procMount") not in (None, "Default"):
+            yield f"{where}.securityContext.procMount", "parts of /proc that tell of the node are not masked."
+        if at(context, "windowsOptions", "hostProcess") not in (None, False):
+            yield f"{where}.securityContext.windowsOptions.hostProcess", "the process runs on the node itself."
+
+
+def volume_kinds(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, spec in pod_specs(r):
+        for i, volume in enumerate(sequence(spec.get("volumes"))):
+            for kind in sorted(mapping(volume).keys() - _VOLUMES):
+                yield f"{where}.volumes[{i}].{kind}", f"the pod mounts {kind} by itself, with the node's rights."
+
+
+def probe_host(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r):
+        hooks = mapping(container.get("lifecycle"))
+        handlers = {key: container.get(key) for key in ("readinessProbe", "livenessProbe", "startupProbe")}
+        handlers |= {f"lifecycle.{key}": hooks.get(key) for key in ("postStart", "preStop")}
+        for name, handler in handlers.items():
+            for action in ("httpGet", "tcpSocket"):
+                if at(handler, action, "host"):
+                    yield f"{where}.{name}.{action}.host", "the node asks whatever address the pod names."
 
 
 def host_port(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -155,7 +217,7 @@ RULES = (
         "error",
         "Low identifiers are accounts of the node.",
         f"Set runAsUser and runAsGroup above {LOWEST_ID}.",
-        ("KSV0020", "KSV0021", "CKV_K8S_40", "kube-score:container-security-context-user-group-id"),
+        ("KSV0020", "KSV0021", "KSV0116", "CKV_K8S_40", "kube-score:container-security-context-user-group-id"),
         WORKLOADS,
         user_id,
     ),
@@ -223,6 +285,33 @@ RULES = (
         host_path,
     ),
     Rule(
+        "pod-confined",
+        "error",
+        "What the runtime lays around a container is taken off by these.",
+        "Leave appArmorProfile, seLinuxOptions, procMount and hostProcess as the runtime sets them.",
+        ("KSV0002", "KSV0025", "KSV0027", "KSV0103"),
+        WORKLOADS,
+        confined,
+    ),
+    Rule(
+        "pod-volume-kind",
+        "error",
+        "The standard `restricted` lists what a pod may mount.",
+        "Mount storage by a claim or a CSI volume.",
+        ("KSV0028",),
+        WORKLOADS,
+        volume_kinds,
+    ),
+    Rule(
+        "pod-probe-host",
+        "error",
+        "The kubelet asks from the node, past every NetworkPolicy.",
+        "Leave host out of probes and hooks: they ask the pod itself.",
+        (),
+        WORKLOADS,
+        probe_host,
+    ),
+    Rule(
         "pod-host-port",
         "error",
         "A port of the node bypasses Services and NetworkPolicies.",
@@ -245,7 +334,7 @@ RULES = (
         "error",
         "An own account gets own rights, and loses them with the slot.",
         "Give each slot its ServiceAccount.",
-        ("CKV_K8S_41", "CKV_K8S_42"),
+        ("CKV_K8S_41",),
         WORKLOADS,
         service_account,
     ),
