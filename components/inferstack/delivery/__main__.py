@@ -29,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(f"refused: {refusal}", file=sys.stderr)
         return 3
-    except (BadInput, InvalidEnvironment) as error:
+    except InvalidEnvironment as error:
+        print(f"{options.command}: {error.source}: {'; '.join(map(str, error.problems))}", file=sys.stderr)
+        return 2
+    except BadInput as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
