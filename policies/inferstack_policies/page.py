@@ -15,7 +15,7 @@ The same rules judge a plan (`inferstack plan ENV`), a deployment (`pulumi up --
 (`inferstack policy check DIR`). An `error` stops all three. A rule that needs a value which only the cloud knows is not judged in
 `plan` and `preview` (they say so) and is judged in `pulumi up`.
 
-Ids of other scanners: `KSV…`, `GCP-…`, `AZU-…` are Trivy's, `CKV…` Checkov's, `kube-score:…` kube-score's.
+Ids of other scanners: `KSV-…`, `GCP-…`, `AZU-…` are Trivy's, `CKV…` Checkov's, `kube-score:…` kube-score's.
 
 ## Waivers
 An environment accepts a finding with a reason, an owner and a last day; after it the waiver itself is an error.

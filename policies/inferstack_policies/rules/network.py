@@ -177,7 +177,7 @@ RULES = (
         "error",
         "The gateway is the one way in: it has TLS, keys are checked behind it, limits hold.",
         "Use type ClusterIP behind the gateway, or an internal load balancer.",
-        ("kube-score:service-type", "KSV0108"),
+        ("kube-score:service-type", "KSV-0108"),
         frozenset({"Service"}),
         public_service,
     ),
