@@ -9,19 +9,16 @@ UNKNOWN = "[unknown]"
 """Stands in a planned resource for a value that only the provider will know."""
 
 _GROUPS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("Pod", "Service", "ConfigMap", "Secret", "Namespace", "ReplicationController"), ("core",)),
-    **dict.fromkeys(("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"), ("apps", "extensions")),
-    **dict.fromkeys(("Job", "CronJob"), ("batch",)),
-    **dict.fromkeys(("NetworkPolicy", "Ingress", "IngressClass"), ("networking.k8s.io", "extensions")),
-    **dict.fromkeys(("PodDisruptionBudget", "PodSecurityPolicy"), ("policy", "extensions")),
+    **dict.fromkeys(("Pod", "Service", "ConfigMap", "Secret", "Namespace", "ReplicationController", "Deployment", "StatefulSet"), ()),
+    **dict.fromkeys(("DaemonSet", "ReplicaSet", "Job", "CronJob", "PodDisruptionBudget", "HorizontalPodAutoscaler"), ()),
+    **dict.fromkeys(("NodePool", "AgentPool", "Cluster", "ManagedCluster", "Bucket", "Instance", "Database", "Registry", "Redis"), ()),
+    **dict.fromkeys(("NetworkPolicy", "Ingress", "IngressClass"), ("networking.k8s.io",)),
     **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), ("rbac.authorization.k8s.io",)),
     **dict.fromkeys(("Gateway", "HTTPRoute"), ("gateway.networking.k8s.io",)),
     "LeaderWorkerSet": ("leaderworkerset.x-k8s.io",),
-    "HorizontalPodAutoscaler": ("autoscaling",),
     "ScaledObject": ("keda.sh",),
-    **dict.fromkeys(("NodePool", "AgentPool", "Cluster", "ManagedCluster", "Bucket", "Instance", "Database", "Registry", "Redis"), ()),
 }
-"""API groups of the kinds that rules know, of which some are a cloud's only; the same word in another group is another thing."""
+"""Kinds that rules know, and the domains of which they are: the same word of another domain is another thing."""
 
 PriceOf = Callable[[str, str, str, str, int], float | None]
 """(platform, machine type, region, capacity, GPUs) -> USD per hour, or None where no price is known."""
@@ -42,8 +39,8 @@ class Resource:
         With its group (`Job.batch.volcano.sh`) where it is a Kubernetes kind that only shares its name with one that rules know.
         """
         before, _, kind = self.type.rpartition(":")
-        group, slash, _ = before.removeprefix("kubernetes:").rpartition("/")
-        foreign = self.is_kubernetes and slash and kind in _GROUPS and group not in _GROUPS[kind]
+        group = before.removeprefix("kubernetes:").rpartition("/")[0]
+        foreign = self.is_kubernetes and "." in group and kind in _GROUPS and group not in _GROUPS[kind]
         return f"{kind}.{group}" if foreign else kind
 
     @property

@@ -1,5 +1,6 @@
 """Requests survive: probes, budgets, spread, one owner of replicas, the timeout chain."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from inferstack_policies.shapes import (
     SLOT_LABEL,
     at,
     containers,
+    is_device_plugin,
     labels_of_pods,
     mapping,
     number,
@@ -19,6 +21,7 @@ from inferstack_policies.shapes import (
     sequence,
 )
 
+_STANDING = SERVED | {"DaemonSet", "ReplicaSet", "ReplicationController", "Pod"}
 _SCALERS = frozenset({"HorizontalPodAutoscaler", "ScaledObject"})
 SHORTEST_START = 300
 """Seconds that a slot's start-up probe must allow: weights are loaded before the first answer."""
@@ -33,9 +36,10 @@ def _action(probe: Mapping[str, Any]) -> Any:
 
 
 def probes(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    """But for workers of a group, which answer no request: the group lives and dies with its leader."""
-    for where, container, _spec in containers(r, init=False):
-        for name in ("readinessProbe", "livenessProbe") if ".workerTemplate." not in where else ():
+    """But for workers of a group, which live and die with their leader, and for pods that end by themselves."""
+    for where, container, spec in containers(r, init=False) if not is_device_plugin(r) else ():
+        ends = ".workerTemplate." in where or spec.get("restartPolicy") in ("Never", "OnFailure")
+        for name in ("readinessProbe", "livenessProbe") if not ends else ():
             if not _probe(container, name):
                 yield f"{where}.{name}", f"without a {name.removesuffix('Probe')} probe nobody sees that the container is stuck."
 
@@ -81,8 +85,9 @@ def blocking_budget(resources: Sequence[Resource], _: Context) -> Iterator[Findi
             and workload.namespace == budget.namespace
             and selects(at(budget.props, "spec", "selector"), labels_of_pods(workload))
         ]
-        needed = number(available)
-        never = unavailable is None if available is None else str(available) == "100%"
+        share = number(str(available).removesuffix("%")) if str(available).endswith("%") else None
+        needed = number(available) if share is None else math.ceil(share / 100 * sum(held))
+        never = unavailable is None if available is None else share is not None and share >= 100
         if never or str(unavailable) in ("0", "0%") or (needed is not None and held and needed >= sum(held)):
             yield Finding(budget, "spec", "no pod may ever leave: nodes cannot be drained or upgraded.")
 
@@ -187,7 +192,7 @@ RULES = (
         "Endpoints and restarts follow probes.",
         "Set readinessProbe (/readyz) and livenessProbe (/livez).",
         ("CKV_K8S_8", "CKV_K8S_9", "kube-score:pod-probes"),
-        SERVED,
+        _STANDING,
         probes,
     ),
     Rule(
@@ -196,7 +201,7 @@ RULES = (
         "Ready and alive are different questions.",
         "Ask /readyz for readiness and /livez for liveness.",
         ("kube-score:pod-probes-identical",),
-        SERVED,
+        _STANDING,
         probes_differ,
     ),
     Rule(

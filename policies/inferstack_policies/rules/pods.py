@@ -1,9 +1,9 @@
 """Pods as the Pod Security Standard `restricted` wants them, and a little more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inferstack_policies.model import Context, Resource, Rule
+from inferstack_policies.model import Context, Finding, Resource, Rule
 from inferstack_policies.shapes import (
     SLOT_LABEL,
     WORKLOADS,
@@ -159,10 +159,19 @@ def host_port(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
                 yield f"{where}.ports[{i}].hostPort", "a port of the node is taken: only one replica fits on it."
 
 
-def token(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, spec in pod_specs(r):
-        if spec.get("automountServiceAccountToken") is not False:
-            yield f"{where}.automountServiceAccountToken", "the pod gets a token for the API server that it does not need."
+def token(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
+    """What a pod leaves open its account decides."""
+    without = {
+        (r.namespace, r.object_name)
+        for r in resources
+        if r.kind == "ServiceAccount" and r.is_kubernetes and r.props.get("automountServiceAccountToken") is False
+    }
+    for r in resources:
+        for where, spec in pod_specs(r):
+            mounted = spec.get("automountServiceAccountToken")
+            by_account = mounted is None and (r.namespace, str(spec.get("serviceAccountName") or "default")) in without
+            if mounted is not False and not by_account:
+                yield Finding(r, f"{where}.automountServiceAccountToken", "the pod gets a token for the API server that it does not need.")
 
 
 def service_account(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -326,8 +335,7 @@ RULES = (
         "A serving pod has no business with the API server.",
         "Set automountServiceAccountToken: false.",
         ("KSV-0036", "CKV_K8S_38"),
-        WORKLOADS,
-        token,
+        check_stack=token,
     ),
     Rule(
         "pod-service-account",

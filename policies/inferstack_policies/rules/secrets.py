@@ -9,7 +9,7 @@ from inferstack_policies.model import Context, Resource, Rule
 from inferstack_policies.shapes import WORKLOADS, at, containers, mapping, sequence
 
 _NAME = re.compile(
-    r"(^|[_\-.]|pg|db)(password|passwd|passphrase|pwd|secret|token|(api|private|access|account)[_-]?key|credentials?)$|[_\-.]pass$",
+    r"(^|[_\-.]|pg|db)(password|passwd|passphrase|pwd|secret|token|(api|private|access|account|batch|storage)[_-]?key|credentials?)$|[_\-.]pass$",
     re.IGNORECASE,
 )
 _CREDENTIAL = re.compile(
@@ -25,7 +25,7 @@ _REFERENCE = re.compile(
 )
 """What stands for a secret and is none: a path, a variable, a placeholder, a switch, a number."""
 _VALUE = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
+    r"---BEGIN [A-Z ]{0,40}PRIVATE KEY---"
     r"|\b(?:A[KS]IA[0-9A-Z]{16}\b"
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{20}"
     r"|hf_[A-Za-z0-9]{30}"
