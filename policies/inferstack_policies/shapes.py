@@ -1,5 +1,6 @@
 """The parts of resources that several rules look at."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -111,13 +112,14 @@ def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A number, also one written as text."""
+    """A finite number, also one written as text."""
     if isinstance(value, bool) or value is None:
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None
 
 
 _UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3} | {
@@ -139,14 +141,15 @@ def seconds(text: Any) -> float | None:
     for char in f"{text} ":
         if char.isdigit() or char == ".":
             if unit:
-                if unit not in units:
+                size = number(digits)
+                if unit not in units or size is None:
                     return None
-                total, digits, unit = total + float(digits) * units[unit], "", ""
+                total, digits, unit = total + size * units[unit], "", ""
             digits += char
         elif char.isalpha():
             unit += char
-        elif digits and unit in units:
-            return total + float(digits) * units[unit]
+        elif unit in units and (last := number(digits)) is not None:
+            return total + last * units[unit]
     return None
 
 

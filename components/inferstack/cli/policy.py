@@ -18,6 +18,7 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 _MOST_VALUES = 1_000_000
 """Values of one document; the largest that is rendered has some thousand."""
 _MOST_BYTES = 32_000_000
+_MOST_LEVELS = 150
 _UNKNOWN = "[unknown]"
 
 
@@ -170,14 +171,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _plain(value: Any, seen: Iterator[int]) -> Any:
+def _plain(value: Any, seen: Iterator[int], level: int = 0) -> Any:
     """The value as JSON has it: keys and dates are text. Raises ValueError where anchors make it endless or huge."""
     if next(seen) > _MOST_VALUES:
         raise ValueError(f"it holds more than {_MOST_VALUES:,} values: an anchor names itself, or anchors multiply each other")
+    if level > _MOST_LEVELS:
+        raise RecursionError
     if isinstance(value, dict):
-        return {str(key): _plain(item, seen) for key, item in value.items()}
+        return {str(key): _plain(item, seen, level + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(item, seen) for item in value]
+        return [_plain(item, seen, level + 1) for item in value]
     if value == _UNKNOWN:
         raise ValueError(f"it holds {_UNKNOWN}, which stands for a value that is not known yet and hides what is judged")
     if isinstance(value, str):

@@ -85,7 +85,7 @@ def blocking_budget(resources: Sequence[Resource], _: Context) -> Iterator[Findi
             and workload.namespace == budget.namespace
             and selects(at(budget.props, "spec", "selector"), labels_of_pods(workload))
         ]
-        share = number(str(available).removesuffix("%")) if str(available).endswith("%") else None
+        share = float(str(available)[:-1]) if re.fullmatch(r"[0-9]{1,4}%", str(available)) else None
         needed = number(available) if share is None else math.ceil(share / 100 * sum(held))
         never = unavailable is None if available is None else share is not None and share >= 100
         if never or str(unavailable) in ("0", "0%") or (needed is not None and held and needed >= sum(held)):

@@ -113,13 +113,13 @@ def _says(annotations: Any, expected: Mapping[str, str]) -> bool:
 
 
 def encrypted(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
-    """A class that names neither side counts as public in production, and where nothing is known of the environment."""
+    """A class that names neither side counts as public where nothing is known of the environment; else the environment says it."""
     if r.kind == "Ingress":
         yield from _ingress_encrypted(r)
         return
     name = str(at(r.props, "spec", "gatewayClassName") or "")
     inside = _says(at(r.props, "spec", "infrastructure", "annotations"), _INTERNAL) or any(part in name for part in _INTERNAL_CLASSES)
-    unclear = context.production or context.platform is None or (context.platform == "aks" and name == "istio")
+    unclear = context.platform is None or (context.platform == "aks" and name == "istio")
     if inside or not (unclear or any(part in name for part in _PUBLIC_CLASSES)):
         return
     for i, listener in enumerate(sequence(at(r.props, "spec", "listeners"))):

@@ -107,7 +107,18 @@ FOUND = {
         {"workload-unknown"},
     ),
 }
+FOUND |= {
+    "numbers that are none": (
+        "apiVersion: v1\nkind: List\nitems:\n"
+        "- {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}, spec: {containers: [{image: x, resources: {limits: {nvidia.com/gpu: .inf}}}]}}\n"
+        "- {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {rules: [{backendRefs: [{name: x}], timeouts: {request: 1.2.3s}}]}}\n"
+        "- {apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: b}, spec: {minAvailable: nan%, maxUnavailable: 0}}\n"
+        f"- {{apiVersion: apps/v1, kind: Deployment, metadata: {{name: d}}, spec: {{replicas: 1{'0' * 400}}}}}\n",
+        {"gpu-whole", "route-timeout", "disruption-budget-blocks"},
+    ),
+}
 REFUSED = {
+    "deeper than any object": "apiVersion: v1\nkind: Pod\nspec: " + "{a: " * 200 + "}" * 200 + "\n",
     "a list whose items are a number": "apiVersion: v1\nkind: List\nitems: 5\n",
     "a kind of nothing": "apiVersion: v1\nkind: ' '\n",
     "merges that multiply": "a: &a {k1: 1, k2: 2, k3: 3}\n"
