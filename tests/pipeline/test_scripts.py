@@ -172,6 +172,7 @@ def test_a_failing_gate_of_a_promotion_stops_with_one_sentence(desk: Desk) -> No
         ({"INFERSTACK_KEY": ""}, "INFERSTACK_KEY is empty"),
         ({"INFERSTACK_KEY": "a\nb"}, "a line end"),
         ({"URL": ""}, "is no URL of a gateway"),
+        ({"URL": "https://["}, "is no URL of a gateway"),
     ],
 )
 def test_what_the_last_check_needs_is_asked_for_before_anything_is_promoted(desk: Desk, missing: dict[str, str], says: str) -> None:

@@ -123,7 +123,7 @@ def _health(options: argparse.Namespace) -> None:
         raise BadInput("INFERSTACK_KEY is empty: expected an API key of the environment")
     if not (key.isascii() and key.isprintable()):
         raise BadInput("INFERSTACK_KEY holds a line end or another character that no API key has")
-    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", options.url):
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?", options.url, re.ASCII):
         raise BadInput(f"{options.url!r} is no URL of a gateway: expected https://HOST (the variable INFERSTACK_URL of the environment)")
     limits = _environment(options).promotion.gates
     if options.ready:
