@@ -44,7 +44,7 @@ def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
         near = [p for p in policies if p.namespace == workload.namespace]
         missing: set[str] = set()
         for labels in labels_of_templates(workload):
-            own = [p for p in near if selects(at(p.props, "spec", "podSelector"), labels)]
+            own = [p for p in near if selects(at(p.props, "spec", "podSelector") or {}, labels)]
             missing |= {"Ingress", "Egress"} - {kind for p in own for kind in _kinds(p)}
             missing |= {kind for p in own for kind in _kinds(p) if _lets_all(p, kind)}
         if missing:
