@@ -8,6 +8,18 @@ Severity = Literal["error", "warning"]
 UNKNOWN = "[unknown]"
 """Stands in a planned resource for a value that only the provider will know."""
 
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("Pod", "Service", "ConfigMap", "Secret", "Namespace", "ReplicationController", "Deployment", "StatefulSet"), ()),
+    **dict.fromkeys(("DaemonSet", "ReplicaSet", "Job", "CronJob", "PodDisruptionBudget", "HorizontalPodAutoscaler"), ()),
+    **dict.fromkeys(("NodePool", "AgentPool", "Cluster", "ManagedCluster", "Bucket", "Instance", "Database", "Registry", "Redis"), ()),
+    **dict.fromkeys(("NetworkPolicy", "Ingress", "IngressClass"), ("networking.k8s.io",)),
+    **dict.fromkeys(("Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"), ("rbac.authorization.k8s.io",)),
+    **dict.fromkeys(("Gateway", "HTTPRoute"), ("gateway.networking.k8s.io",)),
+    "LeaderWorkerSet": ("leaderworkerset.x-k8s.io",),
+    "ScaledObject": ("keda.sh",),
+}
+"""Kinds that rules know, and the domains of which they are: the same word of another domain is another thing."""
+
 PriceOf = Callable[[str, str, str, str, int], float | None]
 """(platform, machine type, region, capacity, GPUs) -> USD per hour, or None where no price is known."""
 
@@ -22,8 +34,14 @@ class Resource:
 
     @property
     def kind(self) -> str:
-        """`Deployment`, `NodePool`, …: the last part of the type."""
-        return self.type.rpartition(":")[2]
+        """`Deployment`, `NodePool`, …: the last part of the type.
+
+        With its group (`Job.batch.volcano.sh`) where it is a Kubernetes kind that only shares its name with one that rules know.
+        """
+        before, _, kind = self.type.rpartition(":")
+        group = before.removeprefix("kubernetes:").rpartition("/")[0]
+        foreign = self.is_kubernetes and "." in group and kind in _GROUPS and group not in _GROUPS[kind]
+        return f"{kind}.{group}" if foreign else kind
 
     @property
     def is_kubernetes(self) -> bool:

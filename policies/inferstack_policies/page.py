@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rows of tables, one a line
 """The rules as docs/policies.md, which `python -m inferstack_policies.page` prints."""
 
 from itertools import groupby
@@ -15,7 +16,11 @@ The same rules judge a plan (`inferstack plan ENV`), a deployment (`pulumi up --
 (`inferstack policy check DIR`). An `error` stops all three. A rule that needs a value which only the cloud knows is not judged in
 `plan` and `preview` (they say so) and is judged in `pulumi up`.
 
-Ids of other scanners: `KSV…`, `GCP-…`, `AZU-…` are Trivy's, `CKV…` Checkov's, `kube-score:…` kube-score's.
+`policy check` reads YAML and JSON to any depth, follows links, and takes `List`s apart. What it cannot judge (no objects at all, a
+template that was not rendered, a key written twice, a kind that no rule knows and that runs containers) never passes: the first
+three end with exit code 2 and one sentence that names file and line, the last is a finding.
+
+Ids of other scanners: `KSV-…`, `GCP-…`, `AZU-…` are Trivy's, `CKV…` Checkov's, `kube-score:…` kube-score's.
 
 ## Waivers
 An environment accepts a finding with a reason, an owner and a last day; after it the waiver itself is an error.
@@ -26,6 +31,20 @@ waivers:
 ```
 
 `path` is a path of the environment (`engine.image`), `Kind/name`, `Kind/*` or `*`.
+
+## What other scanners ask for and is not done here
+Findings on the rendered environments that stay; `tests/policies/explained*.yaml` holds those of Checkov and kube-score, and a test
+fails over any other.
+
+| asked for | by | why not |
+|---|---|---|
+| CPU limits | KSV-0011, CKV_K8S_11, kube-score, Polaris | a busy node's spare time can be used; requests are set, and `slots.resources.cpu_limit` sets one |
+| `imagePullPolicy: Always` | CKV_K8S_15, kube-score, Polaris | images are named by digest, which cannot change: the node's copy is as good |
+| root and the node's folder given up by the device plugin | KSV-0012, KSV-0020, KSV-0023, CKV_K8S_23, CKV_K8S_40, kube-linter `run-as-non-root` | the kubelet's folder belongs to root; the plugin has that one folder, no capability, a read-only root |
+| probes of the device plugin | CKV_K8S_8, CKV_K8S_9, kube-linter | it serves nothing; the kubelet restarts it when its process ends |
+| three replicas, `podAntiAffinity` | kube-score, kube-linter | small environments run one; replicas are spread by `topologySpreadConstraints` |
+| a policy's selector that meets pods | kube-score, kube-linter | the gateway's controller makes its pods on the cluster; they stand in no manifest |
+| registries of one cloud (KSV-0032, 0033, 0035 contradict each other) | Trivy | `image-registry` with the registries that are yours |
 """
 
 

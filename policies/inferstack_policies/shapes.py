@@ -1,5 +1,6 @@
 """The parts of resources that several rules look at."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ SERVED = frozenset({"Deployment", "StatefulSet", "LeaderWorkerSet"})
 """Workloads that stand and answer requests."""
 GPU_RESOURCE = "nvidia.com/gpu"
 SLOT_LABEL = "inferstack.dev/slot"
+CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 DEVICE_PLUGINS = "/var/lib/kubelet/device-plugins"
 
 
@@ -63,11 +65,21 @@ def pod_specs(resource: Resource) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def containers(resource: Resource, *, init: bool = True) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     """(where, container, pod spec) of every container; without `init` of those that stay as long as the pod: containers and sidecars."""
     for where, spec in pod_specs(resource):
-        for key in ("containers", "initContainers", "ephemeralContainers") if init else ("containers", "initContainers"):
+        for key in CONTAINERS if init else ("containers", "initContainers"):
             for i, item in enumerate(sequence(spec.get(key))):
                 container = mapping(item)
                 if init or key == "containers" or container.get("restartPolicy") == "Always":
                     yield f"{where}.{key}[{i}]".removeprefix("."), container, spec
+
+
+def images(resource: Resource) -> Iterator[tuple[str, str]]:
+    """(where, reference) of every image that a workload runs or mounts."""
+    for where, container, _ in containers(resource):
+        yield f"{where}.image", str(container.get("image") or "")
+    for where, spec in pod_specs(resource):
+        for i, volume in enumerate(sequence(spec.get("volumes"))):
+            if mapping(volume).get("image") is not None:
+                yield f"{where}.volumes[{i}].image.reference", str(at(volume, "image", "reference") or "")
 
 
 def labels_of_templates(resource: Resource) -> list[Mapping[str, Any]]:
@@ -81,9 +93,9 @@ def labels_of_pods(resource: Resource) -> Mapping[str, Any]:
 
 
 def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
-    """Does a label selector (`matchLabels`, `matchExpressions`) choose these labels? An empty one chooses all."""
+    """Does a label selector (`matchLabels`, `matchExpressions`) choose these labels? An empty one chooses all, none chooses nothing."""
     wanted = mapping(at(selector, "matchLabels"))
-    if any(labels.get(key) != value for key, value in wanted.items()):
+    if not isinstance(selector, dict) or any(labels.get(key) != value for key, value in wanted.items()):
         return False
     for item in map(mapping, sequence(at(selector, "matchExpressions"))):
         key, operator, values = str(item.get("key")), item.get("operator"), sequence(item.get("values"))
@@ -100,13 +112,14 @@ def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A number, also one written as text."""
+    """A finite number, also one written as text."""
     if isinstance(value, bool) or value is None:
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None
 
 
 _UNITS = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3} | {
@@ -128,14 +141,15 @@ def seconds(text: Any) -> float | None:
     for char in f"{text} ":
         if char.isdigit() or char == ".":
             if unit:
-                if unit not in units:
+                size = number(digits)
+                if unit not in units or size is None:
                     return None
-                total, digits, unit = total + float(digits) * units[unit], "", ""
+                total, digits, unit = total + size * units[unit], "", ""
             digits += char
         elif char.isalpha():
             unit += char
-        elif digits and unit in units:
-            return total + float(digits) * units[unit]
+        elif unit in units and (last := number(digits)) is not None:
+            return total + last * units[unit]
     return None
 
 

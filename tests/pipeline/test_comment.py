@@ -61,7 +61,8 @@ def assert_inert(body: str) -> None:
     assert {token.content for token in tokens if token.type == "html_inline"} <= ALLOWED_HTML
     blocks = [token.content.strip() for token in tokens if token.type == "html_block"]
     assert all(
-        re.fullmatch(r"<!-- inferstack-plan: [a-z0-9.-]* -->|<details><summary>\d+ (changes|hits)</summary>|</details>", b) for b in blocks
+        re.fullmatch(r"<!-- inferstack-plan: [A-Za-z0-9._-]* -->|<details><summary>\d+ (changes|hits)</summary>|</details>", b)
+        for b in blocks
     )
     outside = re.sub(r"<code>[^<>]*</code>", "", body.partition("\n")[2])
     assert not re.search(r"@\w|#\d|://|www\.", outside)
@@ -94,6 +95,7 @@ def test_the_marker_is_the_same_for_every_run_and_cannot_be_closed_early() -> No
     assert marker("prod") == "<!-- inferstack-plan: prod -->"
     assert render(CASES["changed"]).splitlines()[0] == render(CASES["unchanged"]).splitlines()[0] == marker("prod")
     assert marker("a --> <b>").count("-->") == 1
+    assert len({marker(name) for name in ("prod", "Prod", "pr_od", "pr.od", "prod-1")}) == 5
     assert len(render_comment({"environment": "a" * 100_000, "resources": [], "findings": [], "cost": None})) < 65_536
 
 
@@ -139,6 +141,17 @@ def test_values_of_secrets_are_never_shown() -> None:
     after = change | {"inputs": {"adminPassword": "three", "env": [{"apiToken": "four"}]}}
     (found,) = resource_changes({"resources": [change]}, {"resources": [after]})
     assert found.details == ("adminPassword: changed", "env[0].apiToken: changed")
+
+
+@pytest.mark.parametrize("value", [{"name": "DB_PASSWORD", "value": "hunter2"}, "redis://u:hunter2@host", {"api_key": "hunter2"}])
+def test_a_secret_that_no_key_calls_one_is_not_shown_either(value: Any) -> None:
+    row = {"stack": "s", "type": "t", "name": "n"}
+    text = json.dumps([value]).replace("hunter2", "hunter3")
+    (found,) = resource_changes(
+        {"resources": [row | {"inputs": {"a": [value]}}]}, {"resources": [row | {"inputs": {"a": json.loads(text)}}]}
+    )
+    assert found.details
+    assert "hunter" not in str(found.details)
 
 
 def test_the_same_name_in_both_slots_stacks_is_two_resources() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import typer
+import yaml
 
 pytestmark = pytest.mark.slow  # hundreds of short processes
 
@@ -67,7 +68,7 @@ def desk(tmp_path: Path) -> Desk:
     (tmp_path / ".venv/bin/python").chmod(0o755)
     shutil.copy(ROOT / "CHANGELOG.md", tmp_path)
     made = Desk(tmp_path, {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "HOME": str(tmp_path), "CALLS": str(tmp_path / "calls")})
-    made.environment["GITHUB_REPOSITORY"] = "owner/inferstack"
+    made.environment |= {"GITHUB_REPOSITORY": "owner/inferstack", "INFERSTACK_KEY": "sk-test"}
     made.tool("cosign", f"[ $1 != verify ] || echo '{SIGNATURE}'")
     made.tool("pulumi", 'echo "${INFERSTACK_VERIFIED_IMAGES:-}" > "$HOME/verified-images"')
     made.tool("inferstack", plan(PLAN), ".venv/bin")
@@ -149,7 +150,7 @@ def test_verify_without_cosign_is_no_pass(desk: Desk) -> None:
 def promote(desk: Desk, health: int = 0, promotion: int = 0) -> subprocess.CompletedProcess[str]:
     desk.tool("inferstack", f"[ $1 != promote ] || exit {promotion}", ".venv/bin")
     gate = desk.root / "scripts/gate"
-    gate.write_text(gate.read_text().replace("exec", f'[ "$1" != health ] || exit {health}\nexec'))
+    gate.write_text(gate.read_text().replace("exec", f'[ "$1${{4:-}}" != health ] || exit {health}\nexec'))
     return desk.run("scripts/promote", "kubernetes", IMAGE, "https://llm.example", "--strategy", "canary")
 
 
@@ -163,6 +164,75 @@ def test_a_failing_gate_of_a_promotion_stops_with_one_sentence(desk: Desk) -> No
     done = promote(desk, promotion=4)
     assert done.returncode == 4
     assert done.stderr.strip().splitlines()[-1].startswith("refused: a gate failed and kubernetes serves its previous version")
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        ({"INFERSTACK_KEY": ""}, "INFERSTACK_KEY is empty"),
+        ({"INFERSTACK_KEY": "a\nb"}, "a line end"),
+        ({"URL": ""}, "is no URL of a gateway"),
+        ({"URL": "https://["}, "is no URL of a gateway"),
+    ],
+)
+def test_what_the_last_check_needs_is_asked_for_before_anything_is_promoted(desk: Desk, missing: dict[str, str], says: str) -> None:
+    desk.environment |= {"URL": "https://llm.example"} | missing
+    done = desk.run("scripts/promote", "kubernetes", IMAGE, desk.environment["URL"])
+    assert done.returncode == 2
+    (sentence,) = done.stderr.strip().splitlines()
+    assert says in sentence
+    assert verbs(desk.calls) == ["cosign verify"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("deploy", "kubernetes", IMAGE),
+        ("drift", "prod"),
+        ("teardown", "prod", "prod"),
+        ("pr-stack", "up", "12", IMAGE, "1"),
+        ("pr-stack", "down", "12"),
+        ("pr-stack", "sweep", "24"),
+    ],
+)
+def test_a_tool_that_is_not_there_is_named_before_anything_is_touched(desk: Desk, call: tuple[str, ...]) -> None:
+    (desk.root / "bin/pulumi").unlink()
+    done = desk.run(f"scripts/{call[0]}", *call[1:], PATH=f"{desk.root}/bin:/usr/bin:/bin")
+    assert (done.returncode, done.stderr) == (5, f"scripts/{call[0]}: needs pulumi on PATH\n")
+    assert desk.calls == []
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "says"),
+    [
+        (("pr-stack", "up", "12", "", "1"), 3, "image '' is not named by its digest"),
+        (("pr-stack", "up", "12", IMAGE, "nan"), 2, "a ceiling of nan US dollars is none"),
+        (("pr-stack", "sweep", "nan"), 2, "hours: expected a number"),
+        (("deploy", "", IMAGE), 2, "one of "),
+        (("deploy", "kubernetes", ""), 3, "image '' is not named by its digest"),
+        (("verify", IMAGE), 1, "GITHUB_REPOSITORY: is empty"),
+    ],
+)
+def test_an_empty_variable_is_one_sentence_and_touches_no_stack(desk: Desk, call: tuple[str, ...], code: int, says: str) -> None:
+    empty = {"GITHUB_REPOSITORY": ""} if call[0] == "verify" else {}
+    desk.tool("pulumi", "[ \"$2\" != ls ] || echo '[]'")
+    done = desk.run(f"scripts/{call[0]}", *call[1:], **empty)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not [call for call in desk.calls if call.startswith("pulumi") and " ls " not in call]
+
+
+@pytest.mark.parametrize("name", ["deploy", "promote", "canary", "rollback"])
+def test_a_step_of_a_workflow_fails_with_what_it_runs(desk: Desk, name: str) -> None:
+    workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    for program in ("scripts/gate", "scripts/promote", ".venv/bin/inferstack"):
+        (desk.root / program).write_text("#!/bin/sh\n[ $1 = recover ] || { echo said; exit 3; }\n")
+    shell = {"bash": ("bash", "--noprofile", "--norc", "-eo", "pipefail")}[workflow["defaults"]["run"]["shell"]]
+    names = dict.fromkeys(("STACK", "ENVIRONMENT", "IMAGE", "URL", "STEPS"), "x") | {"GITHUB_STEP_SUMMARY": str(desk.root / "summary")}
+    done = desk.run(*shell, "-c", job["steps"][-1]["run"], **names)
+    assert done.returncode == 3, done.stderr
+    assert (desk.root / "summary").read_text() == "said\n"
 
 
 def test_real_requests_that_fail_afterwards_roll_back(desk: Desk) -> None:

@@ -141,6 +141,24 @@ def test_what_changes_a_stack_waits_for_its_turn_and_is_never_cancelled() -> Non
                 assert body["concurrency"]["cancel-in-progress"] is False, f"{name}/{job}"
 
 
+def test_a_failure_before_a_pipe_fails_its_step() -> None:
+    """Where no shell is named GitHub runs `bash -e`, for which a failing gate before `| tee` is a pass; `bash` runs with pipefail."""
+    for file in WORKFLOWS:
+        workflow = load(file)
+        for name, job in workflow["jobs"].items():
+            for step in job.get("steps", []):
+                shell = step.get("shell") or (job.get("defaults") or workflow.get("defaults") or {}).get("run", {}).get("shell")
+                assert "run" not in step or shell == "bash", f"{file.stem}/{name}"
+    assert all(step["shell"] == "bash" for _, step in steps() if "run" in step and "shell" in step)
+
+
+def test_every_image_that_is_published_was_scanned() -> None:
+    scanned = set(re.findall(r"input: images/(\w+)\.tar", (GITHUB / "workflows" / "verify.yml").read_text()))
+    built = {row["architecture"] for row in jobs("verify")["image"]["strategy"]["matrix"]["include"]}
+    pushed = set(re.findall(r"images/(\w+)\.tar", yaml.dump(jobs("main")["publish"], width=1000)))
+    assert scanned == built == pushed
+
+
 def test_no_step_writes_an_expression_into_a_script() -> None:
     assert [where for where, step in steps() if "${{" in step.get("run", "")] == []
 

@@ -57,5 +57,7 @@ def put(value: Any, path: str, new: Any) -> None:
         value = value.setdefault(key, {}) if isinstance(value, dict) else value[key]
     if new is None:
         value.pop(keys[-1], None)
+    elif isinstance(value, list) and keys[-1] == len(value):
+        value.append(new)
     else:
         value[keys[-1]] = new

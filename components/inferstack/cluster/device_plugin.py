@@ -45,7 +45,7 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
             "requests": {"cpu": "50m", "memory": "128Mi", "ephemeral-storage": "32Mi"},
             "limits": {"memory": "128Mi", "ephemeral-storage": "32Mi"},
         },
-        "securityContext": {**root_container_security(), "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": root_container_security(),
         "volumeMounts": mounts,
     }
     for role, name, pods in (
@@ -69,6 +69,7 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
                 "metadata": {"labels": labels},
                 "spec": {
                     "automountServiceAccountToken": False,
+                    "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
                     "priorityClassName": "system-node-critical",
                     "affinity": _on_gpu_nodes(),
                     "tolerations": [{"key": GPU_TAINT, "operator": "Exists"}, {"operator": "Exists", "effect": "NoSchedule"}],

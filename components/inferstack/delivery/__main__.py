@@ -6,6 +6,7 @@ Exit codes: 0 let pass or done · 2 an input is wrong · 3 refused, with one sen
 import argparse
 import asyncio
 import os
+import re
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from inferstack.delivery import gates, stacks
 from inferstack.delivery.audit import read_audit
 from inferstack.delivery.files import comment_from_files, read_json, read_object
 from inferstack.delivery.gates import Refused
-from inferstack.delivery.plans import BadInput
+from inferstack.delivery.plans import BadInput, objects
 from inferstack.delivery.trial import run_contained, write_trial
 from inferstack.environment import Environment, InvalidEnvironment, load_environment
 
@@ -28,7 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(f"refused: {refusal}", file=sys.stderr)
         return 3
-    except (BadInput, InvalidEnvironment) as error:
+    except InvalidEnvironment as error:
+        print(f"{options.command}: {error.source}: {'; '.join(map(str, error.problems))}", file=sys.stderr)
+        return 2
+    except BadInput as error:
         print(f"{options.command}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -42,7 +46,7 @@ def _digest(options: argparse.Namespace) -> None:
 
 def _signature(options: argparse.Namespace) -> None:
     verification = read_json(options.verification) if options.status == 0 else None
-    complaint = options.complaint.read_text(encoding="utf-8").strip().splitlines() if options.complaint else []
+    complaint = options.complaint.read_text(encoding="utf-8", errors="replace").strip().splitlines() if options.complaint else []
     gates.signed(options.image, verification, options.status, complaint[-1] if complaint else "")
 
 
@@ -107,7 +111,7 @@ def _over(options: argparse.Namespace) -> None:
     rows = read_json(options.file)
     if not isinstance(rows, list):
         raise BadInput(f"{options.file}: expected the list of `pulumi stack ls --json`")
-    for name in stacks.over(rows, datetime.now(UTC), options.hours, options.closed):
+    for name in stacks.over(objects(rows, str(options.file)), datetime.now(UTC), options.hours, options.closed):
         print(name)
 
 
@@ -117,7 +121,13 @@ def _health(options: argparse.Namespace) -> None:
     key = os.environ.get("INFERSTACK_KEY", "")
     if not key:
         raise BadInput("INFERSTACK_KEY is empty: expected an API key of the environment")
+    if not (key.isascii() and key.isprintable()):
+        raise BadInput("INFERSTACK_KEY holds a line end or another character that no API key has")
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[^\s?#]*)?", options.url, re.ASCII):
+        raise BadInput(f"{options.url!r} is no URL of a gateway: expected https://HOST (the variable INFERSTACK_URL of the environment)")
     limits = _environment(options).promotion.gates
+    if options.ready:
+        return
     health = asyncio.run(check(options.url, key, requests=options.requests, concurrency=options.concurrency))
     print(describe(health))
     judge(health, error_ratio=limits.error_ratio, ttft_p95_seconds=limits.ttft_p95_seconds)
@@ -179,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     health.add_argument("url")
     health.add_argument("--requests", type=int, default=20)
     health.add_argument("--concurrency", type=int, default=4)
+    health.add_argument("--ready", action="store_true", help="ask nothing; only say whether the key and the URL are there")
     return parser
 
 

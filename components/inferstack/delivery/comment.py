@@ -22,8 +22,8 @@ _LIGHTS = {"error": "🔴", "warning": "🟡", "info": "⚪"}
 
 
 def marker(environment: str) -> str:
-    """The invisible first line of the comment of one environment, the same for every run."""
-    return f"<!-- inferstack-plan: {re.sub(r'[^a-z0-9.-]', '', environment.lower())[:200]} -->"
+    """The invisible first line of the comment of one environment, the same for every run; names that a stack may have stay apart."""
+    return f"<!-- inferstack-plan: {re.sub(r'[^A-Za-z0-9._-]', '', environment)[:200]} -->"
 
 
 def render_comment(

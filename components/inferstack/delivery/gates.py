@@ -3,12 +3,13 @@
 A gate returns nothing and raises `Refused`; what it reads was read by the caller (`python -m inferstack.delivery`).
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from inferstack.delivery.plans import BadInput, findings
+from inferstack.delivery.plans import BadInput, figure, findings, section
 from inferstack.delivery.scans import read_scan, stops
 from inferstack.environment import Waiver
 
@@ -51,6 +52,8 @@ def signed(reference: str, verification: Any, status: int, complaint: str = "") 
 
 def plan_clean(plan: Mapping[str, Any]) -> None:
     """Refuse a plan with findings of severity error."""
+    if "findings" not in plan:
+        raise BadInput("the file holds no plan: expected the output of `inferstack plan ENV --json`")
     errors = [row for row in findings(plan) if row.get("severity") not in ("warning", "info")]
     if errors:
         first = errors[0]
@@ -63,10 +66,11 @@ def plan_clean(plan: Mapping[str, Any]) -> None:
 
 def within_cost(plan: Mapping[str, Any], hourly: float) -> None:
     """Refuse a plan whose hour, both slots counted, costs more than `hourly` US dollars, and one whose price is not known."""
-    cost = plan.get("cost") or {}
-    figures = [cost.get(key) for key in ("hourly_usd", "during_promotion_hourly_usd")]
-    known = [float(figure) for figure in figures if isinstance(figure, int | float) and not isinstance(figure, bool)]
-    if len(known) != len(figures):
+    if not math.isfinite(hourly):
+        raise BadInput(f"a ceiling of {hourly} US dollars is none")
+    cost = section(plan, "cost")
+    known = [price for key in ("hourly_usd", "during_promotion_hourly_usd") if (price := figure(cost, key)) is not None]
+    if len(known) < 2:
         raise Refused(
             f"the plan of {plan.get('environment')} has no price per hour, so the ceiling of {hourly:.2f} US dollars cannot be kept."
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferstack.delivery.plans import BadInput
+from inferstack.delivery.plans import BadInput, objects
 
 SEVERITIES = ("CRITICAL", "HIGH", "MEDIUM", "LOW", "UNKNOWN")
 
@@ -26,20 +26,20 @@ class Hit:
 
 def read_scan(report: Mapping[str, Any]) -> list[Hit]:
     """Hits of one report, worst first, each once. Raises BadInput when it is no report of Trivy's."""
-    if "SchemaVersion" not in report or not isinstance(report.get("Results") or [], list):
+    if "SchemaVersion" not in report:
         raise BadInput("scan: expected a JSON report of Trivy (`SchemaVersion`, `Results`)")
     hits: set[Hit] = set()
-    for result in report.get("Results") or []:
+    for result in objects(report.get("Results"), "scan: `Results`"):
         target = str(result.get("Target", ""))
-        for row in result.get("Vulnerabilities") or []:
+        for row in objects(result.get("Vulnerabilities"), "scan: `Vulnerabilities`"):
             where = f"{row.get('PkgName')} {row.get('InstalledVersion')}"
             hits.add(
                 Hit("vulnerability", str(row.get("VulnerabilityID")), _severity(row), target, where, str(row.get("FixedVersion") or ""))
             )
-        for row in result.get("Misconfigurations") or []:
+        for row in objects(result.get("Misconfigurations"), "scan: `Misconfigurations`"):
             if row.get("Status", "FAIL") == "FAIL":
                 hits.add(Hit("misconfiguration", str(row.get("ID")), _severity(row), target, str(row.get("Title", "")), ""))
-        for row in result.get("Secrets") or []:
+        for row in objects(result.get("Secrets"), "scan: `Secrets`"):
             hits.add(Hit("secret", str(row.get("RuleID")), _severity(row), target, f"line {row.get('StartLine')}", ""))
     return sorted(hits, key=lambda hit: (SEVERITIES.index(hit.severity), hit.kind, hit.identifier, hit.target, hit.where))
 

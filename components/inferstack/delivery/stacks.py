@@ -7,6 +7,7 @@ from typing import Any
 
 from inferstack.delivery.plans import BadInput
 
+_MOST_HOURS = 100_000
 _NAME = re.compile(r"(?:[^/]+/){0,2}(pr-[1-9][0-9]*)")
 
 
@@ -23,6 +24,8 @@ def over(stacks: Iterable[Mapping[str, Any]], now: datetime, hours: float, close
     A stack's time is over `hours` after its last update, or as soon as its pull request (by number) is `closed`. A stack that
     was never updated holds nothing and goes too; one that is being updated stays, and so does any that is not a pull request's.
     """
+    if not 0 <= hours < _MOST_HOURS:
+        raise BadInput(f"hours: expected a number from 0 to {_MOST_HOURS}, found {hours}")
     gone = {stack_name(number) for number in closed}
     names = []
     for stack in stacks:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+_MOST_KEYS = 100_000
+
 
 def parse_yaml(text: str) -> Any:
     """The document; raises yaml.YAMLError, or RecursionError for one that is nested too deep."""
@@ -29,6 +31,11 @@ class UniqueKeys(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands here a second time", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:  # merges of merges multiply each other
+            raise yaml.constructor.ConstructorError(None, None, f"a mapping merges more than {_MOST_KEYS:,} keys", node.start_mark)
 
 
 class _Loader(UniqueKeys):

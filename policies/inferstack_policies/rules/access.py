@@ -8,10 +8,21 @@ from inferstack_policies.shapes import WORKLOADS, at, is_device_plugin, mapping,
 
 ROLES = frozenset({"Role", "ClusterRole"})
 _ESCALATING = {"escalate", "bind", "impersonate"}
-_RUNNING = {"pods", "pods/exec", "pods/attach", "pods/portforward", "pods/ephemeralcontainers", "nodes/proxy", "serviceaccounts/token"}
-"""Whoever may write these (or only read the last but one) runs what they like, or acts as any account."""
+_SHELLS = {"pods/exec", "pods/attach", "pods/portforward", "nodes/proxy"}
+"""Whoever may reach these by any verb is inside of any pod: a connection opens with `get` too."""
+_RUNNING = {
+    *("pods", "pods/ephemeralcontainers", "serviceaccounts/token", "deployments", "statefulsets", "daemonsets", "replicasets"),
+    *("replicationcontrollers", "jobs", "cronjobs"),
+}
+"""Whoever may write these runs what they like, as any account of the namespace."""
+_RULING = {
+    *("roles", "rolebindings", "clusterroles", "clusterrolebindings", "certificatesigningrequests/approval", "persistentvolumes"),
+    *("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
+}
+"""Whoever may write these changes what they or others may do: rights, identities, admission, folders of nodes."""
 _EVERYBODY = {"system:anonymous", "system:unauthenticated", "system:authenticated", "system:serviceaccounts", "system:masters"}
-_WRITING = {"create", "update", "patch", "delete", "*"}
+_MAKING = {"create", "update", "patch", "*"}
+_WRITING = {*_MAKING, "delete", "deletecollection"}
 _BROAD = ("roles/owner", "roles/editor", "roles/container.admin", "roles/storage.admin", "roles/iam.serviceAccountTokenCreator")
 _AZURE_BROAD = ("8e3af657-a8ff-443c-a75c-2fe8c4bcb635", "b24988ac-6180-42a0-ab88-20f7382dd24c")
 """Role definitions of Owner and Contributor."""
@@ -32,6 +43,8 @@ def wildcard(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         for key in ("verbs", "resources", "apiGroups", "nonResourceURLs"):
             if any("*" in word for word in words(item.get(key))):
                 yield f"rules[{i}].{key}", f"the role may do things that nobody has listed (`*` in {key})."
+    if r.props.get("aggregationRule") is not None:
+        yield "aggregationRule", "the role takes in the rules of every role that gets a label."
 
 
 def secrets(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -46,9 +59,12 @@ def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         found = sorted(_ESCALATING & words(item.get("verbs")))
         if found:
             yield f"rules[{i}].verbs", f"the role may give itself more rights ({', '.join(found)})."
-        verbs, makes_pods = words(item.get("verbs")), _RUNNING & words(item.get("resources"))
-        if makes_pods and (_WRITING & verbs or ("nodes/proxy" in makes_pods and verbs)):
-            yield f"rules[{i}].resources", f"the role may run anything by {', '.join(sorted(makes_pods))}."
+        verbs, resources = words(item.get("verbs")), words(item.get("resources"))
+        running = (_SHELLS & resources if verbs else set()) | (_RUNNING & resources if _MAKING & verbs else set())
+        if running:
+            yield f"rules[{i}].resources", f"the role may run anything by {', '.join(sorted(running))}."
+        if _MAKING & verbs and _RULING & resources:
+            yield f"rules[{i}].resources", f"the role may change what others may do by {', '.join(sorted(_RULING & resources))}."
 
 
 def admin(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -57,6 +73,8 @@ def admin(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for i, subject in enumerate(sequence(r.props.get("subjects"))):
         if str(mapping(subject).get("name")) in _EVERYBODY:
             yield f"subjects[{i}]", f"the binding holds for {mapping(subject).get('name')}."
+        if mapping(subject).get("kind") == "ServiceAccount" and mapping(subject).get("name") == "default":
+            yield f"subjects[{i}]", "every pod that names no account of its own gets these rights."
 
 
 def cloud_role(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -76,6 +94,8 @@ def cloud_role(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 def default_namespace(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     if r.is_kubernetes and r.namespace == "default":
         yield "metadata.namespace", "the object stands in the namespace that everybody shares."
+    if r.kind in WORKLOADS and r.namespace in ("kube-system", "kube-public", "kube-node-lease"):
+        yield "metadata.namespace", f"{r.namespace} is the cluster's own, with accounts that may do everything."
 
 
 def pod_security(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
@@ -94,7 +114,7 @@ RULES = (
         "error",
         "What a wildcard allows grows with every new resource.",
         "List verbs, resources and groups.",
-        ("KSV0044", "KSV0045", "KSV0046", "CKV_K8S_49"),
+        ("KSV-0044", "KSV-0045", "KSV-0046", "KSV-0112", "CKV_K8S_49"),
         ROLES,
         wildcard,
     ),
@@ -103,7 +123,7 @@ RULES = (
         "error",
         "A role over all Secrets is a role over everything they open.",
         "Name the Secret by resourceNames.",
-        ("KSV0041", "KSV0113"),
+        ("KSV-0041", "KSV-0113", "CKV2_K8S_5"),
         ROLES,
         secrets,
     ),
@@ -112,7 +132,10 @@ RULES = (
         "error",
         "These rights are a way to all rights.",
         "Leave them out; let the pipeline create pods and roles.",
-        ("KSV0050", "KSV0053", "CKV_K8S_157", "CKV_K8S_158"),
+        (
+            *("KSV-0043", "KSV-0047", "KSV-0048", "KSV-0050", "KSV-0051", "KSV-0052", "KSV-0053", "KSV-0054", "KSV-0055", "KSV-0114"),
+            *("CKV_K8S_155", "CKV_K8S_156", "CKV_K8S_157", "CKV_K8S_158", "CKV2_K8S_2", "CKV2_K8S_3"),
+        ),
         ROLES,
         escalation,
     ),
@@ -121,7 +144,7 @@ RULES = (
         "error",
         "A broad role is used by whoever gets into one pod.",
         "Bind a role of the things that are needed.",
-        ("KSV0111", "KSV0052"),
+        ("KSV-0111", "KSV-0122", "KSV-0123", "KSV-01011", "CKV_K8S_42"),
         frozenset({"RoleBinding", "ClusterRoleBinding"}),
         admin,
     ),
@@ -139,7 +162,7 @@ RULES = (
         "error",
         "Policies, quotas and deletions hold by namespace.",
         "Give the environment a namespace of its own.",
-        ("KSV0110", "CKV_K8S_21"),
+        ("KSV-0110", "KSV-0037", "CKV_K8S_21"),
         NAMESPACED,
         default_namespace,
     ),

@@ -1,5 +1,7 @@
 """Requests survive: probes, budgets, spread, one owner of replicas, the timeout chain."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,7 @@ from inferstack_policies.shapes import (
     SLOT_LABEL,
     at,
     containers,
+    is_device_plugin,
     labels_of_pods,
     mapping,
     number,
@@ -18,6 +21,7 @@ from inferstack_policies.shapes import (
     sequence,
 )
 
+_STANDING = SERVED | {"DaemonSet", "ReplicaSet", "ReplicationController", "Pod"}
 _SCALERS = frozenset({"HorizontalPodAutoscaler", "ScaledObject"})
 SHORTEST_START = 300
 """Seconds that a slot's start-up probe must allow: weights are loaded before the first answer."""
@@ -32,9 +36,10 @@ def _action(probe: Mapping[str, Any]) -> Any:
 
 
 def probes(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    """But for workers of a group, which answer no request: the group lives and dies with its leader."""
-    for where, container, _spec in containers(r, init=False):
-        for name in ("readinessProbe", "livenessProbe") if ".workerTemplate." not in where else ():
+    """But for workers of a group, which live and die with their leader, and for pods that end by themselves."""
+    for where, container, spec in containers(r, init=False) if not is_device_plugin(r) else ():
+        ends = ".workerTemplate." in where or spec.get("restartPolicy") in ("Never", "OnFailure")
+        for name in ("readinessProbe", "livenessProbe") if not ends else ():
             if not _probe(container, name):
                 yield f"{where}.{name}", f"without a {name.removesuffix('Probe')} probe nobody sees that the container is stuck."
 
@@ -70,14 +75,35 @@ def disruption_budget(resources: Sequence[Resource], _: Context) -> Iterator[Fin
             yield Finding(workload, "", "no PodDisruptionBudget holds a node's drain back.")
 
 
-def blocking_budget(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    unavailable, available = at(r.props, "spec", "maxUnavailable"), at(r.props, "spec", "minAvailable")
-    if str(unavailable) in ("0", "0%") or str(available) == "100%":
-        yield "spec", "no pod may ever leave: nodes cannot be drained or upgraded."
+def blocking_budget(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
+    for budget in (r for r in resources if r.kind == "PodDisruptionBudget" and r.is_kubernetes):
+        unavailable, available = at(budget.props, "spec", "maxUnavailable"), at(budget.props, "spec", "minAvailable")
+        held = [
+            _least(workload, resources)
+            for workload in resources
+            if workload.kind in SERVED
+            and workload.namespace == budget.namespace
+            and selects(at(budget.props, "spec", "selector"), labels_of_pods(workload))
+        ]
+        share = float(str(available)[:-1]) if re.fullmatch(r"[0-9]{1,4}%", str(available)) else None
+        needed = number(available) if share is None else math.ceil(share / 100 * sum(held))
+        never = unavailable is None if available is None else share is not None and share >= 100
+        if never or str(unavailable) in ("0", "0%") or (needed is not None and held and needed >= sum(held)):
+            yield Finding(budget, "spec", "no pod may ever leave: nodes cannot be drained or upgraded.")
+
+
+def _least(workload: Resource, resources: Sequence[Resource]) -> float:
+    """Replicas that a workload has without load: its scaler's least, else its own number."""
+    for scaler in (r for r in resources if r.kind in _SCALERS):
+        if _owns(scaler, workload):
+            return _low(scaler)
+    replicas = number(at(workload.props, "spec", "replicas"))
+    return 1 if replicas is None else replicas
 
 
 def spread(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    if number(at(r.props, "spec", "replicas")) == 1:
+    replicas = number(at(r.props, "spec", "replicas"))
+    if replicas == 1 or (replicas is None and r.kind == "StatefulSet"):
         return
     for where, spec in pod_specs(r):
         if not sequence(spec.get("topologySpreadConstraints")) and at(spec, "affinity", "podAntiAffinity") is None:
@@ -86,22 +112,35 @@ def spread(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 def one_owner(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
     for scaler in (r for r in resources if r.kind in _SCALERS):
-        target = mapping(at(scaler.props, "spec", "scaleTargetRef"))
         for workload in resources:
-            same = workload.kind == target.get("kind", "Deployment") and workload.namespace == scaler.namespace
-            if same and workload.object_name == target.get("name") and at(workload.props, "spec", "replicas") is not None:
+            if _owns(scaler, workload) and at(workload.props, "spec", "replicas") is not None:
                 message = f"replicas are set, and {scaler.kind}/{scaler.object_name} sets them too: each update throws the scaler's back."
                 yield Finding(workload, "spec.replicas", message)
 
 
+def _owns(scaler: Resource, workload: Resource) -> bool:
+    target = mapping(at(scaler.props, "spec", "scaleTargetRef"))
+    same = workload.kind == target.get("kind", "Deployment") and workload.namespace == scaler.namespace
+    return same and workload.object_name == target.get("name")
+
+
+def _low(scaler: Resource) -> float:
+    """The least replicas that a scaler leaves; what it does not say is the default of its kind."""
+    if scaler.kind == "HorizontalPodAutoscaler":
+        found = number(at(scaler.props, "spec", "minReplicas"))
+        return 1 if found is None else found
+    idle = number(at(scaler.props, "spec", "idleReplicaCount"))
+    return (number(at(scaler.props, "spec", "minReplicaCount")) or 0) if idle is None else idle
+
+
 def scaler_bounds(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
-    low = number(at(r.props, "spec", "minReplicas" if r.kind == "HorizontalPodAutoscaler" else "minReplicaCount"))
+    low = _low(r)
     high = number(at(r.props, "spec", "maxReplicas" if r.kind == "HorizontalPodAutoscaler" else "maxReplicaCount"))
     if high is None:
         yield "spec", "the scaler has no upper bound: load decides what is spent."
-    if context.production and low is not None and low < 1:
+    if context.production and low < 1:
         yield "spec", "production may go to zero replicas: the first request waits for a node and the weights."
-    if low is not None and high is not None and low > high:
+    if high is not None and low > high:
         yield "spec", f"the least, {low:.0f}, is above the most, {high:.0f}."
 
 
@@ -113,9 +152,16 @@ def timeout_chain(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
         if grace > context.autoscaler_grace_seconds:
             yield path, f"grace of {grace:.0f} s is longer than the {context.autoscaler_grace_seconds:.0f} s that the autoscaler waits."
         for i, container in enumerate(sequence(spec.get("containers"))):
-            pause = number(at(container, "lifecycle", "preStop", "sleep", "seconds"))
-            if pause is not None and pause >= grace:
+            pause = _pause(at(container, "lifecycle", "preStop"))
+            if pause >= grace:
                 yield path, f"preStop of container {i} takes {pause:.0f} s of {grace:.0f}: the process is killed before it can drain."
+
+
+def _pause(hook: Any) -> float:
+    """Seconds that a preStop hook waits, natively or by a `sleep`."""
+    words = " ".join(str(word) for word in sequence(at(hook, "exec", "command")))
+    slept = [float(found) for found in re.findall(r"\bsleep\s+([0-9]{1,6}(?:\.[0-9]{1,6})?)", words)]
+    return (number(at(hook, "sleep", "seconds")) or 0) + sum(slept)
 
 
 def pre_stop(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -129,7 +175,7 @@ def pre_stop(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 def route_timeout(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for i, rule in enumerate(sequence(at(r.props, "spec", "rules"))):
         request = seconds(at(rule, "timeouts", "request"))
-        if request is None:
+        if request is None and sequence(mapping(rule).get("backendRefs")):
             yield f"spec.rules[{i}].timeouts.request", "the gateway's default (15 to 60 s) cuts long answers."
         backend = seconds(at(rule, "timeouts", "backendRequest"))
         if request is not None and backend is not None and backend > request > 0:
@@ -146,7 +192,7 @@ RULES = (
         "Endpoints and restarts follow probes.",
         "Set readinessProbe (/readyz) and livenessProbe (/livez).",
         ("CKV_K8S_8", "CKV_K8S_9", "kube-score:pod-probes"),
-        SERVED,
+        _STANDING,
         probes,
     ),
     Rule(
@@ -155,7 +201,7 @@ RULES = (
         "Ready and alive are different questions.",
         "Ask /readyz for readiness and /livez for liveness.",
         ("kube-score:pod-probes-identical",),
-        SERVED,
+        _STANDING,
         probes_differ,
     ),
     Rule(
@@ -181,8 +227,7 @@ RULES = (
         "Nodes must be replaceable.",
         "Allow one pod to leave: maxUnavailable: 1.",
         ("kube-score:poddisruptionbudget-has-policy",),
-        frozenset({"PodDisruptionBudget"}),
-        blocking_budget,
+        check_stack=blocking_budget,
     ),
     Rule(
         "spread",
@@ -190,7 +235,7 @@ RULES = (
         "A zone or a node fails as a whole.",
         "Add topologySpreadConstraints over zones.",
         ("kube-score:deployment-has-host-podantiaffinity", "kube-score:pod-topology-spread-constraints"),
-        frozenset({"Deployment"}),
+        frozenset({"Deployment", "StatefulSet"}),
         spread,
     ),
     Rule(

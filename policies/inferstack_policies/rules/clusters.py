@@ -29,7 +29,8 @@ def private(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             yield "apiServerAccessProfile", "the control plane answers the whole internet."
 
 
-def _open(text: str) -> bool:
+def is_open(text: str) -> bool:
+    """Whether a range of addresses is the internet, whole or in large parts."""
     try:
         return ipaddress.ip_network(text, strict=False).prefixlen < _WIDEST
     except ValueError:
@@ -40,7 +41,7 @@ def control_plane(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     blocks = sequence(at(r.props, "masterAuthorizedNetworksConfig", "cidrBlocks"))
     ranges = [str(mapping(block).get("cidrBlock")) for block in blocks]
     ranges += [str(item) for item in sequence(at(r.props, "apiServerAccessProfile", "authorizedIPRanges"))]
-    if any(_open(item) for item in ranges):
+    if any(is_open(item) for item in ranges):
         yield "masterAuthorizedNetworksConfig" if is_gke(r) else "apiServerAccessProfile", "everybody may reach the control plane."
 
 

@@ -5,35 +5,42 @@ import re
 from collections.abc import Iterator
 
 from inferstack_policies.model import Context, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, containers, mapping, sequence
+from inferstack_policies.shapes import WORKLOADS, containers, images, mapping, sequence
 
-_BY_DIGEST = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_BY_DIGEST = re.compile(rf"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?@sha256:[0-9a-f]{{64}}", re.ASCII)
+"""[HOST[:PORT]/]PATH[:TAG]@DIGEST, as registries spell it: https://github.com/distribution/reference."""
 CONFIG_KEYS = ("runtime.json",)
 
 
 def digest(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
     """An image of this machine (`localhost/…`), which is in no registry, may have a tag outside production."""
-    for where, container, _spec in containers(r):
-        image = str(container.get("image", ""))
+    for where, image in images(r):
         if image.startswith("localhost/") and not context.production:
             continue
         if not _BY_DIGEST.fullmatch(image):
-            yield f"{where}.image", f"`{image}` is not named by its digest: what runs can change under the same name."
+            yield where, f"`{image}` is not named by its digest: what runs can change under the same name."
 
 
 def registry(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
     folders = tuple(f"{name.rstrip('/')}/" for name in context.registries)
-    for where, container, _spec in containers(r) if folders else ():
-        image = str(container.get("image", ""))
-        if not image.startswith(folders):
-            yield f"{where}.image", f"`{image}` comes from none of {', '.join(context.registries)}."
+    for where, image in images(r) if folders else ():
+        if not full_name(image).startswith(folders):
+            yield where, f"`{image}` comes from none of {', '.join(context.registries)}."
+
+
+def full_name(image: str) -> str:
+    """The reference with its registry: a name without one is Docker Hub's, and there a single word is the library's."""
+    first, slash, _ = image.partition("/")
+    if slash and (first == "localhost" or "." in first or ":" in first):
+        return image
+    return f"docker.io/{'' if slash else 'library/'}{image}"
 
 
 def verified(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
-    for where, container, _spec in containers(r) if context.verified_images is not None else ():
-        image = str(container.get("image", ""))
+    for where, image in images(r) if context.verified_images is not None else ():
         if context.verified_images is not None and image not in context.verified_images:
-            yield f"{where}.image", f"`{image}`: signature and bill of materials were not verified."
+            yield where, f"`{image}`: signature and bill of materials were not verified."
 
 
 def model_hash(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
@@ -61,7 +68,7 @@ RULES = (
         "error",
         "A tag can be moved after it was scanned.",
         "Use REPOSITORY@sha256:DIGEST.",
-        ("KSV0013", "CKV_K8S_14", "CKV_K8S_43", "kube-score:container-image-tag"),
+        ("KSV-0013", "CKV_K8S_14", "CKV_K8S_43", "kube-score:container-image-tag"),
         WORKLOADS,
         digest,
     ),
@@ -70,7 +77,7 @@ RULES = (
         "error",
         "Other registries are not scanned or mirrored.",
         "Mirror the image to an allowed registry.",
-        ("KSV0125",),
+        ("KSV-0125",),
         WORKLOADS,
         registry,
     ),

@@ -1,9 +1,11 @@
 """What reaches what: policies around every pod, no way in without encryption and authentication."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from inferstack_policies.model import Context, Finding, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, at, labels_of_templates, mapping, selects, sequence, words
+from inferstack_policies.rules.clusters import is_open
+from inferstack_policies.shapes import WORKLOADS, at, labels_of_templates, mapping, number, selects, sequence, words
 
 _AZURE_INTERNAL = "service.beta.kubernetes.io/azure-load-balancer-internal"
 _INTERNAL = {
@@ -15,6 +17,16 @@ _INTERNAL = {
 }
 """What each cloud must be told for a load balancer without a public address."""
 _PUBLIC_CLASSES = ("external", "gxlb", "azure-alb")
+_INTERNAL_CLASSES = ("rilb", "internal", "private")
+_INGRESS_TLS = (
+    "networking.gke.io/managed-certificates",
+    "ingress.gcp.kubernetes.io/pre-shared-cert",
+    "appgw.ingress.kubernetes.io/appgw-ssl-certificate",
+    "alb.ingress.kubernetes.io/certificate-arn",
+)
+_INGRESS_INTERNAL = {"appgw.ingress.kubernetes.io/use-private-ip": "true", "alb.ingress.kubernetes.io/scheme": "internal"}
+"""Where an Ingress says that it has a certificate, or no public address, in the words of its controller."""
+_LAST_PORT = 65_535
 _RETIRED_CLASSES = ("nginx", "addon-http-application-routing", "webapprouting.kubernetes.azure.com")
 
 
@@ -32,7 +44,7 @@ def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
         near = [p for p in policies if p.namespace == workload.namespace]
         missing: set[str] = set()
         for labels in labels_of_templates(workload):
-            own = [p for p in near if selects(at(p.props, "spec", "podSelector"), labels)]
+            own = [p for p in near if selects(at(p.props, "spec", "podSelector") or {}, labels)]
             missing |= {"Ingress", "Egress"} - {kind for p in own for kind in _kinds(p)}
             missing |= {kind for p in own for kind in _kinds(p) if _lets_all(p, kind)}
         if missing:
@@ -40,8 +52,33 @@ def covered(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
 
 
 def _lets_all(policy: Resource, kind: str) -> bool:
-    """A rule without a word about peers and ports opens the pods to everything, whatever other policies say."""
-    return any(not mapping(rule) for rule in sequence(at(policy.props, "spec", kind.lower())))
+    """A rule that narrows neither peers nor ports opens the pods to everything, whatever other policies say."""
+    peers = "from" if kind == "Ingress" else "to"
+    return any(
+        _any_peer(sequence(mapping(rule).get(peers))) and _any_port(sequence(mapping(rule).get("ports")))
+        for rule in sequence(at(policy.props, "spec", kind.lower()))
+    )
+
+
+def _any_peer(peers: Sequence[Any]) -> bool:
+    """No peer is named, or one that is everything: the internet, or all pods of all namespaces."""
+    return not peers or any(
+        _everything(peer.get("namespaceSelector")) and ("podSelector" not in peer or _everything(peer.get("podSelector")))
+        if "namespaceSelector" in peer
+        else is_open(str(at(peer, "ipBlock", "cidr"))) and not sequence(at(peer, "ipBlock", "except"))
+        for peer in map(mapping, peers)
+    )
+
+
+def _any_port(ports: Sequence[Any]) -> bool:
+    return not ports or any(
+        port.get("port") is None or (number(port.get("port")) in (0, 1) and (number(port.get("endPort")) or 0) >= _LAST_PORT)
+        for port in map(mapping, ports)
+    )
+
+
+def _everything(selector: Any) -> bool:
+    return not mapping(at(selector, "matchLabels")) and not sequence(at(selector, "matchExpressions"))
 
 
 def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
@@ -51,7 +88,7 @@ def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]
             p
             for p in policies
             if p.namespace == namespace.object_name
-            and not mapping(at(p.props, "spec", "podSelector"))
+            and _everything(at(p.props, "spec", "podSelector"))
             and not sequence(at(p.props, "spec", "ingress"))
             and not sequence(at(p.props, "spec", "egress"))
         ]
@@ -63,8 +100,7 @@ def default_deny(resources: Sequence[Resource], _: Context) -> Iterator[Finding]
 def public_service(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     kind = at(r.props, "spec", "type")
     annotations = mapping(r.metadata.get("annotations"))
-    internal = any(str(annotations.get(key, "")).lower() == value for key, value in _INTERNAL.items())
-    if kind == "LoadBalancer" and not internal:
+    if kind == "LoadBalancer" and not _says(annotations, _INTERNAL):
         yield "spec.type", "a public load balancer leads to the pods past the gateway's TLS and limits."
     if kind == "NodePort":
         yield "spec.type", "every node opens a port that leads to the pods past the gateway."
@@ -72,15 +108,31 @@ def public_service(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
         yield "spec.externalIPs", "whoever sets external addresses can take over traffic of others."
 
 
+def _says(annotations: Any, expected: Mapping[str, str]) -> bool:
+    return any(str(mapping(annotations).get(key, "")).lower() == value for key, value in expected.items())
+
+
 def encrypted(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
+    """A class that names neither side counts as public where nothing is known of the environment; else the environment says it."""
+    if r.kind == "Ingress":
+        yield from _ingress_encrypted(r)
+        return
     name = str(at(r.props, "spec", "gatewayClassName") or "")
-    inside = str(at(r.props, "spec", "infrastructure", "annotations", _AZURE_INTERNAL)).lower() == "true"
-    by_load_balancer = context.platform == "aks" and name == "istio" and not inside
-    if not by_load_balancer and not any(part in name for part in _PUBLIC_CLASSES):
+    inside = _says(at(r.props, "spec", "infrastructure", "annotations"), _INTERNAL) or any(part in name for part in _INTERNAL_CLASSES)
+    unclear = context.platform is None or (context.platform == "aks" and name == "istio")
+    if inside or not (unclear or any(part in name for part in _PUBLIC_CLASSES)):
         return
     for i, listener in enumerate(sequence(at(r.props, "spec", "listeners"))):
         if mapping(listener).get("protocol") in ("HTTP", "TCP", "UDP"):
             yield f"spec.listeners[{i}].protocol", f"the public listener of {name} is not encrypted: keys cross the internet readable."
+
+
+def _ingress_encrypted(r: Resource) -> Iterator[tuple[str, str]]:
+    annotations = mapping(r.metadata.get("annotations"))
+    name = str(at(r.props, "spec", "ingressClassName") or annotations.get("kubernetes.io/ingress.class") or "")
+    inside = _says(annotations, _INGRESS_INTERNAL) or any(part in name for part in _INTERNAL_CLASSES)
+    if not inside and not sequence(at(r.props, "spec", "tls")) and not any(annotations.get(key) for key in _INGRESS_TLS):
+        yield "spec.tls", "the Ingress names no certificate: keys cross the internet readable."
 
 
 def shared_listener(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -93,7 +145,8 @@ def retired(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     if r.kind in ("Ingress", "IngressClass"):
         name = at(r.props, "spec", "ingressClassName") or mapping(r.metadata.get("annotations")).get("kubernetes.io/ingress.class") or ""
         if r.kind == "IngressClass":
-            name = r.object_name
+            controlled = at(r.props, "spec", "controller") == "k8s.io/ingress-nginx"
+            name = "nginx" if controlled else r.object_name
         if any(part in str(name) for part in _RETIRED_CLASSES):
             yield "spec.ingressClassName", f"`{name}`: Ingress-NGINX gets no fixes since March 2026."
     if r.type.startswith("azure-native:redis:") or r.type.startswith("azure-native:cache:"):
@@ -124,7 +177,7 @@ RULES = (
         "error",
         "The gateway is the one way in: it has TLS, keys are checked behind it, limits hold.",
         "Use type ClusterIP behind the gateway, or an internal load balancer.",
-        ("kube-score:service-type", "KSV0108"),
+        ("kube-score:service-type", "KSV-0108"),
         frozenset({"Service"}),
         public_service,
     ),
@@ -134,7 +187,7 @@ RULES = (
         "API keys are bearer tokens: who reads one has it.",
         "Give the listener TLS (gateway.tls_secret), or use an internal class.",
         (),
-        frozenset({"Gateway"}),
+        frozenset({"Gateway", "Ingress"}),
         encrypted,
     ),
     Rule(

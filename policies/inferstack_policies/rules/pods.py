@@ -1,9 +1,9 @@
 """Pods as the Pod Security Standard `restricted` wants them, and a little more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from inferstack_policies.model import Context, Resource, Rule
+from inferstack_policies.model import Context, Finding, Resource, Rule
 from inferstack_policies.shapes import (
     SLOT_LABEL,
     WORKLOADS,
@@ -14,11 +14,29 @@ from inferstack_policies.shapes import (
     mapping,
     number,
     pod_specs,
-    quantity,
+    pod_templates,
     sequence,
 )
 
 LOWEST_ID = 10_000
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+_SELINUX = (None, "", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
+_VOLUMES = frozenset(
+    {
+        "name",
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+        "hostPath",
+    }
+)
+"""What the standard `restricted` lets a pod mount; hostPath has a rule of its own."""
 
 
 def _effective(container: Any, spec: Any, key: str) -> Any:
@@ -40,6 +58,11 @@ def user_id(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             if found is None or found <= LOWEST_ID:
                 shown = "not set" if found is None else f"{found:.0f}"
                 yield f"{where}.securityContext.{key}", f"{key} is {shown}: it may be an account of the node."
+    for where, spec in pod_specs(r):
+        for key in ("fsGroup", "supplementalGroups"):
+            value = at(spec, "securityContext", key)
+            if 0 in map(number, sequence(value) or [value]):
+                yield f"{where}.securityContext.{key}", "the pod is in root's group, and may read what that group may."
 
 
 def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -50,7 +73,7 @@ def escalation(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 
 def privileged(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, container, _spec in containers(r):
-        if at(container, "securityContext", "privileged") is True:
+        if at(container, "securityContext", "privileged") not in (None, False):  # `y` is true for the tools that send it
             yield f"{where}.securityContext.privileged", "the container has all rights on the node."
 
 
@@ -79,7 +102,7 @@ def seccomp(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
 def host_namespaces(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, spec in pod_specs(r):
         for key in ("hostNetwork", "hostPID", "hostIPC"):
-            if spec.get(key) is True:
+            if spec.get(key) not in (None, False):
                 yield f"{where}.{key}", f"the pod shares the node's {key.removeprefix('host')} namespace."
 
 
@@ -90,6 +113,44 @@ def host_path(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
                 yield f"{where}.volumes[{i}].hostPath", f"the pod mounts {at(volume, 'hostPath', 'path')} of the node."
 
 
+def confined(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    """AppArmor, SELinux, the mask over /proc and Windows' host processes, of pods and of containers."""
+    for where, template in pod_templates(r):
+        annotations = mapping(at(template, "metadata", "annotations"))
+        for key in annotations:
+            if key.startswith(_APPARMOR) and not str(annotations.get(key)).startswith(("runtime/default", "localhost/")):
+                yield f"{where}.metadata.annotations[{key}]".removeprefix("."), "AppArmor does not hold the process."
+    for where, holder in [*pod_specs(r), *((where, container) for where, container, _spec in containers(r))]:
+        context = mapping(holder.get("securityContext"))
+        if at(context, "appArmorProfile", "type") not in (None, "RuntimeDefault", "Localhost"):
+            yield f"{where}.securityContext.appArmorProfile", "AppArmor does not hold the process."
+        labels = mapping(context.get("seLinuxOptions"))
+        if labels.get("user") or labels.get("role") or labels.get("type") not in _SELINUX:
+            yield f"{where}.securityContext.seLinuxOptions", "the process gets a label of SELinux that is none of a container's."
+        if context.get("procMount") not in (None, "Default"):
+            yield f"{where}.securityContext.procMount", "parts of /proc that tell of the node are not masked."
+        if at(context, "windowsOptions", "hostProcess") not in (None, False):
+            yield f"{where}.securityContext.windowsOptions.hostProcess", "the process runs on the node itself."
+
+
+def volume_kinds(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, spec in pod_specs(r):
+        for i, volume in enumerate(sequence(spec.get("volumes"))):
+            for kind in sorted(mapping(volume).keys() - _VOLUMES):
+                yield f"{where}.volumes[{i}].{kind}", f"the pod mounts {kind} by itself, with the node's rights."
+
+
+def probe_host(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
+    for where, container, _spec in containers(r):
+        hooks = mapping(container.get("lifecycle"))
+        handlers = {key: container.get(key) for key in ("readinessProbe", "livenessProbe", "startupProbe")}
+        handlers |= {f"lifecycle.{key}": hooks.get(key) for key in ("postStart", "preStop")}
+        for name, handler in handlers.items():
+            for action in ("httpGet", "tcpSocket"):
+                if at(handler, action, "host"):
+                    yield f"{where}.{name}.{action}.host", "the node asks whatever address the pod names."
+
+
 def host_port(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, container, _spec in containers(r):
         for i, port in enumerate(sequence(container.get("ports"))):
@@ -97,10 +158,19 @@ def host_port(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
                 yield f"{where}.ports[{i}].hostPort", "a port of the node is taken: only one replica fits on it."
 
 
-def token(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, spec in pod_specs(r):
-        if spec.get("automountServiceAccountToken") is not False:
-            yield f"{where}.automountServiceAccountToken", "the pod gets a token for the API server that it does not need."
+def token(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
+    """What a pod leaves open its account decides."""
+    without = {
+        (r.namespace, r.object_name)
+        for r in resources
+        if r.kind == "ServiceAccount" and r.is_kubernetes and r.props.get("automountServiceAccountToken") is False
+    }
+    for r in resources:
+        for where, spec in pod_specs(r):
+            mounted = spec.get("automountServiceAccountToken")
+            by_account = mounted is None and (r.namespace, str(spec.get("serviceAccountName") or "default")) in without
+            if mounted is not False and not by_account:
+                yield Finding(r, f"{where}.automountServiceAccountToken", "the pod gets a token for the API server that it does not need.")
 
 
 def service_account(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -117,36 +187,13 @@ def sysctls(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
             yield f"{where}.securityContext.sysctls[{i}]", f"the pod sets {mapping(item).get('name')} of the node's kernel."
 
 
-def memory(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, container, _spec in containers(r, init=False):
-        request, limit = at(container, "resources", "requests", "memory"), at(container, "resources", "limits", "memory")
-        if limit is None:
-            yield f"{where}.resources.limits.memory", "a leak takes the node's memory and its other pods."
-        elif quantity(request) is None or quantity(request) != quantity(limit):
-            yield f"{where}.resources.requests.memory", f"request {request} is not limit {limit}: the pod may be killed below its limit."
-
-
-def requests(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, container, _spec in containers(r, init=False):
-        for key in ("cpu", "memory"):
-            if at(container, "resources", "requests", key) is None:
-                yield f"{where}.resources.requests.{key}", f"no {key} is requested: the scheduler packs the node without it."
-
-
-def ephemeral_storage(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
-    for where, container, _spec in containers(r, init=False):
-        for section in ("requests", "limits"):
-            if at(container, "resources", section, "ephemeral-storage") is None:
-                yield f"{where}.resources.{section}.ephemeral-storage", "a full disk of the node evicts its pods."
-
-
 RULES = (
     Rule(
         "pod-non-root",
         "error",
         "Root in a container is root on the node once it escapes.",
         "Set runAsNonRoot: true.",
-        ("KSV0012", "KSV0105", "CKV_K8S_6", "CKV_K8S_23"),
+        ("KSV-0012", "KSV-0105", "CKV_K8S_6", "CKV_K8S_23"),
         WORKLOADS,
         non_root,
     ),
@@ -155,7 +202,7 @@ RULES = (
         "error",
         "Low identifiers are accounts of the node.",
         f"Set runAsUser and runAsGroup above {LOWEST_ID}.",
-        ("KSV0020", "KSV0021", "CKV_K8S_40", "kube-score:container-security-context-user-group-id"),
+        ("KSV-0020", "KSV-0021", "KSV-0116", "CKV_K8S_40", "kube-score:container-security-context-user-group-id"),
         WORKLOADS,
         user_id,
     ),
@@ -164,7 +211,7 @@ RULES = (
         "error",
         "A set-user-id program would give rights back.",
         "Set allowPrivilegeEscalation: false.",
-        ("KSV0001", "CKV_K8S_20"),
+        ("KSV-0001", "CKV_K8S_20"),
         WORKLOADS,
         escalation,
     ),
@@ -173,7 +220,7 @@ RULES = (
         "error",
         "A privileged container owns its node.",
         "Leave privileged out; GPUs come by the device plugin.",
-        ("KSV0017", "CKV_K8S_16", "kube-score:container-security-context-privileged"),
+        ("KSV-0017", "CKV_K8S_16", "kube-score:container-security-context-privileged"),
         WORKLOADS,
         privileged,
     ),
@@ -182,7 +229,7 @@ RULES = (
         "error",
         "A server needs no capabilities of the kernel.",
         "Drop ALL; add at most NET_BIND_SERVICE.",
-        ("KSV0003", "KSV0106", "CKV_K8S_28", "CKV_K8S_37"),
+        ("KSV-0003", "KSV-0005", "KSV-0022", "KSV-0106", "KSV-0119", "KSV-0120", "CKV_K8S_25", "CKV_K8S_28", "CKV_K8S_37"),
         WORKLOADS,
         capabilities,
     ),
@@ -191,7 +238,7 @@ RULES = (
         "error",
         "What cannot be written cannot be replaced by an attacker.",
         "Set readOnlyRootFilesystem: true and mount what is written.",
-        ("KSV0014", "CKV_K8S_22", "kube-score:container-security-context-readonlyrootfilesystem"),
+        ("KSV-0014", "CKV_K8S_22", "kube-score:container-security-context-readonlyrootfilesystem"),
         WORKLOADS,
         read_only_root,
     ),
@@ -200,7 +247,7 @@ RULES = (
         "error",
         "The filter of the runtime takes most of the kernel out of reach.",
         "Set seccompProfile.type: RuntimeDefault.",
-        ("KSV0030", "KSV0104", "CKV_K8S_31"),
+        ("KSV-0030", "KSV-0104", "CKV_K8S_31"),
         WORKLOADS,
         seccomp,
     ),
@@ -209,7 +256,7 @@ RULES = (
         "error",
         "Sharing a namespace of the node undoes the container.",
         "Leave hostNetwork, hostPID and hostIPC out.",
-        ("KSV0008", "KSV0009", "KSV0010", "CKV_K8S_17", "CKV_K8S_18", "CKV_K8S_19"),
+        ("KSV-0008", "KSV-0009", "KSV-0010", "CKV_K8S_17", "CKV_K8S_18", "CKV_K8S_19"),
         WORKLOADS,
         host_namespaces,
     ),
@@ -218,16 +265,43 @@ RULES = (
         "error",
         "The node's files hold credentials of all its pods.",
         "Use emptyDir, a claim or a CSI volume.",
-        ("KSV0023", "CKV_K8S_27"),
+        ("KSV-0006", "KSV-0023", "KSV-0121", "CKV_K8S_27"),
         WORKLOADS,
         host_path,
+    ),
+    Rule(
+        "pod-confined",
+        "error",
+        "What the runtime lays around a container is taken off by these.",
+        "Leave appArmorProfile, seLinuxOptions, procMount and hostProcess as the runtime sets them.",
+        ("KSV-0002", "KSV-0025", "KSV-0027", "KSV-0103"),
+        WORKLOADS,
+        confined,
+    ),
+    Rule(
+        "pod-volume-kind",
+        "error",
+        "The standard `restricted` lists what a pod may mount.",
+        "Mount storage by a claim or a CSI volume.",
+        ("KSV-0028",),
+        WORKLOADS,
+        volume_kinds,
+    ),
+    Rule(
+        "pod-probe-host",
+        "error",
+        "The kubelet asks from the node, past every NetworkPolicy.",
+        "Leave host out of probes and hooks: they ask the pod itself.",
+        (),
+        WORKLOADS,
+        probe_host,
     ),
     Rule(
         "pod-host-port",
         "error",
         "A port of the node bypasses Services and NetworkPolicies.",
         "Leave hostPort out; use a Service.",
-        ("KSV0024", "CKV_K8S_26"),
+        ("KSV-0024", "CKV_K8S_26"),
         WORKLOADS,
         host_port,
     ),
@@ -236,16 +310,15 @@ RULES = (
         "error",
         "A serving pod has no business with the API server.",
         "Set automountServiceAccountToken: false.",
-        ("KSV0036", "CKV_K8S_38"),
-        WORKLOADS,
-        token,
+        ("KSV-0036", "CKV_K8S_38"),
+        check_stack=token,
     ),
     Rule(
         "pod-service-account",
         "error",
         "An own account gets own rights, and loses them with the slot.",
         "Give each slot its ServiceAccount.",
-        ("CKV_K8S_41", "CKV_K8S_42"),
+        ("CKV_K8S_41",),
         WORKLOADS,
         service_account,
     ),
@@ -254,35 +327,8 @@ RULES = (
         "error",
         "Kernel settings belong to the node pool, where they hold for all.",
         "Set them by the pool (linux_os_config on AKS).",
-        ("KSV0026",),
+        ("KSV-0026",),
         WORKLOADS,
         sysctls,
-    ),
-    Rule(
-        "pod-memory-limit",
-        "error",
-        "Memory cannot be squeezed: what is promised must be there.",
-        "Set memory request and limit to the same.",
-        ("KSV0018", "CKV_K8S_12", "CKV_K8S_13", "kube-score:container-resources"),
-        WORKLOADS,
-        memory,
-    ),
-    Rule(
-        "pod-requests",
-        "error",
-        "Without requests a node is overbooked, and no scaler can compute a share.",
-        "Set requests for cpu and memory.",
-        ("KSV0015", "KSV0016", "CKV_K8S_10", "CKV_K8S_13", "CKV_K8S_12"),
-        WORKLOADS,
-        requests,
-    ),
-    Rule(
-        "pod-ephemeral-storage",
-        "error",
-        "Weights and logs fill disks.",
-        "Set ephemeral-storage request and limit.",
-        ("kube-score:container-ephemeral-storage-request-and-limit",),
-        WORKLOADS,
-        ephemeral_storage,
     ),
 )

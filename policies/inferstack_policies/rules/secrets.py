@@ -8,9 +8,24 @@ from typing import Any
 from inferstack_policies.model import Context, Resource, Rule
 from inferstack_policies.shapes import WORKLOADS, at, containers, mapping, sequence
 
-_NAME = re.compile(r"(^|[_\-.]|pg|db)(password|passwd|secret|token|(api|private|access|account)[_-]?key|credentials?)$", re.IGNORECASE)
+_NAME = re.compile(
+    r"(^|[_\-.]|pg|db)(password|passwd|passphrase|pwd|secret|token|(api|private|access|account|batch|storage)[_-]?key|credentials?)$|[_\-.]pass$",
+    re.IGNORECASE,
+)
+_CREDENTIAL = re.compile(
+    r"(password|passwd|passphrase|requirepass|masterauth|(api|access|account|private|secret)[_-]?key|client[_-]?secret"
+    r"|(hf|auth|access|bearer|api|github|gitlab|bot|id|refresh|secret)[_-]?token)$|^token$",
+    re.IGNORECASE,
+)
+"""As `_NAME`, where a name may also be that of an object or of a word of the model: `tls-secret`, `eos-token`."""
+_OPTION = re.compile(r"(?:^|[\s;&])(?:--?([\w.-]{1,60})(?:=|\s+)|([A-Za-z_]\w{0,60})=)(\S{1,200})")
+_LINE = re.compile(r"^[ \t]*(?:- )?[\"']?(?:([\w.-]{1,60})[\"']?[ \t]*[:=]|(requirepass|masterauth)[ \t])[ \t]*(\S{1,200})", re.MULTILINE)
+_REFERENCE = re.compile(
+    r"\$[({A-Za-z_]|/[a-z0-9._/-]*$|@/|[<{*%\[(&!|>-]|(?:file|env|vault|projects|https?):?/|(?i:true|false|yes|no|null|none|auto|[0-9.]*)$"
+)
+"""What stands for a secret and is none: a path, a variable, a placeholder, a switch, a number."""
 _VALUE = re.compile(
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----"
+    r"---BEGIN [A-Z ]{0,40}PRIVATE KEY---"
     r"|\b(?:A[KS]IA[0-9A-Z]{16}\b"
     r"|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{20}"
     r"|hf_[A-Za-z0-9]{30}"
@@ -18,10 +33,17 @@ _VALUE = re.compile(
     r"|AIza[A-Za-z0-9_-]{30}"
     r"|xox[abprs]-[A-Za-z0-9-]{10}"
     r"|(?<!-)eyJ[\w-]{10,}\.eyJ[\w-]{10}"
-    r"|AccountKey=[A-Za-z0-9+/=]{20})"
+    r"|(?:Account|SharedAccess)Key=[A-Za-z0-9+/=]{20}"
+    r"|Bearer [A-Za-z0-9._~+/-]{20})"
+    r"|;\s?(?:Password|Pwd)\s?=\s?[^;\s$<{]"
     r"|(?<=[a-z0-9+.-])://[^/\s:@]*:[^/\s@]+@"
 )
 """Nothing here looks at a text more than once for each place: what is judged may be anybody's, and large."""
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a text has a secret in it that is known by its form: a private key, a token, an address with a password."""
+    return bool(_VALUE.search(text))
 
 
 def from_secret(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
@@ -41,19 +63,26 @@ def plain(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for where, container, _spec in containers(r):
         for i, variable in enumerate(sequence(container.get("env"))):
             name, value = str(mapping(variable).get("name", "")), str(mapping(variable).get("value", ""))
-            if value and ((_NAME.search(name) and not value.isdecimal()) or _VALUE.search(value)):
+            if (_NAME.search(name) and _is_literal(value)) or holds_secret(value):
                 yield f"{where}.env[{i}]", f"{name} holds a secret in plain text."
-        for key in ("args", "command"):
-            for i, text in enumerate(sequence(container.get(key))):
-                if _VALUE.search(str(text)):
-                    yield f"{where}.{key}[{i}]", "the command line holds a secret, which every process of the node can read."
+        line = " ".join(str(text) for key in ("command", "args") for text in sequence(container.get(key)))
+        named = (found for found in _OPTION.finditer(line) if _CREDENTIAL.search(found[1] or found[2]))
+        if holds_secret(line) or any(_is_literal(found[3]) for found in named):
+            yield f"{where}.args", "the command line holds a secret, which every process of the node can read."
 
 
 def in_config_map(r: Resource, _: Context) -> Iterator[tuple[str, str]]:
     for section in ("data", "binaryData"):
         for key, value in mapping(r.props.get(section)).items():
-            if _NAME.search(str(key)) or _VALUE.search(_decoded(value) if section == "binaryData" else str(value)):
+            text = _decoded(value) if section == "binaryData" else str(value)
+            lines = (found for found in _LINE.finditer(text) if _CREDENTIAL.search(found[1] or found[2]))
+            if _NAME.search(str(key)) or holds_secret(text) or any(_is_literal(found[3]) for found in lines):
                 yield f"{section}[{key}]", "a ConfigMap holds what looks like a secret."
+
+
+def _is_literal(value: str) -> bool:
+    """Whether a value is a secret itself."""
+    return not _REFERENCE.match(value.strip("\"',;"))
 
 
 def _decoded(value: Any) -> str:
@@ -86,7 +115,7 @@ RULES = (
         "error",
         "Whoever reads the manifest has the secret.",
         "Keep it in a secret store and mount it as a file.",
-        ("KSV0109",),
+        (),
         WORKLOADS,
         plain,
     ),
@@ -95,7 +124,7 @@ RULES = (
         "error",
         "ConfigMaps are neither encrypted nor guarded like Secrets.",
         "Move it to a secret store.",
-        ("KSV0109",),
+        ("KSV-0109", "KSV-01010"),
         frozenset({"ConfigMap"}),
         in_config_map,
     ),

@@ -4,44 +4,44 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inferstack_policies.model import Context, Finding, Resource, Rule
-from inferstack_policies.shapes import WORKLOADS, pod_templates
+from inferstack_policies.shapes import CONTAINERS, pod_templates
+
+_OF_CONTAINERS = frozenset({"name", "command", "args", "env", "envFrom", "ports", "resources", "securityContext", "volumeMounts"})
 
 
 def unseen(resources: Sequence[Resource], _: Context) -> Iterator[Finding]:
     for resource in resources:
         if not resource.is_kubernetes:
             continue
-        if resource.kind not in WORKLOADS:
-            for where in _pods_within(resource.props):
-                yield Finding(resource, where, f"no rule knows the pods of the kind {resource.kind}: none judged them.")
-            continue
+        judged = set()
         for where, template in pod_templates(resource):
             spec = dict(template).get("spec")
             known = dict(spec) if isinstance(spec, dict) else {}
-            for key in ("containers", "initContainers", "ephemeralContainers"):
+            for key in CONTAINERS:
+                place = f"{where}.spec.{key}".removeprefix(".")
+                judged.add(place)
                 if not _is_listed(known.get(key)):
-                    yield Finding(resource, f"{where}.spec.{key}".removeprefix("."), "it is no list of containers: no rule judged them.")
+                    yield Finding(resource, place, "it is no list of containers: no rule judged them.")
+        for where in _containers_within({key: value for key, value in resource.props.items() if key not in ("metadata", "status")}):
+            if where.rpartition("[")[0] not in judged:
+                yield Finding(resource, where, f"no rule knows a {resource.kind}'s containers at this place: none judged it.")
 
 
 def _is_listed(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(item, dict) for item in list.__iter__(value)))
 
 
-def _pods_within(value: Any, where: str = "") -> Iterator[str]:
-    """Places of lists of containers; what is not known yet (the methods of its guard are passed by) holds none."""
+def _containers_within(value: Any, where: str = "") -> Iterator[str]:
+    """Places of what looks like a container; what is not known yet (the methods of its guard are passed by) holds none."""
     if isinstance(value, dict):
+        listed = where.rpartition("[")[0].rpartition(".")[2] in CONTAINERS
+        if isinstance(dict.get(value, "image"), str) and (listed or _OF_CONTAINERS & value.keys()):
+            yield where
         for key, item in dict.items(value):
-            place = f"{where}.{key}".removeprefix(".")
-            if (
-                key == "containers"
-                and isinstance(item, list)
-                and any(isinstance(one, dict) and "image" in one for one in list.__iter__(item))
-            ):
-                yield place
-            yield from _pods_within(item, place)
+            yield from _containers_within(item, f"{where}.{key}".removeprefix("."))
     elif isinstance(value, list):
         for i, item in enumerate(list.__iter__(value)):
-            yield from _pods_within(item, f"{where}[{i}]")
+            yield from _containers_within(item, f"{where}[{i}]")
 
 
 RULES = (

@@ -107,7 +107,24 @@ FOUND = {
         {"workload-unknown"},
     ),
 }
+FOUND |= {
+    "numbers that are none": (
+        "apiVersion: v1\nkind: List\nitems:\n"
+        "- {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}, spec: {containers: [{image: x, resources: {limits: {nvidia.com/gpu: .inf}}}]}}\n"
+        "- {apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r}, spec: {rules: [{backendRefs: [{name: x}], timeouts: {request: 1.2.3s}}]}}\n"
+        "- {apiVersion: policy/v1, kind: PodDisruptionBudget, metadata: {name: b}, spec: {minAvailable: nan%, maxUnavailable: 0}}\n"
+        f"- {{apiVersion: apps/v1, kind: Deployment, metadata: {{name: d}}, spec: {{replicas: 1{'0' * 400}}}}}\n",
+        {"gpu-whole", "route-timeout", "disruption-budget-blocks"},
+    ),
+}
 REFUSED = {
+    "deeper than any object": "apiVersion: v1\nkind: Pod\nspec: " + "{a: " * 200 + "}" * 200 + "\n",
+    "a list whose items are a number": "apiVersion: v1\nkind: List\nitems: 5\n",
+    "a kind of nothing": "apiVersion: v1\nkind: ' '\n",
+    "merges that multiply": "a: &a {k1: 1, k2: 2, k3: 3}\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} {{<<: [{', '.join([f'*{chr(97 + i)}'] * 9)}]}}\n" for i in range(9)),
+    "the word for what is not known yet, which rules pass by": "apiVersion: v1\nkind: Pod\nspec: {hostPID: '[unknown]'}\n",
+    "a character that no text has": "apiVersion: v1\nkind: Pod\0\n",
     "a key written twice, of which one would hide": "apiVersion: v1\nkind: Pod\nspec: {hostPID: true, hostPID: false}\n",
     "YAML that ends too soon": "apiVersion: v1\nkind: {",
     "a template that was not rendered": "apiVersion: v1\nkind: {{ .Values.kind }}\n",
@@ -145,7 +162,58 @@ def test_what_cannot_be_judged_is_an_error_that_names_the_file_and_never_passes(
     file = tmp_path / "m.yaml"
     file.write_bytes(REFUSED[name].encode(errors="surrogateescape"))
     assert run(["policy", "check", str(tmp_path)]) == 2
-    assert str(tmp_path) in capsys.readouterr().err
+    said, advice = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {file}" if REFUSED[name].strip("-\n") else f"error: no Kubernetes objects in {tmp_path}")
+    assert advice.startswith("  next: ")
+
+
+def test_what_cannot_be_judged_is_named_by_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: n}\n"
+    for text, line, says in (
+        (good + "---\n# a note\nkind: Pod\n", 6, "holds a document without"),
+        (good + "data:\n  a: 1\n  a: 2\n", 6, "cannot be read as YAML: key 'a' stands here a second time"),
+        (good + "data: {{ .Values.data }}\n", 4, "cannot be read as YAML"),
+        (good + "# \xff\n", 4, "is no text in UTF-8"),
+    ):
+        file = tmp_path / "m.yaml"
+        file.write_bytes(text.encode("latin-1"))
+        assert run(["policy", "check", str(file)]) == 2
+        said = capsys.readouterr().err
+        assert f"{file}:{line} {says}" in said
+        assert ("helm template" in said) == ("{{" in text)
+
+
+def test_links_are_followed_once_and_one_that_leads_nowhere_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside, outside):
+        folder.mkdir()
+    (outside / "pod.yaml").write_text("{apiVersion: v1, kind: Pod, spec: {hostPID: true}}")
+    (inside / "there").symlink_to(outside)
+    (inside / "again.yaml").symlink_to(outside / "pod.yaml")
+    (outside / "back").symlink_to(inside)
+    assert run(["policy", "check", str(inside), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["resources"] == 1
+    (inside / "lost.yaml").symlink_to(tmp_path / "nowhere")
+    assert run(["policy", "check", str(inside)]) == 2
+    assert "lost.yaml" in capsys.readouterr().err
+
+
+def test_a_name_cannot_write_lines_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x\\n0 resources, 0 findings\\e[2J"
+    (tmp_path / "m.yaml").write_text(f'{{apiVersion: v1, kind: Pod, metadata: {{name: "{name}"}}, spec: {{hostPID: true}}}}')
+    assert run(["policy", "check", str(tmp_path)]) == 3
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "0 resources, 0 findings" not in shown.splitlines()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"apiVersion": "v1", "kind": "Pod", "kind": "List"}', '{"apiVersion": "v1", "kind": "\\ud800"}', "{", "[]"]
+)
+def test_json_that_cannot_be_judged_is_refused(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.json").write_text(text)
+    assert run(["policy", "check", str(tmp_path)]) == 2
+    assert "m.json:1 " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
