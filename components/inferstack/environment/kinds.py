@@ -54,6 +54,8 @@ Capacity = Literal["on_demand", "spot", "reservation", "flex_start"]
 EngineKind = Literal["native", "transformers", "vllm", "sglang", "llamacpp", "openai"]
 ENGINE_IMAGES: tuple[EngineKind, ...] = ("vllm", "sglang", "llamacpp", "openai")
 """Engines whose image is not this kit's: they know nothing of its keys, limits and caches."""
+TENSOR_PARALLEL: tuple[EngineKind, ...] = ("vllm", "sglang")
+"""Engines that share each layer among the GPUs of a pod."""
 UNMEASURED: tuple[EngineKind, ...] = ("llamacpp", "openai")
 """Engine images whose metrics hold neither requests by status nor times of tokens, as far as is known: gates cannot judge them."""
 LARGEST = 2**31 - 1

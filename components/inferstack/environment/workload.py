@@ -144,8 +144,8 @@ class Engine(Section):
     kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = Field(
         "auto", description="How keys and values are kept (native only); `auto`: fp32 for unquantized weights, else bf16; int8 halves it."
     )
-    tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
-    pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
+    tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm and sglang only).")
+    pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm 0.12 or newer only).")
     arguments: tuple[Argument, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
@@ -164,7 +164,7 @@ class GpuPool(Section):
     count: Positive = Field(1, description="GPUs of one replica.")
     capacity: Capacity = Field("on_demand", description="How the nodes are bought.")
     on_demand_floor: Nodes = Field(
-        0, description="Nodes bought on demand beside a spot pool, so that a stock-out never takes the last replica."
+        0, description="Nodes bought on demand beside a spot or flex-start pool, so that a stock-out never takes the last replica."
     )
     min_nodes: Nodes = Field(0, description="Fewest nodes of the pool.")
     max_nodes: Nodes = Field(

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from inferstack.environment import Model
+from inferstack.planning.sources import hub_source
 
 GIB = 1024**3
 MIB = 1024**2
@@ -257,15 +258,16 @@ def architecture(model: Model) -> Architecture | None:
     """The catalogue's entry of a model: its `architecture` key, its name, or the repository that its source names."""
     if model.architecture:
         return architectures().get(model.architecture)
-    for candidate in (model.name, model.source.rstrip("/").rpartition("/")[2].lower()):
+    hub = hub_source(model.source)
+    source = hub.repository if hub else model.source.rstrip("/")
+    for candidate in (model.name, source.rpartition("/")[2].lower()):
         plain = candidate
         for suffix in _SUFFIXES:
             plain = plain.removesuffix(suffix)
         for name in (candidate, plain):
             if name in architectures():
                 return architectures()[name]
-    repository = model.source.removeprefix("hf://").lower()
-    return next((a for a in architectures().values() if a.repository.lower() == repository), None)
+    return next((a for a in architectures().values() if a.repository.lower() == source.lower()), None)
 
 
 @cache

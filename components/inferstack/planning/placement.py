@@ -109,16 +109,23 @@ def gpus_per_node(environment: Environment, machine: Machine) -> int:
 
 
 def pods_per_node(environment: Environment, machine: Machine) -> int:
-    """Replicas (or stages of one) that a GPU node holds."""
-    gpu = environment.gpu
+    """Replicas (or stages of one) that a GPU node holds, by its GPUs and by the CPU and memory that they request."""
+    gpu, group = environment.gpu, gpu_group(environment)
     assert gpu is not None
+    assert group is not None
     units = gpus_per_node(environment, machine)
     kind = catalogue.gpu(gpu.accelerator)
     if gpu.sharing:
         units *= gpu.sharing
     elif gpu.partition and kind and gpu.partition in kind.mig:
         units *= fit.partitions_per_gpu(kind, gpu.partition)
-    return max(1, units // gpus_per_pod(environment))
+    return max(1, min(units // gpus_per_pod(environment), _held(machine, group.resources)))
+
+
+def _held(machine: Machine, resources: Resources) -> int:
+    """Replicas that an empty node has CPU and memory for."""
+    cores, memory = allocatable(machine)
+    return min(int(cores // quantity(resources.cpu)), int(memory // quantity(resources.memory)))
 
 
 def allocatable(machine: Machine) -> tuple[float, float]:
@@ -208,8 +215,7 @@ def system_machine(environment: Environment) -> Machine | None:
 
 def cpu_pods_per_node(machine: Machine, group: Group) -> int:
     """Replicas of a group without GPUs that an empty node holds, at least one."""
-    cores, memory = allocatable(machine)
-    return max(1, min(int(cores // quantity(group.resources.cpu)), int(memory // quantity(group.resources.memory))))
+    return max(1, _held(machine, group.resources))
 
 
 def replicas_at_once(environment: Environment, group: Group) -> tuple[int, int, int]:

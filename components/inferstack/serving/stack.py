@@ -74,7 +74,7 @@ def _platform(
         make("cache-url", cache_secret_object(environment.namespace, side.cache_url, side.cache_authority), after)
     if side.storage_account is not None and buckets(environment, "abfss"):
         for role, manifest in weights_objects(
-            environment.namespace, side.storage_account, side.storage_container, side.storage_group
+            environment.namespace, side.storage_account, side.storage_container, side.storage_group, side.outputs["clientId"]
         ).items():
             make(f"weights-{role}", manifest, after)
     port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"

@@ -5,6 +5,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
+from inferstack.cloud.aks.roles import CONTRIBUTOR, allow
 from inferstack.cloud.pools import Part, check_pool, parts
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
@@ -37,6 +38,8 @@ class AksGpuPoolArgs(TypedDict):
     """Availability zones of the nodes; by default none is asked for."""
     reservation: NotRequired[str]
     """Id of the capacity reservation group (`capacity: reservation`)."""
+    control_plane_identity: NotRequired[pulumi.Input[str]]
+    """Object id of the cluster's identity, which is let use the reservation; without it somebody else has assigned that role."""
     disk_gb: NotRequired[int]
     """Boot disk of a node in GB; by default as AKS gives it, by machine type."""
     driver: NotRequired[str]
@@ -54,11 +57,20 @@ class AksGpuPool(pulumi.ComponentResource):
     def __init__(self, name: str, args: AksGpuPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         check_pool(f"AksGpuPool {name}", args, CAPACITIES)
         super().__init__("inferstack:index:AksGpuPool", name, {**args}, opts)
-        self.pools = {part.role: self._pool(part.name(name), args, part) for part in parts(args)}
+        allowed = self._use_reservation(name, args)
+        self.pools = {part.role: self._pool(part.name(name), args, part, allowed) for part in parts(args)}
         self.names = pulumi.Output.all(*[pool.name for pool in self.pools.values()]).apply(list)
         self.register_outputs({"names": self.names})
 
-    def _pool(self, name: str, args: AksGpuPoolArgs, part: Part) -> azure.containerservice.AgentPool:
+    def _use_reservation(self, name: str, args: AksGpuPoolArgs) -> list[pulumi.Resource]:
+        """AKS asks for Contributor on the reservation's resource group (learn.microsoft.com/azure/aks/use-capacity-reservation-groups)."""
+        if "control_plane_identity" not in args or not (reservation := args.get("reservation")):
+            return []
+        group = reservation.partition("/providers/")[0]
+        child = pulumi.ResourceOptions(parent=self)
+        return [allow(f"{name}-use-reservation", args["control_plane_identity"], CONTRIBUTOR, group, child)]
+
+    def _pool(self, name: str, args: AksGpuPoolArgs, part: Part, allowed: list[pulumi.Resource]) -> azure.containerservice.AgentPool:
         spot = part.capacity == "spot"
         partition = args.get("partition")
         return azure.containerservice.AgentPool(
@@ -93,7 +105,7 @@ class AksGpuPool(pulumi.ComponentResource):
                 "sysctls": {"vm_max_map_count": 262144, "net_core_somaxconn": 16384},
             },
             upgrade_settings=None if spot else {"max_surge": "1", "drain_timeout_in_minutes": 15},
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["count"]),
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["count"], depends_on=allowed),
         )
 
 
