@@ -110,6 +110,8 @@ DiskSize = Annotated[int, Field(ge=30, le=65_536, strict=True)]
 LocalDisks = Annotated[int, Field(ge=0, le=32, strict=True)]
 """Local SSDs of a machine; a3-ultragpu-8g has the most, 32."""
 Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)]
+HeaderValue = Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Project = Annotated[str, Field(pattern=r"^([a-z][-a-z0-9.]*:)?[a-z]([-a-z0-9]{0,28}[a-z0-9])?$")]
@@ -127,6 +129,8 @@ _WORDS: dict[Any, str] = {
     Source: "package://DIST, file://PATH, hf://ORG/REPO, gs://BUCKET/PATH, abfss:// or s3://",
     AddressRange: "an address range such as 10.0.0.0/16",
     Argument: "text on one line",
+    HeaderName: "a header's name: letters, digits and `-`, no space",
+    HeaderValue: "a header's value: visible characters of ASCII, no space at its ends",
     TimeOfDay: "a time of day, HH:MM in UTC",
     Day: "a day, YYYY-MM-DD",
     DiskImage: "global/images/NAME or projects/PROJECT/global/images/NAME",

@@ -160,7 +160,7 @@ class GpuPool(Section):
     """GPU nodes that the slots run on."""
 
     accelerator: str = Field(description="GPU of the planner's catalogue, for instance `nvidia-l4`.")
-    machine_type: str | None = Field(None, description="Machine type; by default the cheapest that carries the accelerator.")
+    machine_type: str | None = Field(None, description="Machine type; by default the one whose nodes hold the replicas cheapest.")
     count: Positive = Field(1, description="GPUs of one replica.")
     capacity: Capacity = Field("on_demand", description="How the nodes are bought.")
     on_demand_floor: Nodes = Field(

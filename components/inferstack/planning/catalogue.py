@@ -151,11 +151,13 @@ def gpu(name: str) -> Gpu | None:
 
 
 def gpu_meant(name: str) -> str | None:
-    """The catalogue's name for what was written: another of its names, or a similar one."""
+    """The catalogue's name for what was written: another of its names, or a similar one, where who makes it says nothing."""
+    known: dict[str, str] = {}
     for key, row in read("gpus.yaml")["gpus"].items():
-        if name.lower() in row.get("also", ()):
-            return str(key)
-    return nearest(name.lower(), gpus())
+        known |= dict.fromkeys((word.removeprefix("nvidia-") for word in (key, *row.get("also", ()))), str(key))
+    written = name.lower().removeprefix("nvidia-")
+    meant = written if written in known else nearest(written, known)
+    return known[meant] if meant else None
 
 
 @cache

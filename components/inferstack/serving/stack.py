@@ -113,7 +113,8 @@ def read(stacks: Path) -> Environment:
         found[BASE_KEY] = base
     if SLOT_KEY in found:
         found[SLOT_KEY] = {key: value for key, value in found[SLOT_KEY].items() if key != "generation"}
-    return parse_environment(resolve_config(stacks, found), f"stack {pulumi.get_stack()}")
+    source = f"stack {pulumi.get_stack()}"
+    return parse_environment(resolve_config(stacks, found, source), source)
 
 
 def generation_of() -> int:
