@@ -50,7 +50,9 @@ class Model(Section):
         "fast", description="`fast` (CPU, small model) or `quality` (GPU); chosen by `X-Tier` or by weight."
     )
     weight: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
-        100, description="Share of untagged requests, in percent, among the tiers."
+        100,
+        description="Share of requests without `X-Tier`, in percent, among the tiers; whichever model such a request names, the tier that "
+        "it comes to answers.",
     )
     architecture: str | None = Field(None, description="Key of the planner's model catalogue; by default looked up by `name`.")
     config: dict[str, Any] | None = Field(
