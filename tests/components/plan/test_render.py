@@ -39,7 +39,9 @@ def test_what_the_plan_finds_wrong_is_not_rendered(change: dict[str, Any], tmp_p
     raw = read_raw(ROOT / "stacks/Pulumi.kubernetes.yaml") | change | {"gateway": {"class_name": "traefik", "timeout_seconds": 900}}
     (tmp_path / "stacks/Pulumi.own.yaml").write_text(yaml.safe_dump({"config": {"inferstack:environment": raw}}))
     assert run(["render", "own", "--out", str(tmp_path / "out"), "--project", str(tmp_path)]) == 3
-    assert "Fix:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Fix:" in said
+    assert said.count("error: ") == 1
     assert not (tmp_path / "out").exists()
 
 
