@@ -199,6 +199,8 @@ def test_a_cluster_may_use_the_reservation_that_its_pool_names() -> None:
     made = run_function(lambda: AksGpuPool("pool", POOL | own)).resources  # type: ignore[arg-type, return-value]
     (role,) = [item for item in made if item.type.endswith(":RoleAssignment")]
     assert (role.inputs["scope"], role.inputs["principalId"]) == (group, "me")
+    (allowed,) = [item.inputs["permissions"][0]["actions"] for item in made if item.type.endswith(":RoleDefinition")]
+    assert "Microsoft.Compute/capacityReservationGroups/deploy/action" in allowed
     (pool,) = [item for item in made if item.type.endswith(":AgentPool")]
     assert pool.inputs["capacityReservationGroupID"] == reservation
     assert role.urn in pool.dependencies

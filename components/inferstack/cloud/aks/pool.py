@@ -5,11 +5,11 @@ from typing import NotRequired, TypedDict
 import pulumi
 import pulumi_azure_native as azure
 
-from inferstack.cloud.aks.roles import CONTRIBUTOR, allow
 from inferstack.cloud.pools import Part, check_pool, parts
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
 CAPACITIES = ("on_demand", "spot", "reservation")
+_RESERVATION_ACTIONS = ("read", "deploy/action", "capacityReservations/read")
 SPOT_TAINT = "kubernetes.azure.com/scalesetpriority"
 
 
@@ -63,12 +63,32 @@ class AksGpuPool(pulumi.ComponentResource):
         self.register_outputs({"names": self.names})
 
     def _use_reservation(self, name: str, args: AksGpuPoolArgs) -> list[pulumi.Resource]:
-        """AKS asks for Contributor on the reservation's resource group (learn.microsoft.com/azure/aks/use-capacity-reservation-groups)."""
+        """What the cluster's identity needs to put nodes into a reservation, on its resource group.
+
+        Azure's page asks for Contributor there (learn.microsoft.com/azure/aks/use-capacity-reservation-groups); this is the part of it that
+        deploying into a group takes.
+        """
         if "control_plane_identity" not in args or not (reservation := args.get("reservation")):
             return []
-        group = reservation.partition("/providers/")[0]
-        child = pulumi.ResourceOptions(parent=self)
-        return [allow(f"{name}-use-reservation", args["control_plane_identity"], CONTRIBUTOR, group, child)]
+        group, child = reservation.partition("/providers/")[0], pulumi.ResourceOptions(parent=self)
+        role = azure.authorization.RoleDefinition(
+            f"{name}-reservation-user",
+            scope=group,
+            role_name=f"{name} uses reserved capacity",
+            role_type="CustomRole",
+            assignable_scopes=[group],
+            permissions=[{"actions": [f"Microsoft.Compute/capacityReservationGroups/{action}" for action in _RESERVATION_ACTIONS]}],
+            opts=child,
+        )
+        assigned = azure.authorization.RoleAssignment(
+            f"{name}-use-reservation",
+            principal_id=args["control_plane_identity"],
+            principal_type="ServicePrincipal",
+            role_definition_id=role.id,
+            scope=group,
+            opts=child,
+        )
+        return [assigned]
 
     def _pool(self, name: str, args: AksGpuPoolArgs, part: Part, allowed: list[pulumi.Resource]) -> azure.containerservice.AgentPool:
         spot = part.capacity == "spot"
