@@ -81,7 +81,7 @@ class Fit:
         return (share - self.windowed_per_token * self.window) // whole if whole else self.context
 
 
-def utilization() -> float:
+def usual_utilization() -> float:
     """The share of a GPU's memory that an engine is allowed unless it is told another."""
     return float(catalogue.read("memory.yaml")["utilization"])
 
@@ -124,22 +124,22 @@ def gpu_fit(
     pipeline_parallel: int = 1,
     sequences: int,
     batch_tokens: int,
-    share: float | None = None,
+    utilization: float | None = None,
     windows: bool = False,
 ) -> Fit:
     """The memory of one of `tensor_parallel` x `pipeline_parallel` GPUs of `memory` bytes that serve `models` in one process.
 
-    `share`: of the memory that the engine may use, where it is not the usual one. `windows`: the engine frees what lies outside a
-    sliding window.
+    `utilization`: the share of the memory that the engine may use, where it is not the usual one. `windows`: the engine frees what lies
+    outside a sliding window.
     Several models share the budget: weights add up, activations do not happen at once, the cache is counted for the hungriest.
     """
     constants = catalogue.read("memory.yaml")
     shards = tensor_parallel * pipeline_parallel
-    allowed = share if share is not None else utilization()
+    share = usual_utilization() if utilization is None else utilization
     per_token = {m.architecture: cache_bytes_per_token(m.architecture, tensor_parallel, pipeline_parallel) for m in models}
     hungriest = max(per_token, key=lambda shape: per_token[shape])
     return Fit(
-        budget=int(memory * allowed),
+        budget=int(memory * share),
         weights=sum(math.ceil(weight_bytes(m.architecture, m.quantization, m.source) / shards) for m in models),
         activations=max(activation_bytes(m.architecture, sequences, batch_tokens, tensor_parallel) for m in models),
         outside=int(constants["outside_gib" if shards == 1 else "outside_gib_parallel"] * GIB),

@@ -38,7 +38,7 @@ def comparisons() -> list[Comparison]:
             tensor_parallel=row["gpus"],
             sequences=row["sequences"],
             batch_tokens=8192,
-            share=row["utilization"],
+            utilization=row["utilization"],
         )
         rows.append(Comparison(row, ours.weights / GIB, ours.used / GIB, ours.room / GIB if "cache" in row else None))
     return rows

@@ -46,12 +46,12 @@ def _fit(e: Environment, models: Sequence[fit.Served], memory: int, tensor: int 
         pipeline_parallel=e.engine.pipeline_parallel,
         sequences=e.engine.max_sequences,
         batch_tokens=e.engine.max_batch_tokens,
-        share=_share(e),
+        utilization=_utilization(e),
         windows=e.engine.kind in _FREE_WINDOWS,
     )
 
 
-def _share(e: Environment) -> float | None:
+def _utilization(e: Environment) -> float | None:
     """The share of its part of the GPU that an argument gives vLLM, which reckons it of the whole; None where none does."""
     given = [share_of(text) for _, _, text in memory_shares(e.engine.arguments)] if e.engine.kind == "vllm" else []
     clients = e.gpu.sharing if e.gpu and e.gpu.sharing else 1
@@ -104,7 +104,7 @@ def _instead(e: Environment) -> str:
     assert memory is not None
     ways = []
     plain = e.model_copy(update={"engine": e.engine.model_copy(update={"arguments": ()})})
-    if _share(e) is not None and _fit(plain, models, memory).full_sequences >= 1:
+    if _utilization(e) is not None and _fit(plain, models, memory).full_sequences >= 1:
         ways.append("a larger share of the memory in engine.arguments")
     for form in sorted(catalogue.formats().values(), key=lambda f: -f.linear_bits):
         smaller = [fit.Served(m.architecture, form.name, m.context) for m in models]

@@ -124,7 +124,7 @@ def _share(environment: Environment, group: ReplicaGroup) -> list[str]:
     settings, clients = environment.engine, group.gpu.sharing if group.gpu else 0
     if settings.kind != "vllm" or clients < 2 or any(memory_shares(settings.arguments)):
         return []
-    return ["--gpu-memory-utilization", f"{fit.utilization() / clients:.3f}"]
+    return ["--gpu-memory-utilization", f"{fit.usual_utilization() / clients:.3f}"]
 
 
 def _user() -> list[dict[str, str]]:
