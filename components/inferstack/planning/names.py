@@ -17,7 +17,7 @@ NAMES = frozenset(
     region-unknown region-without-accelerator replica-larger-than-node replica-too-large replica-too-small replicas-without-scaler
     reservation-invalid scaler-and-fixed-replicas setting-without-effect sharing-engine sharing-split sharing-too-many signal-blind
     source-other-account source-second-bucket source-unreachable speed-unknown spot-notice spot-without-floor step-below-sequences
-    storage-too-small system-machine-with-gpu target-unreachable tier-weights waiver-expired waiver-too-long waiver-unknown
+    step-small storage-too-small system-machine-with-gpu target-unreachable tier-weights waiver-expired waiver-too-long waiver-unknown
     waiver-unused zero-without-signal zone-unknown zone-without-accelerator
     """.split()  # noqa: SIM905 - a hundred names read better without quotes
 )

@@ -277,7 +277,14 @@ def test_an_engine_image_is_told_its_model_length_and_split() -> None:
     arguments = " ".join(container["args"])
     assert container["command"][2].endswith('exec vllm serve "$@"')
     assert arguments.startswith("/models/llama ")
-    for part in ("--served-model-name m", "--max-model-len 2048", "--max-num-seqs 64", "--tensor-parallel-size 2"):
+    parts = (
+        "--served-model-name m",
+        "--max-model-len 2048",
+        "--max-num-seqs 64",
+        "--tensor-parallel-size 2",
+        "--max-num-batched-tokens 512",
+    )
+    for part in parts:
         assert part in arguments
     assert any(volume["name"] == "weights" for volume in pod["volumes"])
     assert any(volume["name"] == "shm" for volume in pod["volumes"])

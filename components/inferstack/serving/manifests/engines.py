@@ -87,7 +87,7 @@ def _weights(model: Model) -> list[str]:
 def _vllm(engine: Engine, model: Model) -> list[str]:
     found = [model_location(model), "--served-model-name", model.name, "--host", "0.0.0.0", "--port", str(engine.port)]
     found += ["--max-model-len", str(model.context), "--max-num-seqs", str(engine.max_sequences)]
-    found += ["--max-num-batched-tokens", str(max(engine.max_batch_tokens, model.context))]
+    found += ["--max-num-batched-tokens", str(engine.max_batch_tokens)]
     found += ["--tensor-parallel-size", str(engine.tensor_parallel), "--pipeline-parallel-size", str(engine.pipeline_parallel)]
     return found + _revision(model) + _weights(model)
 
