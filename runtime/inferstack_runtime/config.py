@@ -50,6 +50,8 @@ class ModelConfig(Section):
     lazy: Flag = False
     max_sequences: Positive | None = None
     """Most sequences of this model decoded together, where it is not the engine's."""
+    also: tuple[str, ...] = ()
+    """Other names that it answers to: those of the models of another tier, whose requests a split by weight brings here."""
 
 
 class EngineConfig(Section):

@@ -132,6 +132,7 @@ def test_a_bad_setting_is_one_clear_problem(tmp_path: Path, old: str, new: str, 
         (BASE.encode("utf-16"), "text in UTF-8"),
         (BASE.encode() + b"    # caf\xe9\n", "text in UTF-8: byte 0xe9"),
         (BASE.encode() + b"# " + b"x" * 1_000_000, "at most 1000000 bytes"),
+        (BASE.encode() + b"  inferstack:slot: [1]\n", "config.inferstack:slot is [1]: expected a mapping"),
         (
             b"config:\n  a: &a [x,x,x,x,x,x,x,x]\n"
             + b"".join(b"  %c: &%c [%s]\n" % (n, n, b",".join([b"*%c" % (n - 1)] * 8)) for n in b"bcdefgh")
@@ -143,6 +144,18 @@ def test_a_bad_setting_is_one_clear_problem(tmp_path: Path, old: str, new: str, 
 def test_a_file_that_holds_no_environment_is_one_clear_problem(tmp_path: Path, content: bytes, words: str) -> None:
     (problem,) = said(tmp_path, content)
     assert words in problem
+
+
+def test_a_file_that_cannot_be_read_and_a_folder_are_problems_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "Pulumi.folder.yaml").mkdir()
+    assert environment_names(tmp_path) == []
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refuse)
+        (problem,) = said(tmp_path, BASE.encode())
+    assert problem == "file: expected a file that can be read: Permission denied"
 
 
 def test_a_byte_order_mark_line_ends_of_another_system_and_merge_keys_are_read(tmp_path: Path) -> None:

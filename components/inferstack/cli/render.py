@@ -39,7 +39,12 @@ def render(
     environment = load_environment(root / "stacks", name)
     errors = [str(finding) for finding in plan_findings(environment) if finding.severity == "error"]
     if errors:
-        raise Failure("\n".join(errors), code=ExitCode.FINDINGS, path=name, next_step=f"`inferstack plan {name}` shows every finding")
+        raise Failure(
+            "\n".join(errors).removeprefix("error: "),
+            code=ExitCode.FINDINGS,
+            path=name,
+            next_step=f"`inferstack plan {name}` shows every finding",
+        )
     try:
         rendered = render_environment(root, name, environment, layer, _read(outputs))
         write(rendered, out)

@@ -12,7 +12,8 @@ NAMESPACE = "inferstack-gpu"
 def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[str, dict[str, Any]]:
     """The plugin's objects by role: namespace, config (where GPUs are shared), default_deny, network_policy, daemon_set.
 
-    The plugin needs the kubelet's socket folder of the host, which no restricted namespace allows: it gets one of its own.
+    The plugin needs the kubelet's socket folder of the host, which no restricted namespace allows: it gets one of its own. To see the
+    slices of a partitioned GPU it needs SYS_ADMIN and NVIDIA_MIG_MONITOR_DEVICES, as in NVIDIA's own chart (nvidia-container-toolkit docs).
     """
     labels = component_labels("device-plugin")
     privileged = {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}
@@ -37,7 +38,7 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
         arguments.append("--config-file=/etc/device-plugin/config.yaml")
         mounts.append({"name": "config", "mountPath": "/etc/device-plugin", "readOnly": True})
         volumes.append({"name": "config", "configMap": {"name": "nvidia-device-plugin"}})
-    container = {
+    container: dict[str, Any] = {
         "name": "device-plugin",
         "image": reference("nvidia_device_plugin"),
         "args": arguments,
@@ -48,6 +49,10 @@ def device_plugin_objects(partitioned: bool = False, sharing: int = 0) -> dict[s
         "securityContext": root_container_security(),
         "volumeMounts": mounts,
     }
+    if partitioned:
+        container["env"] = [{"name": "NVIDIA_MIG_MONITOR_DEVICES", "value": "all"}]
+        container["securityContext"]["capabilities"] = {"drop": ["ALL"], "add": ["SYS_ADMIN"]}
+        del container["securityContext"]["allowPrivilegeEscalation"]  # the API server refuses the two together
     for role, name, pods in (
         ("default_deny", "inferstack-default-deny", {}),
         ("network_policy", "nvidia-device-plugin", {"matchLabels": labels}),

@@ -16,6 +16,7 @@ CACHE = "inferstack-cache"
 AUTOSCALER = "inferstack-autoscaler"
 
 SLOT_LABEL = "inferstack.dev/slot"
+COMPONENT_LABEL = "app.kubernetes.io/component"
 GPU_RESOURCE = "nvidia.com/gpu"
 GPU_TAINT = "nvidia.com/gpu"
 """Taint key of GPU nodes on both clouds; GKE sets it by itself, AKS pools are given it."""
@@ -38,9 +39,14 @@ def slot_labels(slot: SlotName, group: str = "") -> dict[str, str]:
     return component_labels("runtime" + (f"-{group}" if group else "")) | {SLOT_LABEL: str(slot)}
 
 
+def worker_component(group: str = "") -> str:
+    """Component label of the pods that help a leader to serve a replica: another than the leader's, so that no request reaches them."""
+    return "runtime-worker" + (f"-{group}" if group else "")
+
+
 def component_labels(component: str) -> dict[str, str]:
     """Labels of an object that belongs to no slot."""
-    return {"app.kubernetes.io/name": "inferstack", "app.kubernetes.io/component": component}
+    return {"app.kubernetes.io/name": "inferstack", COMPONENT_LABEL: component}
 
 
 def metadata(

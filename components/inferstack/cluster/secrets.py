@@ -19,7 +19,7 @@ def external_secrets(environment: Environment) -> dict[str, dict[str, Any]]:
 
 def referenced(environment: Environment) -> dict[str, str]:
     """Name and type of every Secret that must exist in the namespace before the slots start."""
-    found = {environment.access.keys_secret: "Opaque"}
+    found = {environment.access.keys_secret: "Opaque"} if environment.engine.kind != "openai" else {}  # which is given no key
     if environment.cache.backend == "external" and environment.cache.url_secret:
         found[environment.cache.url_secret] = "Opaque"
     if environment.gateway.tls_secret and not environment.gateway.existing:

@@ -21,10 +21,12 @@ def cache_secret_object(namespace: str, url: Any, authority: Any = None) -> dict
     }
 
 
-def weights_objects(namespace: str, account: Any, container: Any, resource_group: Any) -> dict[str, dict[str, Any]]:
+def weights_objects(namespace: str, account: Any, container: Any, resource_group: Any, client_id: Any) -> dict[str, dict[str, Any]]:
     """A read-only volume over a blob container (AKS) and the claim that pods mount, by role: volume, claim.
 
-    The volume's size is a formality of the API; a container has none.
+    It is mounted with the token of the pod's service account, federated with the identity `client_id`: the account has no keys, and the
+    nodes' identity no right to it. The account has a hierarchical namespace, which the driver must be told. Sources: blob-csi-driver
+    docs/workload-identity-static-pv-mount.md and docs/driver-parameters.md. The size is a formality of the API; a container has none.
     """
     labels, size = component_labels("weights"), "1Pi"
     attributes = {
@@ -32,7 +34,8 @@ def weights_objects(namespace: str, account: Any, container: Any, resource_group
         "containerName": container,
         "resourceGroup": resource_group,
         "protocol": "fuse2",
-        "AzureStorageAuthType": "MSI",
+        "clientID": client_id,
+        "mountWithWorkloadIdentityToken": "true",
     }
     volume = {
         "apiVersion": "v1",
@@ -43,7 +46,7 @@ def weights_objects(namespace: str, account: Any, container: Any, resource_group
             "accessModes": ["ReadOnlyMany"],
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": "",
-            "mountOptions": ["-o allow_other", "-o ro", "--file-cache-timeout-in-seconds=3600", "--use-attr-cache=true"],
+            "mountOptions": ["-o allow_other", "-o ro", "--use-adls=true", "--file-cache-timeout-in-seconds=3600", "--use-attr-cache=true"],
             "csi": {
                 "driver": "blob.csi.azure.com",
                 "readOnly": True,

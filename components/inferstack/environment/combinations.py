@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from inferstack.environment.kinds import ALB_CLASS, ENGINE_IMAGES, METRICS_PORT, Layer, Platform
+from inferstack.environment.kinds import ALB_CLASS, ENGINE_IMAGES, METRICS_PORT, TENSOR_PARALLEL, Layer, Platform
 from inferstack.environment.problems import MISSING, Problem
 from inferstack.environment.quantity import quantity
 from inferstack.environment.schema import Environment
@@ -124,10 +124,10 @@ def _engine(e: Environment) -> Iterator[Problem]:
             yield Problem("engine.arguments", list(e.engine.arguments), expected)
         if e.engine.port == METRICS_PORT and e.platform is not Platform.LOCAL:
             yield Problem("engine.port", e.engine.port, f"another port than {METRICS_PORT}, where metrics are")
-    if e.engine.kind != "vllm":
-        for key in ("tensor_parallel", "pipeline_parallel"):
-            if getattr(e.engine, key) > 1:
-                yield Problem(f"engine.{key}", getattr(e.engine, key), f"1, because engine.kind is {e.engine.kind} (vllm splits a model)")
+    for key, able in (("tensor_parallel", TENSOR_PARALLEL), ("pipeline_parallel", ("vllm",))):
+        if getattr(e.engine, key) > 1 and e.engine.kind not in able:
+            expected = f"1, because engine.kind is {e.engine.kind} ({' and '.join(able)} can split a model so)"
+            yield Problem(f"engine.{key}", getattr(e.engine, key), expected)
     if e.engine.device != "auto" and e.engine.kind not in ("native", "transformers"):
         yield Problem("engine.device", e.engine.device, f"auto, because engine.kind is {e.engine.kind}: its image decides")
     if e.engine.cpu_fallback and e.engine.device != "cuda":

@@ -36,7 +36,7 @@ def load_environment(stacks: Path, name: str) -> Environment:
 
 def environment_names(stacks: Path) -> list[str]:
     """Names of the environments that have a file in ``stacks``."""
-    return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in stacks.glob("Pulumi.*.yaml"))
+    return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in stacks.glob("Pulumi.*.yaml") if file.is_file())
 
 
 def lay_over(base: Any, changes: Any) -> Any:
@@ -53,19 +53,22 @@ def read_raw(file: Path) -> Any:
         close = difflib.get_close_matches(CONFIG_KEY, [str(key) for key in config], n=1)
         path, nearest = (f"config.{close[0]}", f"config.{CONFIG_KEY}") if close else (f"config.{CONFIG_KEY}", None)
         raise InvalidEnvironment(str(file), [Problem(path, MISSING, "an environment object", nearest)])
-    return resolve_config(file.parent, config)
+    return resolve_config(file.parent, config, str(file))
 
 
-def resolve_config(stacks: Path, config: Mapping[str, Any]) -> Any:
-    """The environment object of a stack's configuration: base, own object and slot settings laid one over the other."""
+def resolve_config(stacks: Path, config: Mapping[str, Any], source: str = "configuration") -> Any:
+    """The environment object of a stack's configuration, which `source` names: base, own object and slot settings laid one over the
+    other."""
     found = config.get(CONFIG_KEY, {})
+    if not isinstance(slot := config.get(SLOT_KEY) or {}, Mapping):
+        raise InvalidEnvironment(source, [Problem(f"config.{SLOT_KEY}", slot, "a mapping of settings")])
     if (base := config.get(BASE_KEY)) is not None:
         file = stacks / f"Pulumi.{base}.yaml"
         outer = read_config(file) if file.is_file() else {}
         if CONFIG_KEY not in outer:
-            raise InvalidEnvironment(str(file), [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
+            raise InvalidEnvironment(source, [Problem(f"config.{BASE_KEY}", base, "an environment with an object of its own")])
         found = lay_over(outer[CONFIG_KEY], found)
-    return _with_configs(stacks, lay_over(found, config[SLOT_KEY]) if config.get(SLOT_KEY) else found)
+    return _with_configs(stacks, lay_over(found, slot) if slot else found)
 
 
 def _with_configs(stacks: Path, raw: Any) -> Any:
@@ -90,10 +93,12 @@ def _with_config(stacks: Path, model: Any, path: str) -> Any:
 
 def read_config(file: Path) -> Mapping[str, Any]:
     """The configuration of a stack file; empty where it has none. Raises InvalidEnvironment for what is no YAML."""
-    if file.stat().st_size > _LARGEST:
-        raise InvalidEnvironment(str(file), [Problem("file", f"{file.stat().st_size} bytes", f"at most {_LARGEST} bytes")])
     try:
+        if (size := file.stat().st_size) > _LARGEST:
+            raise InvalidEnvironment(str(file), [Problem("file", f"{size} bytes", f"at most {_LARGEST} bytes")])
         document = parse_yaml(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InvalidEnvironment(str(file), [Problem("file", MISSING, f"a file that can be read: {error.strerror}")]) from None
     except UnicodeDecodeError as error:
         expected = f"text in UTF-8: byte {error.object[error.start]:#04x} at position {error.start} is none"
         raise InvalidEnvironment(str(file), [Problem("file", MISSING, expected)]) from None
@@ -113,5 +118,5 @@ _LARGEST = 1_000_000
 def _where(error: yaml.YAMLError) -> str:
     """What the parser found, on one line."""
     mark = getattr(error, "problem_mark", None)
-    said = str(getattr(error, "problem", None) or error).replace("\n", " ").replace("'\\t'", "a tab")
+    said = str(getattr(error, "problem", None) or error).replace("\n", " ").replace("character '\\t'", "a tab,")
     return f"line {mark.line + 1}, column {mark.column + 1}: {said}" if mark else said

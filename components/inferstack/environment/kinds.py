@@ -54,6 +54,8 @@ Capacity = Literal["on_demand", "spot", "reservation", "flex_start"]
 EngineKind = Literal["native", "transformers", "vllm", "sglang", "llamacpp", "openai"]
 ENGINE_IMAGES: tuple[EngineKind, ...] = ("vllm", "sglang", "llamacpp", "openai")
 """Engines whose image is not this kit's: they know nothing of its keys, limits and caches."""
+TENSOR_PARALLEL: tuple[EngineKind, ...] = ("vllm", "sglang")
+"""Engines that share each layer among the GPUs of a pod."""
 UNMEASURED: tuple[EngineKind, ...] = ("llamacpp", "openai")
 """Engine images whose metrics hold neither requests by status nor times of tokens, as far as is known: gates cannot judge them."""
 LARGEST = 2**31 - 1
@@ -108,6 +110,8 @@ DiskSize = Annotated[int, Field(ge=30, le=65_536, strict=True)]
 LocalDisks = Annotated[int, Field(ge=0, le=32, strict=True)]
 """Local SSDs of a machine; a3-ultragpu-8g has the most, 32."""
 Argument = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)]
+HeaderValue = Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
 Project = Annotated[str, Field(pattern=r"^([a-z][-a-z0-9.]*:)?[a-z]([-a-z0-9]{0,28}[a-z0-9])?$")]
@@ -125,6 +129,8 @@ _WORDS: dict[Any, str] = {
     Source: "package://DIST, file://PATH, hf://ORG/REPO, gs://BUCKET/PATH, abfss:// or s3://",
     AddressRange: "an address range such as 10.0.0.0/16",
     Argument: "text on one line",
+    HeaderName: "a header's name: letters, digits and `-`, no space",
+    HeaderValue: "a header's value: visible characters of ASCII, no space at its ends",
     TimeOfDay: "a time of day, HH:MM in UTC",
     Day: "a day, YYYY-MM-DD",
     DiskImage: "global/images/NAME or projects/PROJECT/global/images/NAME",

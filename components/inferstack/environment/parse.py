@@ -102,8 +102,7 @@ def to_problem(detail: Any) -> Problem:
         return Problem(path, detail["input"], f"a mapping of settings ({', '.join(section_at(location).model_fields)})")
     if kind in ("literal_error", "enum"):
         options = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        close = difflib.get_close_matches(str(detail["input"]).lower(), options, n=1, cutoff=0.5)
-        return Problem(path, detail["input"], f"one of {', '.join(options)}", close[0] if close else None)
+        return Problem(path, detail["input"], f"one of {', '.join(options)}", _meant_of(options, str(detail["input"]).lower()))
     if kind == "string_pattern_mismatch":
         pattern = str(context.get("pattern"))
         return Problem(path, detail["input"], PATTERNS.get(pattern, f"text that matches {pattern}"), _meant(pattern, str(detail["input"])))
@@ -134,6 +133,17 @@ _SHAPES = {
     "string_too_long": "at most {max_length} characters",
 }
 """What each kind of wrong shape should have been."""
+
+
+_SAME = {"gcp": "gke", "google": "gke", "azure": "aks", "k8s": "kubernetes", "bitsandbytes": "nf4"}
+"""What others call some of the choices."""
+
+
+def _meant_of(options: list[str], text: str) -> str | None:
+    """The choice that was probably meant."""
+    same = _SAME.get(text)
+    close = [same] if same in options else difflib.get_close_matches(text, options, n=1, cutoff=0.5)
+    return close[0] if close else None
 
 
 def _meant(pattern: str, text: str) -> str | None:

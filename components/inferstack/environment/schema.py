@@ -59,7 +59,9 @@ class Network(Section):
 
     cidr: AddressRange = Field("10.0.0.0/16", description="Address range of the nodes.")
     gateway_cidr: AddressRange = Field("10.70.0.0/24", description="Address range of Application Gateway for Containers (`aks`).")
-    authorized_cidrs: tuple[str, ...] = Field((), description="Ranges that may reach the control plane; empty: through IAM only.")
+    authorized_cidrs: tuple[str, ...] = Field(
+        (), description="Ranges that may reach the control plane; empty: through IAM only (`gke`), refused on `aks`."
+    )
 
 
 class Cloud(Section):

@@ -4,7 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from inferstack.environment.kinds import Count, Flag, GatewayPath, HostName, HttpUrl, Memory, Name, Positive, Seconds, Section, Span, Usd
+from inferstack.environment.kinds import (
+    Count,
+    Flag,
+    GatewayPath,
+    HeaderName,
+    HeaderValue,
+    HostName,
+    HttpUrl,
+    Memory,
+    Name,
+    Positive,
+    Seconds,
+    Section,
+    Span,
+    Usd,
+)
 
 
 class Tier(Section):
@@ -116,10 +131,8 @@ class Gates(Section):
 class Header(Section):
     """Requests that carry this header, with just this value."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", max_length=256)] = Field(
-        description="Name of a request header that routes nothing yet; its case does not matter."
-    )
-    value: Annotated[str, Field(pattern=r"^[!-~]([ -~]*[!-~])?$", max_length=4096)] = Field(description="Its whole value, case and all.")
+    name: HeaderName = Field(description="Name of a request header that routes nothing yet; its case does not matter.")
+    value: HeaderValue = Field(description="Its whole value, case and all.")
 
 
 ROUTING_HEADERS = frozenset(("x-tier", "host", "authorization", "content-length", "content-type"))

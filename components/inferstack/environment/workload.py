@@ -50,7 +50,9 @@ class Model(Section):
         "fast", description="`fast` (CPU, small model) or `quality` (GPU); chosen by `X-Tier` or by weight."
     )
     weight: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
-        100, description="Share of untagged requests, in percent, among the tiers."
+        100,
+        description="Share of requests without `X-Tier`, in percent, among the tiers; whichever model such a request names, the tier that "
+        "it comes to answers.",
     )
     architecture: str | None = Field(None, description="Key of the planner's model catalogue; by default looked up by `name`.")
     config: dict[str, Any] | None = Field(
@@ -144,8 +146,8 @@ class Engine(Section):
     kv_dtype: Literal["auto", "bf16", "int8", "fp32"] = Field(
         "auto", description="How keys and values are kept (native only); `auto`: fp32 for unquantized weights, else bf16; int8 halves it."
     )
-    tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm only).")
-    pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm only).")
+    tensor_parallel: Positive = Field(1, description="GPUs that share each layer (vllm and sglang only).")
+    pipeline_parallel: Positive = Field(1, description="Groups of layers on different nodes (vllm 0.12 or newer only).")
     arguments: tuple[Argument, ...] = Field((), description="More arguments for an engine image that is not this kit's.")
     port: Port = Field(8000, description="Port of the engine's HTTP API.")
 
@@ -160,11 +162,11 @@ class GpuPool(Section):
     """GPU nodes that the slots run on."""
 
     accelerator: str = Field(description="GPU of the planner's catalogue, for instance `nvidia-l4`.")
-    machine_type: str | None = Field(None, description="Machine type; by default the cheapest that carries the accelerator.")
+    machine_type: str | None = Field(None, description="Machine type; by default the one whose nodes hold the replicas cheapest.")
     count: Positive = Field(1, description="GPUs of one replica.")
     capacity: Capacity = Field("on_demand", description="How the nodes are bought.")
     on_demand_floor: Nodes = Field(
-        0, description="Nodes bought on demand beside a spot pool, so that a stock-out never takes the last replica."
+        0, description="Nodes bought on demand beside a spot or flex-start pool, so that a stock-out never takes the last replica."
     )
     min_nodes: Nodes = Field(0, description="Fewest nodes of the pool.")
     max_nodes: Nodes = Field(

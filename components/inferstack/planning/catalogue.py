@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from inferstack.environment import Model
+from inferstack.planning.sources import hub_source
 
 GIB = 1024**3
 MIB = 1024**2
@@ -150,11 +151,13 @@ def gpu(name: str) -> Gpu | None:
 
 
 def gpu_meant(name: str) -> str | None:
-    """The catalogue's name for what was written: another of its names, or a similar one."""
+    """The catalogue's name for what was written: another of its names, or a similar one, where who makes it says nothing."""
+    known: dict[str, str] = {}
     for key, row in read("gpus.yaml")["gpus"].items():
-        if name.lower() in row.get("also", ()):
-            return str(key)
-    return nearest(name.lower(), gpus())
+        known |= dict.fromkeys((word.removeprefix("nvidia-") for word in (key, *row.get("also", ()))), str(key))
+    written = name.lower().removeprefix("nvidia-")
+    meant = written if written in known else nearest(written, known)
+    return known[meant] if meant else None
 
 
 @cache
@@ -257,15 +260,16 @@ def architecture(model: Model) -> Architecture | None:
     """The catalogue's entry of a model: its `architecture` key, its name, or the repository that its source names."""
     if model.architecture:
         return architectures().get(model.architecture)
-    for candidate in (model.name, model.source.rstrip("/").rpartition("/")[2].lower()):
+    hub = hub_source(model.source)
+    source = hub.repository if hub else model.source.rstrip("/")
+    for candidate in (model.name, source.rpartition("/")[2].lower()):
         plain = candidate
         for suffix in _SUFFIXES:
             plain = plain.removesuffix(suffix)
         for name in (candidate, plain):
             if name in architectures():
                 return architectures()[name]
-    repository = model.source.removeprefix("hf://").lower()
-    return next((a for a in architectures().values() if a.repository.lower() == repository), None)
+    return next((a for a in architectures().values() if a.repository.lower() == source.lower()), None)
 
 
 @cache

@@ -81,6 +81,11 @@ class Fit:
         return (share - self.windowed_per_token * self.window) // whole if whole else self.context
 
 
+def usual_utilization() -> float:
+    """The share of a GPU's memory that an engine is allowed unless it is told another."""
+    return float(catalogue.read("memory.yaml")["utilization"])
+
+
 def weight_bytes(architecture: Architecture, quantization: str, source: str = "") -> int:
     """Bytes of all weights in a format; for `gguf` the width that the source's name gives away, else that of Q8_0."""
     if architecture.shipped is not None and quantization in ("none", "bf16", "fp16"):
@@ -124,12 +129,13 @@ def gpu_fit(
 ) -> Fit:
     """The memory of one of `tensor_parallel` x `pipeline_parallel` GPUs of `memory` bytes that serve `models` in one process.
 
-    `windows`: the engine frees what lies outside a sliding window.
+    `utilization`: the share of the memory that the engine may use, where it is not the usual one. `windows`: the engine frees what lies
+    outside a sliding window.
     Several models share the budget: weights add up, activations do not happen at once, the cache is counted for the hungriest.
     """
     constants = catalogue.read("memory.yaml")
     shards = tensor_parallel * pipeline_parallel
-    share = constants["utilization"] if utilization is None else utilization
+    share = usual_utilization() if utilization is None else utilization
     per_token = {m.architecture: cache_bytes_per_token(m.architecture, tensor_parallel, pipeline_parallel) for m in models}
     hungriest = max(per_token, key=lambda shape: per_token[shape])
     return Fit(

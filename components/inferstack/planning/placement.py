@@ -109,16 +109,23 @@ def gpus_per_node(environment: Environment, machine: Machine) -> int:
 
 
 def pods_per_node(environment: Environment, machine: Machine) -> int:
-    """Replicas (or stages of one) that a GPU node holds."""
-    gpu = environment.gpu
+    """Replicas (or stages of one) that a GPU node holds, by its GPUs and by the CPU and memory that they request."""
+    gpu, group = environment.gpu, gpu_group(environment)
     assert gpu is not None
+    assert group is not None
     units = gpus_per_node(environment, machine)
     kind = catalogue.gpu(gpu.accelerator)
     if gpu.sharing:
         units *= gpu.sharing
     elif gpu.partition and kind and gpu.partition in kind.mig:
         units *= fit.partitions_per_gpu(kind, gpu.partition)
-    return max(1, units // gpus_per_pod(environment))
+    return max(1, min(units // gpus_per_pod(environment), _held(machine, group.resources)))
+
+
+def _held(machine: Machine, resources: Resources) -> int:
+    """Replicas that an empty node has CPU and memory for."""
+    cores, memory = allocatable(machine)
+    return min(int(cores // quantity(resources.cpu)), int(memory // quantity(resources.memory)))
 
 
 def allocatable(machine: Machine) -> tuple[float, float]:
@@ -162,7 +169,7 @@ def holds(machine: Machine, resources: Resources) -> bool:
 
 
 def gpu_machine(environment: Environment) -> Machine | None:
-    """The machine type of the GPU pool: the one named, else the cheapest of the region that carries the GPUs and holds a replica.
+    """The machine type of the GPU pool: the one named, else that whose nodes hold the replicas cheapest in the region.
 
     None where there is no GPU pool to buy, or where the named type, or any, does not carry the accelerator.
     """
@@ -180,15 +187,20 @@ def gpu_machine(environment: Environment) -> Machine | None:
     ]
     group = gpu_group(environment)
     fitting = [m for m in carriers if group and holds(m, group.resources)] or carriers
-    return min(fitting, key=lambda m: (_price_per_replica(environment, m), m.vcpus, m.memory), default=None)
+    return min(fitting, key=lambda m: (*_price_of_nodes(environment, m), m.vcpus, m.memory), default=None)
 
 
-def _price_per_replica(environment: Environment, machine: Machine) -> float:
-    gpu = environment.gpu
+def _price_of_nodes(environment: Environment, machine: Machine) -> tuple[float, float]:
+    """Price of the nodes at least load, and in a promotion then: a node of sixteen GPUs is no bargain for one replica."""
+    gpu, group = environment.gpu, gpu_group(environment)
     assert gpu is not None
+    assert group is not None
     count = gpus_per_node(environment, machine)
     price = prices.machine_price(machine.platform, machine.name, environment.region or "", gpu.capacity, count)
-    return price.hourly_usd / pods_per_node(environment, machine) if price else math.inf
+    if price is None:
+        return math.inf, math.inf
+    rest, promotion, _ = (gpu_nodes(environment, machine, max(1, n)) * price.hourly_usd for n in replicas_at_once(environment, group))
+    return rest, promotion
 
 
 def gpu_nodes(environment: Environment, machine: Machine, replicas: int) -> int:
@@ -208,8 +220,7 @@ def system_machine(environment: Environment) -> Machine | None:
 
 def cpu_pods_per_node(machine: Machine, group: Group) -> int:
     """Replicas of a group without GPUs that an empty node holds, at least one."""
-    cores, memory = allocatable(machine)
-    return max(1, min(int(cores // quantity(group.resources.cpu)), int(memory // quantity(group.resources.memory))))
+    return max(1, _held(machine, group.resources))
 
 
 def replicas_at_once(environment: Environment, group: Group) -> tuple[int, int, int]:

@@ -81,6 +81,11 @@ def architecture(model: Model) -> Architecture | None:
         return None
 
 
+def splits(shape: Architecture, gpus: int) -> bool:
+    """Can this many GPUs share each layer: heads in equal parts, and so those of keys and values, or each of these repeated as often."""
+    return shape.heads % gpus == 0 and bool(shape.latent or shape.kv_heads % gpus == 0 or gpus % shape.kv_heads == 0)
+
+
 def from_config(config: Mapping[str, Any], name: str) -> Architecture:
     """The architecture that a config.json describes; raises UnknownShape."""
     if not isinstance(config, Mapping):

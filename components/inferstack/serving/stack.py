@@ -74,7 +74,7 @@ def _platform(
         make("cache-url", cache_secret_object(environment.namespace, side.cache_url, side.cache_authority), after)
     if side.storage_account is not None and buckets(environment, "abfss"):
         for role, manifest in weights_objects(
-            environment.namespace, side.storage_account, side.storage_container, side.storage_group
+            environment.namespace, side.storage_account, side.storage_container, side.storage_group, side.outputs["clientId"]
         ).items():
             make(f"weights-{role}", manifest, after)
     port = "metrics" if profile(environment.engine.kind).own_metrics_port else "http"
@@ -113,7 +113,8 @@ def read(stacks: Path) -> Environment:
         found[BASE_KEY] = base
     if SLOT_KEY in found:
         found[SLOT_KEY] = {key: value for key, value in found[SLOT_KEY].items() if key != "generation"}
-    return parse_environment(resolve_config(stacks, found), f"stack {pulumi.get_stack()}")
+    source = f"stack {pulumi.get_stack()}"
+    return parse_environment(resolve_config(stacks, found, source), source)
 
 
 def generation_of() -> int:

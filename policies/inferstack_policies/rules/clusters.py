@@ -112,7 +112,7 @@ RULES = (
         "cluster-private",
         "error",
         "What has no public address is not scanned by everybody.",
-        "Use private nodes (GKE), a private cluster or authorized ranges (AKS).",
+        "Use private nodes (GKE), a private cluster or authorized ranges (AKS: cloud.network.authorized_cidrs).",
         ("GCP-0059", "CKV_GCP_25", "AZU-0041", "CKV_AZURE_6", "CKV_AZURE_115"),
         CLUSTERS,
         private,

@@ -108,7 +108,8 @@ class Models:
         return self._served
 
     def find(self, name: str) -> Served | None:
-        return self._served.get(name)
+        """The model of this name, else the one that answers to it too."""
+        return self._served.get(name) or next((served for served in self._served.values() if name in served.config.also), None)
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from inferstack.cloud.aks.cluster import AksCluster
 from inferstack.cloud.aks.pool import AksGpuPool, pool_name
 from inferstack.cloud.gke.cache import address, certificates
 from inferstack.cloud.gke.pool import GkeGpuPool
+from inferstack.cluster.device_plugin import device_plugin_objects
 from inferstack.environment import BASE_KEY, environment_names, load_environment
 from inferstack.planning import plan_findings
 from inferstack.planning.caches import cache_size
@@ -173,6 +174,47 @@ def test_pods_read_weights_by_their_own_identity_and_no_key() -> None:
     assert of_type("prod-aks", ":StorageAccount")[0].inputs["allowSharedKeyAccess"] is False
     subjects = {item.inputs["subject"] for item in of_type("prod-aks", ":FederatedIdentityCredential")}
     assert subjects == {f"system:serviceaccount:inferstack:inferstack-{slot}" for slot in ("blue", "green")}
+
+
+def test_the_mounts_of_weights_are_told_how_their_storage_works() -> None:
+    """Folders of a bucket are parts of names; a storage account with a hierarchy and without keys is opened by the pod's own token."""
+    (weights,) = [
+        volume
+        for volume in resources("prod-gke")["blue-workload"].inputs["spec"]["template"]["spec"]["volumes"]
+        if volume["name"] == "weights"
+    ]
+    assert weights["csi"]["volumeAttributes"]["mountOptions"] == "implicit-dirs"
+    volume = resources("prod-aks")["weights-volume"].inputs["spec"]
+    assert "--use-adls=true" in volume["mountOptions"]
+    attributes = volume["csi"]["volumeAttributes"]
+    assert attributes["mountWithWorkloadIdentityToken"] == "true"
+    assert "clientID" in attributes
+    assert "AzureStorageAuthType" not in attributes
+
+
+def test_a_cluster_may_use_the_reservation_that_its_pool_names() -> None:
+    group = "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/reserved"
+    reservation = f"{group}/providers/Microsoft.Compute/capacityReservationGroups/gpus"
+    own = {"resource_group": "g", "subnet": "s", "capacity": "reservation", "reservation": reservation, "control_plane_identity": "me"}
+    made = run_function(lambda: AksGpuPool("pool", POOL | own)).resources  # type: ignore[arg-type, return-value]
+    (role,) = [item for item in made if item.type.endswith(":RoleAssignment")]
+    assert (role.inputs["scope"], role.inputs["principalId"]) == (group, "me")
+    (allowed,) = [item.inputs["permissions"][0]["actions"] for item in made if item.type.endswith(":RoleDefinition")]
+    assert "Microsoft.Compute/capacityReservationGroups/deploy/action" in allowed
+    (pool,) = [item for item in made if item.type.endswith(":AgentPool")]
+    assert pool.inputs["capacityReservationGroupID"] == reservation
+    assert role.urn in pool.dependencies
+
+
+def test_the_device_plugin_of_a_partitioned_gpu_sees_its_slices() -> None:
+    (whole, sliced) = (
+        device_plugin_objects(partitioned)["daemon_set"]["spec"]["template"]["spec"]["containers"][0] for partitioned in (False, True)
+    )
+    assert "env" not in whole
+    assert "add" not in whole["securityContext"]["capabilities"]
+    assert sliced["env"] == [{"name": "NVIDIA_MIG_MONITOR_DEVICES", "value": "all"}]
+    assert sliced["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["SYS_ADMIN"]}
+    assert "allowPrivilegeEscalation" not in sliced["securityContext"]
 
 
 POOL = {

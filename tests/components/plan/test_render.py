@@ -39,7 +39,9 @@ def test_what_the_plan_finds_wrong_is_not_rendered(change: dict[str, Any], tmp_p
     raw = read_raw(ROOT / "stacks/Pulumi.kubernetes.yaml") | change | {"gateway": {"class_name": "traefik", "timeout_seconds": 900}}
     (tmp_path / "stacks/Pulumi.own.yaml").write_text(yaml.safe_dump({"config": {"inferstack:environment": raw}}))
     assert run(["render", "own", "--out", str(tmp_path / "out"), "--project", str(tmp_path)]) == 3
-    assert "Fix:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Fix:" in said
+    assert said.count("error: ") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -92,6 +94,7 @@ def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path
         "services-aks-group": {"name": "group1"},
         "servicesaksweights": {"name": "account1"},
         "services-aks-weights": {"name": "weights"},
+        "services-aks-workload": {"clientId": "client1"},
         "services-aks-gateway-controller": {"id": "/controllers/one"},
         "services-aks-gateway-association": {"id": "/associations/one"},
         "services-aks-gateway-frontend": {"name": "front1"},
@@ -104,12 +107,18 @@ def test_a_chart_is_named_and_what_azure_said_of_its_gateway_is_written(tmp_path
 
 
 def test_what_the_cloud_said_of_its_resources_makes_the_platform_renderable() -> None:
-    known = {"prod-aks-group": {"name": "group1"}, "prodaksweights": {"name": "account1"}, "prod-aks-weights": {"name": "weights"}}
+    known = {
+        "prod-aks-group": {"name": "group1"},
+        "prodaksweights": {"name": "account1"},
+        "prod-aks-weights": {"name": "weights"},
+        "prod-aks-workload": {"clientId": "client1"},
+    }
     with pytest.raises(NotRenderable, match="storageAccount"):
         rendered_from(ROOT, "prod-aks", Layer.PLATFORM)
     files = rendered_from(ROOT, "prod-aks", Layer.PLATFORM, {"known": known}).files
     volume = yaml.safe_load(files["persistentvolume-inferstack-weights-inferstack.yaml"])["spec"]["csi"]["volumeAttributes"]
     assert (volume["storageAccount"], volume["containerName"], volume["resourceGroup"]) == ("account1", "weights", "group1")
+    assert volume["clientID"] == "client1"
 
 
 def test_an_object_that_is_gone_loses_its_file_and_other_files_are_never_touched(tmp_path: Path) -> None:

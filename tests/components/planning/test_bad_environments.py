@@ -35,3 +35,9 @@ def test_there_are_at_least_fifty_bad_environments_of_many_rules() -> None:
     assert len(cases) >= 50
     assert len({case["rule"] for case in cases}) >= 45
     assert len({case["name"] for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(("tokens", "noted"), [(512, True), (2048, False)])
+def test_a_small_step_of_vllm_is_noted(tokens: int, noted: bool) -> None:
+    findings = check(changed(base("gke"), {"engine": {"max_batch_tokens": tokens}}), "gke", TODAY)
+    assert [f.path for f in findings if f.rule == "step-small"] == ["engine.max_batch_tokens"] * noted

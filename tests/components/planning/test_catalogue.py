@@ -55,6 +55,12 @@ def test_every_priced_machine_is_of_the_catalogue_and_every_machine_has_a_price_
         assert set(load(DATA / f"prices-{platform}.json")["machines"]) == set(catalogue.machines(platform))
 
 
+@pytest.mark.parametrize("platform", ["gke", "aks"])
+def test_every_region_with_a_price_is_known_with_its_zones(platform: str) -> None:
+    priced = {region for row in catalogue.read(f"prices-{platform}.json")["machines"].values() for region in row}
+    assert priced <= catalogue.zones(platform).keys()
+
+
 def test_known_prices() -> None:
     """Spot checks against the price lists."""
     price = prices.machine_price("gke", "g2-standard-4", "us-central1", "on_demand", 1)

@@ -133,6 +133,9 @@ def test_the_budget_caps_replicas() -> None:
 
 
 def test_the_cheapest_machine_that_holds_a_replica_is_taken() -> None:
+    alone = gpu_machine(environment("gke", {"gpu": {"accelerator": "nvidia-tesla-a100"}}))
+    assert alone is not None
+    assert alone.name == "a2-highgpu-1g"  # sixteen GPUs in one machine are cheaper each, and fifteen would idle
     small = gpu_machine(environment("gke"))
     large = gpu_machine(environment("gke", {"slots": {"resources": {"cpu": "6"}}}))
     assert small is not None

@@ -91,6 +91,17 @@ def test_largest_context_and_batch_fill_the_room_and_no_more() -> None:
     assert result.largest_context(4) == longest // 4
 
 
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("sequences", [1, 7])
+@pytest.mark.parametrize("model", sorted(catalogue.architectures()))
+def test_the_longest_context_that_is_stated_fits_and_one_token_more_does_not(model: str, sequences: int, windows: bool) -> None:
+    served = fit.Served(catalogue.architectures()[model], "int8", 512)
+    result = fit.gpu_fit([served], H100.memory, sequences=sequences, batch_tokens=2048, windows=windows)
+    if result.room > 0:
+        longest = result.largest_context(sequences)
+        assert sequences * result.sequence_bytes(longest) <= result.room < sequences * result.sequence_bytes(longest + 1)
+
+
 def test_a_model_that_does_not_load_has_no_cache() -> None:
     result = fit_of("llama-3.3-70b-instruct", "bf16", H100.memory)
     assert result.room < 0

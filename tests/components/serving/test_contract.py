@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from inferstack_runtime.config import InvalidConfig, parse_config
-from tests.components.serving.test_manifests import VARIANTS, first
+from inferstack_runtime.lifecycle.models import Models
+from tests.components.serving.test_manifests import VARIANTS, first, groups
 
 
 @pytest.mark.parametrize("variant", [name for name, changes in VARIANTS.items() if changes.get("engine", {}).get("kind") is None])
@@ -33,6 +34,15 @@ def test_a_cache_that_a_cloud_s_token_opens_and_a_device_are_passed_on(tmp_path:
     parsed = parse_config(config)
     assert parsed.cache.identity == "google"
     assert (parsed.engine.device, parsed.engine.cpu_fallback) == ("cuda", True)
+
+
+def test_either_tier_answers_a_request_that_names_no_tier() -> None:
+    """A split by weight brings a request to either tier, whichever model it names."""
+    configs = [json.loads(group.config_map["data"]["runtime.json"]) for group in groups(VARIANTS["tiers"])[1]]  # type: ignore[index]
+    for config in configs:
+        models = Models(parse_config(config).models, loader=None, metrics=None)  # type: ignore[arg-type]
+        assert models.find("small") is models.find("large") is models.served[config["models"][0]["name"]]
+        assert models.find("another") is None
 
 
 def test_a_missing_address_is_named(tmp_path: Path) -> None:

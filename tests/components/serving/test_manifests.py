@@ -122,7 +122,7 @@ def test_the_probes_differ_and_leave_time_to_load(variant: str) -> None:
     _, _, container = first(VARIANTS[variant])
     startup = container["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] >= found.promotion.ready_seconds
-    assert container["readinessProbe"]["httpGet"]["path"] != container["livenessProbe"]["httpGet"]["path"]
+    assert container["readinessProbe"]["httpGet"] != container["livenessProbe"].get("httpGet")
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
@@ -277,10 +277,69 @@ def test_an_engine_image_is_told_its_model_length_and_split() -> None:
     arguments = " ".join(container["args"])
     assert container["command"][2].endswith('exec vllm serve "$@"')
     assert arguments.startswith("/models/llama ")
-    for part in ("--served-model-name m", "--max-model-len 2048", "--max-num-seqs 64", "--tensor-parallel-size 2"):
+    parts = (
+        "--served-model-name m",
+        "--max-model-len 2048",
+        "--max-num-seqs 64",
+        "--tensor-parallel-size 2",
+        "--max-num-batched-tokens 512",
+    )
+    for part in parts:
         assert part in arguments
     assert any(volume["name"] == "weights" for volume in pod["volumes"])
     assert any(volume["name"] == "shm" for volume in pod["volumes"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "quantization", "expected"),
+    [
+        ("vllm", "hf://org/m", "awq", ""),  # the method stands in the weights' own config.json, the kernel depends on the GPU
+        ("vllm", "hf://org/m", "fp8", "--quantization fp8"),
+        ("vllm", "hf://org/m-FP8-dynamic", "fp8", ""),
+        ("vllm", "hf://org/m@v1.2", "nf4", "--revision v1.2 --quantization bitsandbytes"),
+        ("sglang", "hf://org/m@v1.2", "gptq", "--revision v1.2"),
+        ("sglang", "gs://w/m", "fp16", "--dtype float16"),
+    ],
+)
+def test_an_engine_quantizes_what_is_not_quantized_and_takes_the_rest_as_it_is(
+    kind: EngineKind, source: str, quantization: Any, expected: str
+) -> None:
+    given = profile(kind).arguments(Engine(kind=kind), Model(name="m", source=source, quantization=quantization))
+    assert ("/models/m" if source.startswith("gs") else "org/m") in " ".join(given[:2])
+    about_weights = [
+        w
+        for w in given
+        if w in ("--revision", "--dtype", "--quantization") or given[given.index(w) - 1] in ("--revision", "--dtype", "--quantization")
+    ]
+    assert " ".join(about_weights) == expected
+
+
+def test_llama_cpp_is_given_the_one_file_of_a_repository() -> None:
+    model = Model(name="m", source="hf://org/m-GGUF/m-Q4_K_M.gguf")
+    assert profile("llamacpp").arguments(Engine(kind="llamacpp"), model)[:4] == ["--hf-repo", "org/m-GGUF", "--hf-file", "m-Q4_K_M.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("sharing", "arguments", "expected"),
+    [(0, [], None), (3, [], "0.300"), (3, ["--gpu-memory-utilization=0.2"], None)],
+)
+def test_a_pod_that_shares_a_gpu_takes_its_part_of_the_memory(sharing: int, arguments: list[str], expected: str | None) -> None:
+    engine = {"kind": "vllm", "arguments": arguments}
+    given = first({"gpu": {"accelerator": "nvidia-l4", "sharing": sharing}, "engine": engine})[2]["args"]
+    flag = "--gpu-memory-utilization"
+    assert (given[given.index(flag) + 1] if flag in given else None) == expected
+
+
+def test_any_engine_is_asked_only_for_what_the_protocol_has() -> None:
+    probes = first(VARIANTS["other engine"])[2]
+    assert {probes[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness")} == {"/v1/models"}
+    assert probes["livenessProbe"]["tcpSocket"] == {"port": "http"}
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("queue", True), ("cpu", False), ("hybrid_smart", True)])
+def test_keda_falls_back_where_it_may(policy: str, kept: bool) -> None:
+    spec = first(VARIANTS["keda"] | {"scaling": {"renderer": "keda", "policy": policy}})[0].scaler["spec"]  # type: ignore[index]
+    assert ("fallback" in spec) == kept
 
 
 def test_the_image_is_the_environments_digest() -> None:
@@ -310,6 +369,14 @@ def test_a_model_that_spans_nodes_is_a_leader_with_workers_that_receive_no_reque
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert "readinessProbe" in leader["spec"]["containers"][0]
     assert "readinessProbe" not in worker["spec"]["containers"][0]
+    policy = group.network_policy["spec"]
+    (member,) = policy["podSelector"]["matchExpressions"]
+    for pod in (leader, worker):
+        assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        assert pod["metadata"]["labels"][member["key"]] in member["values"]
+    assert {"from": [{"podSelector": policy["podSelector"]}]} in policy["ingress"]
+    assert {"to": [{"podSelector": policy["podSelector"]}]} in policy["egress"]
+    validate(group.network_policy)
     validate({"apiVersion": "v1", "kind": "Pod", **{key: value for key, value in worker.items() if key in ("metadata", "spec")}})
 
 

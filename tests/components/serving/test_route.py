@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inferstack.environment import parse_environment
 from inferstack.serving.manifests.route import gateway, route, route_rules, route_template, template_map
-from tests.components.kubernetes import environment
+from tests.components.kubernetes import SMALL, environment
 from tests.components.serving.test_manifests import VARIANTS
 
 
@@ -95,3 +96,10 @@ def test_a_cohort_gets_a_rule_before_the_others_that_names_both_slots_too(varian
     assert {name for name, weight in backends(first).items() if weight} == {name for name in backends(first) if f"-{slot}" in name}
     assert set(backends(first)) == set(backends(others[-1])), "both slots are named"
     assert others == route_rules(template, {"blue": 70, "green": 30})
+
+
+@pytest.mark.parametrize("port", [80, 443, 8080])
+def test_the_load_balancer_before_istio_probes_the_listeners_port_by_tcp(port: int) -> None:
+    found = gateway(parse_environment({**SMALL, "platform": "aks", "region": "westeurope", "gateway": {"port": port}}))
+    annotations = found["spec"]["infrastructure"]["annotations"]  # type: ignore[index]
+    assert annotations[f"service.beta.kubernetes.io/port_{port}_health-probe_protocol"] == "tcp"

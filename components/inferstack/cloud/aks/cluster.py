@@ -70,6 +70,8 @@ class AksCluster(pulumi.ComponentResource):
     """Id of the resource group that Azure keeps the nodes in."""
     kubelet_identity: pulumi.Output[str]
     """Object id of the identity that pulls images."""
+    control_plane_identity: pulumi.Output[str]
+    """Object id of the identity that makes nodes and addresses."""
 
     def __init__(self, name: str, args: AksClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("inferstack:index:AksCluster", name, {**args}, opts)
@@ -99,6 +101,7 @@ class AksCluster(pulumi.ComponentResource):
         allowed = allow(f"{name}-network-contributor", identity.principal_id, NETWORK_CONTRIBUTOR, subnet.id, child)
         self.cluster = self._cluster(name, args, subnet.id, identity, allowed)
         self._maintenance(name, args)
+        self.control_plane_identity = identity.principal_id
         self.name, self.resource_group, self.subnet = self.cluster.name, self.group.name, subnet.id
         self.network, self.node_resource_group = network.name, node_group_id(self.cluster)
         self.identifier = pulumi.Output.concat("aks/", self.group.name, "/", self.cluster.name)
@@ -121,6 +124,7 @@ class AksCluster(pulumi.ComponentResource):
                 "network": self.network,
                 "node_resource_group": self.node_resource_group,
                 "kubelet_identity": self.kubelet_identity,
+                "control_plane_identity": self.control_plane_identity,
             }
         )
 

@@ -9,6 +9,7 @@ from inferstack.cloud.pools import Part, check_pool, parts
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_TAINT
 
 CAPACITIES = ("on_demand", "spot", "reservation")
+_RESERVATION_ACTIONS = ("read", "deploy/action", "capacityReservations/read")
 SPOT_TAINT = "kubernetes.azure.com/scalesetpriority"
 
 
@@ -37,6 +38,8 @@ class AksGpuPoolArgs(TypedDict):
     """Availability zones of the nodes; by default none is asked for."""
     reservation: NotRequired[str]
     """Id of the capacity reservation group (`capacity: reservation`)."""
+    control_plane_identity: NotRequired[pulumi.Input[str]]
+    """Object id of the cluster's identity, which is let use the reservation; without it somebody else has assigned that role."""
     disk_gb: NotRequired[int]
     """Boot disk of a node in GB; by default as AKS gives it, by machine type."""
     driver: NotRequired[str]
@@ -54,11 +57,40 @@ class AksGpuPool(pulumi.ComponentResource):
     def __init__(self, name: str, args: AksGpuPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         check_pool(f"AksGpuPool {name}", args, CAPACITIES)
         super().__init__("inferstack:index:AksGpuPool", name, {**args}, opts)
-        self.pools = {part.role: self._pool(part.name(name), args, part) for part in parts(args)}
+        allowed = self._use_reservation(name, args)
+        self.pools = {part.role: self._pool(part.name(name), args, part, allowed) for part in parts(args)}
         self.names = pulumi.Output.all(*[pool.name for pool in self.pools.values()]).apply(list)
         self.register_outputs({"names": self.names})
 
-    def _pool(self, name: str, args: AksGpuPoolArgs, part: Part) -> azure.containerservice.AgentPool:
+    def _use_reservation(self, name: str, args: AksGpuPoolArgs) -> list[pulumi.Resource]:
+        """What the cluster's identity needs to put nodes into a reservation, on its resource group.
+
+        Azure's page asks for Contributor there (learn.microsoft.com/azure/aks/use-capacity-reservation-groups); this is the part of it that
+        deploying into a group takes.
+        """
+        if "control_plane_identity" not in args or not (reservation := args.get("reservation")):
+            return []
+        group, child = reservation.partition("/providers/")[0], pulumi.ResourceOptions(parent=self)
+        role = azure.authorization.RoleDefinition(
+            f"{name}-reservation-user",
+            scope=group,
+            role_name=f"{name} uses reserved capacity",
+            role_type="CustomRole",
+            assignable_scopes=[group],
+            permissions=[{"actions": [f"Microsoft.Compute/capacityReservationGroups/{action}" for action in _RESERVATION_ACTIONS]}],
+            opts=child,
+        )
+        assigned = azure.authorization.RoleAssignment(
+            f"{name}-use-reservation",
+            principal_id=args["control_plane_identity"],
+            principal_type="ServicePrincipal",
+            role_definition_id=role.id,
+            scope=group,
+            opts=child,
+        )
+        return [assigned]
+
+    def _pool(self, name: str, args: AksGpuPoolArgs, part: Part, allowed: list[pulumi.Resource]) -> azure.containerservice.AgentPool:
         spot = part.capacity == "spot"
         partition = args.get("partition")
         return azure.containerservice.AgentPool(
@@ -93,7 +125,7 @@ class AksGpuPool(pulumi.ComponentResource):
                 "sysctls": {"vm_max_map_count": 262144, "net_core_somaxconn": 16384},
             },
             upgrade_settings=None if spot else {"max_surge": "1", "drain_timeout_in_minutes": 15},
-            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["count"]),
+            opts=pulumi.ResourceOptions(parent=self, ignore_changes=["count"], depends_on=allowed),
         )
 
 

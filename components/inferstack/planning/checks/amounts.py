@@ -13,6 +13,8 @@ _LEAST_STORAGE = 256 * catalogue.MIB
 """Its folder for temporary files alone may hold this much."""
 _LEAST_CACHE = 16 * catalogue.MIB
 """A server without a key in it, and the buffers of its clients."""
+_USUAL_STEP = 2048
+"""vLLM's own default of --max-num-batched-tokens; this kit's is made for CPUs."""
 _MOST_CORES, _MOST_MEMORY = 2_048, 64 * 1024 * catalogue.GIB
 """More than any machine has that can be bought."""
 
@@ -44,12 +46,19 @@ def cache(e: Environment) -> Iterator[Finding]:
 
 
 def step(e: Environment) -> Iterator[Finding]:
-    """A step of vLLM has a token for every sequence; else it refuses to start."""
-    tokens = max(e.engine.max_batch_tokens, max(model.context for model in e.models))
-    if e.engine.kind == "vllm" and tokens < e.engine.max_sequences:
+    """A step of vLLM has a token for every sequence, else it refuses to start; longer prompts are taken in pieces (chunked prefill)."""
+    tokens = e.engine.max_batch_tokens
+    if e.engine.kind != "vllm":
+        return
+    if tokens < e.engine.max_sequences:
         message = f"a step of {tokens} tokens cannot hold one token of each of {e.engine.max_sequences} sequences: vLLM refuses to start."
         fix = f"set engine.max_batch_tokens to {e.engine.max_sequences} or more, or lower engine.max_sequences."
         yield Finding("step-below-sequences", "error", "engine.max_batch_tokens", message, fix)
+    elif tokens < _USUAL_STEP:
+        message = (
+            f"prompts are taken in pieces of {tokens} tokens, and {_USUAL_STEP} are what vLLM takes by itself: first tokens come later."
+        )
+        yield Finding("step-small", "info", "engine.max_batch_tokens", message, f"set engine.max_batch_tokens to {_USUAL_STEP} or more.")
 
 
 CHECKS = (replica, cache, step)

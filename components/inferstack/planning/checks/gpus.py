@@ -85,10 +85,22 @@ def _slice_of_aks(kind: catalogue.Gpu, profile: str) -> str:
 
 
 def sharing(e: Environment) -> Iterator[Finding]:
-    """GKE lets at most 48 clients share a GPU by time (cloud.google.com/kubernetes-engine/docs/concepts/timesharing-gpus)."""
-    if e.gpu and e.platform is Platform.GKE and e.gpu.sharing > 48:
+    """GKE lets at most 48 clients share a GPU by time, with one share each (cloud.google.com/kubernetes-engine, timesharing-gpus).
+
+    SGLang takes its part of what is free as it starts (model_runner.py, profile_max_num_token), so that clients would get ever less.
+    """
+    if e.gpu is None or not e.gpu.sharing:
+        return
+    path = "gpu.sharing"
+    if e.platform is Platform.GKE and e.gpu.sharing > 48:
         message = f"{e.gpu.sharing} clients are to share a GPU, and GKE takes at most 48."
-        yield Finding("sharing-too-many", "error", "gpu.sharing", message, "set gpu.sharing to at most 48.")
+        yield Finding("sharing-too-many", "error", path, message, "set gpu.sharing to at most 48.")
+    elif placement.gpus_per_pod(e) > 1 and not e.gpu.partition:
+        message = f"a pod asks for {placement.gpus_per_pod(e)} GPUs, and shares of one say nothing of which GPU they are of."
+        yield Finding("sharing-split", "error", path, message, "leave sharing out, or set gpu.count to 1.")
+    elif e.engine.kind == "sglang":
+        message = "sglang takes its part of the memory that is free as it starts: the clients of a GPU would get ever less."
+        yield Finding("sharing-engine", "error", path, message, "use gpu.partition, or engine.kind vllm, or leave sharing out.")
 
 
 _RESERVATIONS = {

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
-from inferstack.environment import ENGINE_IMAGES, Environment, Platform
+from inferstack.environment import ENGINE_IMAGES, TENSOR_PARALLEL, Environment, Platform
 from inferstack.environment.quantity import quantity
-from inferstack.planning import caches, catalogue, fit, placement
+from inferstack.planning import caches, catalogue, fit, placement, shapes
+from inferstack.planning.arguments import memory_shares, share_of
 from inferstack.planning.findings import Finding
 
 _FREE_WINDOWS = ("vllm", "llamacpp")
 """Engines that keep no more of a layer with a sliding window than the window: vLLM's hybrid cache manager, llama.cpp's iSWA cache."""
+
+_RESERVE = ("llamacpp",)
+"""Engines that reserve the cache of every sequence at its longest as they start: llama.cpp's `--ctx-size` is that of all of them."""
 
 
 def gpu_served(e: Environment) -> list[fit.Served]:
@@ -42,8 +46,16 @@ def _fit(e: Environment, models: Sequence[fit.Served], memory: int, tensor: int 
         pipeline_parallel=e.engine.pipeline_parallel,
         sequences=e.engine.max_sequences,
         batch_tokens=e.engine.max_batch_tokens,
+        utilization=_utilization(e),
         windows=e.engine.kind in _FREE_WINDOWS,
     )
+
+
+def _utilization(e: Environment) -> float | None:
+    """The share of its part of the GPU that an argument gives vLLM, which reckons it of the whole; None where none does."""
+    given = [share_of(text) for _, _, text in memory_shares(e.engine.arguments)] if e.engine.kind == "vllm" else []
+    clients = e.gpu.sharing if e.gpu and e.gpu.sharing else 1
+    return min(1.0, given[-1] * clients) if given and given[-1] else None
 
 
 def gpu_fits(e: Environment) -> Iterator[Finding]:
@@ -68,6 +80,13 @@ def gpu_fits(e: Environment) -> Iterator[Finding]:
         message = f"{numbers}: the rest holds {longest} tokens, not one sequence of {result.context}."
         fix = f"set context to at most {longest}; or {_instead(e)}"
         yield Finding("context-too-long", "error", f"models[{first}].context", message, fix)
+    elif result.full_sequences < result.sequences and e.engine.kind in _RESERVE:
+        message = (
+            f"{numbers}: {e.engine.kind} reserves the cache of {result.sequences} sequences as it starts, and {result.full_sequences} fit."
+        )
+        longest = result.largest_context(result.sequences)
+        fix = f"set engine.max_sequences to at most {result.full_sequences}, or context to at most {longest}."
+        yield Finding("cache-reserved", "error", "engine.max_sequences", message, fix)
     elif result.full_sequences < result.sequences:
         message = (
             f"{result.full_sequences} of {result.sequences} sequences can have the whole context of {result.context} at once; "
@@ -84,15 +103,18 @@ def _instead(e: Environment) -> str:
     models, memory, kind = gpu_served(e), gpu_memory(e), catalogue.gpus()[e.gpu.accelerator]
     assert memory is not None
     ways = []
+    plain = e.model_copy(update={"engine": e.engine.model_copy(update={"arguments": ()})})
+    if _utilization(e) is not None and _fit(plain, models, memory).full_sequences >= 1:
+        ways.append("a larger share of the memory in engine.arguments")
     for form in sorted(catalogue.formats().values(), key=lambda f: -f.linear_bits):
         smaller = [fit.Served(m.architecture, form.name, m.context) for m in models]
         able = e.engine.kind in form.engines and kind.capability >= form.capability
         if able and form.name != models[0].quantization and _fit(e, smaller, memory).full_sequences >= 1:
             ways.append(f"quantization {form.name}")
             break
-    if e.engine.kind == "vllm":
+    if e.engine.kind in TENSOR_PARALLEL:
         for count in (2, 4, 8):
-            splits = all(m.architecture.heads % count == 0 for m in models)
+            splits = all(shapes.splits(m.architecture, count) for m in models)
             if count > e.engine.tensor_parallel and splits and _fit(e, models, memory, count).full_sequences >= 1:
                 ways.append(f"gpu.count and engine.tensor_parallel {count}")
                 break
@@ -117,7 +139,7 @@ def cpu_fits(e: Environment) -> Iterator[Finding]:
         models = [s for _, model in group.models if (s := placement.served(model))]
         if not models:
             continue
-        bound = int(quantity(e.engine.kv_cache))
+        bound, less = _host_cache(e, models)
         needed, limit = fit.host_bytes(models, bound), quantity(group.resources.memory)
         if needed <= limit:
             yield from _cache_bound(e, models, bound)
@@ -127,8 +149,16 @@ def cpu_fits(e: Environment) -> Iterator[Finding]:
                 f"and gets {fit.gib(limit)}."
             )
             path = f"{group.path}.resources.memory"
-            fix = f"set {path} to {-(-needed // catalogue.GIB)}Gi, lower engine.kv_cache, or serve a smaller format."
+            fix = f"set {path} to {-(-needed // catalogue.GIB)}Gi, lower {less}, or serve a smaller format."
             yield Finding("memory-too-small", "error", path, message, fix)
+
+
+def _host_cache(e: Environment, models: Sequence[fit.Served]) -> tuple[int, str]:
+    """Bytes of the cache of a CPU replica, and the setting that bounds it."""
+    if e.engine.kind not in _RESERVE:
+        return int(quantity(e.engine.kv_cache)), "engine.kv_cache"
+    reserved = _fit(e, models, 0)
+    return reserved.sequence_bytes(reserved.context) * reserved.sequences, "engine.max_sequences"
 
 
 def gpu_cache_bound(e: Environment) -> Iterator[Finding]:

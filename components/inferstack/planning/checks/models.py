@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from inferstack.environment import Environment, Model
+from inferstack.environment import TENSOR_PARALLEL, Environment, Model
 from inferstack.planning import catalogue, placement, shapes
 from inferstack.planning.findings import Finding
 
@@ -112,7 +112,7 @@ def split(e: Environment) -> Iterator[Finding]:
     if e.gpu is None:
         return
     tensor, pipeline = e.engine.tensor_parallel, e.engine.pipeline_parallel
-    if e.engine.kind == "vllm" and tensor * pipeline != e.gpu.count:
+    if e.engine.kind in TENSOR_PARALLEL and tensor * pipeline != e.gpu.count:
         message = f"tensor_parallel {tensor} x pipeline_parallel {pipeline} is not gpu.count {e.gpu.count}: GPUs would be missing or idle."
         fix = f"set engine.tensor_parallel to {max(1, e.gpu.count // pipeline)} or gpu.count to {tensor * pipeline}."
         yield Finding("parallel-mismatch", "error", "engine.tensor_parallel", message, fix)
@@ -130,9 +130,10 @@ def _divisible(i: int, model: Model, tensor: int, pipeline: int) -> Iterator[Fin
     shape = shapes.architecture(model)
     if shape is None:
         return
-    if shape.heads % tensor:
-        able = [n for n in (1, 2, 4, 8, 16) if shape.heads % n == 0]
-        message = f"{shape.name} has {shape.heads} attention heads, which {tensor} GPUs cannot share evenly."
+    if not shapes.splits(shape, tensor):
+        able = [n for n in (1, 2, 4, 8, 16) if shapes.splits(shape, n)]
+        heads = f"{shape.heads} attention heads" + ("" if shape.heads % tensor else f" and {shape.kv_heads} of keys and values")
+        message = f"{shape.name} has {heads}, which {tensor} GPUs cannot share evenly."
         yield Finding("parallel-heads", "error", "engine.tensor_parallel", message, f"use tensor_parallel {' or '.join(map(str, able))}.")
     if pipeline > shape.layers:
         message = f"models[{i}] has {shape.layers} layers, fewer than {pipeline} pipeline stages."

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Iterator
 
-from inferstack.environment import ENGINE_IMAGES, Environment, Platform
+from inferstack.environment import ENGINE_IMAGES, Environment, Model, Platform
 from inferstack.planning import catalogue
+from inferstack.planning.arguments import memory_shares, share_of
 from inferstack.planning.findings import Finding
+from inferstack.planning.sources import hub_source
 
 _NAME = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(\.[a-z0-9-]+)*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 """Registry and repository of an image reference, as the OCI distribution specification has them (registry names in lower case)."""
@@ -40,6 +42,8 @@ def sources(e: Environment) -> Iterator[Finding]:
     buckets: dict[str, int] = {}
     for i, model in enumerate(e.models):
         scheme, _, rest = model.source.partition("://")
+        if scheme == "hf":
+            yield from _of_hub(e, i, model)
         if scheme in ("hf", "file"):
             continue
         if scheme != mounted:
@@ -60,6 +64,17 @@ def sources(e: Environment) -> Iterator[Finding]:
             yield Finding("source-second-bucket", "error", f"models[{i}].source", message, f"copy the model to `{next(iter(buckets))}`.")
 
 
+def _of_hub(e: Environment, i: int, model: Model) -> Iterator[Finding]:
+    """vLLM and SGLang load a repository at any revision; llama.cpp loads one file, the newest (its `--hf-repo` and `--hf-file`)."""
+    hub, path = hub_source(model.source), f"models[{i}].source"
+    if hub and hub.revision and e.engine.kind == "llamacpp":
+        message = f"llamacpp fetches the newest revision of `{hub.repository}`, and `{hub.revision}` is asked for."
+        yield Finding("source-unreachable", "error", path, message, f"leave @{hub.revision} out, or put the file in a bucket or the image.")
+    if hub and hub.file and e.engine.kind != "llamacpp":
+        message = f"{e.engine.kind} loads `{hub.repository}` as a whole, not one file of it."
+        yield Finding("source-unreachable", "error", path, message, f"leave /{hub.file} out, or use engine.kind llamacpp or native.")
+
+
 def arguments(e: Environment) -> Iterator[Finding]:
     """What a setting says, an argument does not say again: the later one would win, and the plan would be of another engine."""
     owned: dict[str, str] = catalogue.read("arguments.yaml")["engines"].get(e.engine.kind, {})
@@ -72,23 +87,15 @@ def arguments(e: Environment) -> Iterator[Finding]:
 
 def shares(e: Environment) -> Iterator[Finding]:
     """A share of the GPU's memory is one; else the engine ends as it starts, after the node was bought."""
-    flags: list[str] = catalogue.read("arguments.yaml")["shares"]
-    given = e.engine.arguments
-    for i, argument in enumerate(given):
-        flag, joined, value = argument.partition("=")
-        if flag not in flags:
-            continue
-        text = value if joined else given[i + 1] if i + 1 < len(given) else ""
-        if not _is_share(text):
+    clients = e.gpu.sharing if e.gpu and e.gpu.sharing else 1
+    for i, flag, text in memory_shares(e.engine.arguments):
+        share, path = share_of(text), f"engine.arguments[{i}]"
+        if share is None:
             message = f"`{flag}` is a share of the GPU's memory, and it is {text or 'nothing'}."
-            yield Finding("argument-share", "error", f"engine.arguments[{i}]", message, f"give {flag} a number above 0 and at most 1.")
-
-
-def _is_share(text: str) -> bool:
-    try:
-        return 0 < float(text) <= 1
-    except ValueError:
-        return False
+            yield Finding("argument-share", "error", path, message, f"give {flag} a number above 0 and at most 1.")
+        elif share * clients > 1:
+            message = f"{clients} clients share a GPU, and each would take {share:g} of its memory."
+            yield Finding("argument-share", "error", path, message, f"give {flag} at most {1 / clients:.3g}, or leave it out.")
 
 
 CHECKS = (image, sources, arguments, shares)

@@ -70,6 +70,7 @@ def control_plane(e: Environment) -> Iterator[Finding]:
     """The control plane is not open to everybody, and is not older than the objects need."""
     if e.platform not in (Platform.GKE, Platform.AKS):
         return
+    gke = e.platform is Platform.GKE
     for i, text in enumerate(e.cloud.network.authorized_cidrs):
         path = f"cloud.network.authorized_cidrs[{i}]"
         try:
@@ -87,7 +88,7 @@ def control_plane(e: Environment) -> Iterator[Finding]:
                 "error",
                 path,
                 message,
-                "name the ranges of your offices and runners, or leave the list empty (IAM only).",
+                "name the ranges of your offices and runners" + (", or leave the list empty (IAM only)." if gke else "."),
             )
     version = e.cloud.kubernetes_version
     if version:

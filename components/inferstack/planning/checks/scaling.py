@@ -185,11 +185,11 @@ def quota(e: Environment) -> Iterator[Finding]:
 
 
 def spot(e: Environment) -> Iterator[Finding]:
-    """A spot pool has an on-demand floor wherever a replica must always stand."""
+    """A pool whose nodes are taken away has an on-demand floor wherever a replica must always stand."""
     if e.gpu is None:
         return
-    if e.gpu.capacity != "spot" and e.gpu.on_demand_floor:
-        message = f"on_demand_floor stands beside a spot pool, and capacity is {e.gpu.capacity}."
+    if e.gpu.capacity not in ("spot", "flex_start") and e.gpu.on_demand_floor:
+        message = f"on_demand_floor stands beside a spot or flex-start pool, and capacity is {e.gpu.capacity}."
         yield Finding("floor-without-spot", "error", "gpu.on_demand_floor", message, "leave it out, or set gpu.capacity to spot.")
     if e.gpu.capacity == "spot" and not e.gpu.on_demand_floor:
         group = placement.gpu_group(e)
@@ -201,6 +201,11 @@ def spot(e: Environment) -> Iterator[Finding]:
             "gpu.on_demand_floor",
             message,
             "set gpu.on_demand_floor to 1, or capacity to on_demand.",
+        )
+    if e.gpu.capacity == "flex_start" and e.production and not e.gpu.on_demand_floor:
+        message = "all GPU nodes are flex-start: each is taken back after seven days at most, and the next comes when there is one."
+        yield Finding(
+            "spot-without-floor", "error", "gpu.on_demand_floor", message, "set gpu.on_demand_floor to 1, or capacity to on_demand."
         )
 
 

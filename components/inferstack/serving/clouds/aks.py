@@ -48,6 +48,7 @@ def create(environment: Environment, name: str) -> CloudSide:
             "resource_group": cluster.resource_group,
             "cluster": cluster.name,
             "subnet": cluster.subnet,
+            "control_plane_identity": cluster.control_plane_identity,
         }
         below.append(AksGpuPool(f"{name}-gpu", pool, options))
     storage = AksStorage(

@@ -88,7 +88,9 @@ def create(environment: Environment, name: str) -> CloudSide:
 def placed(environment: Environment, name: str) -> Placement:
     """Pods act as the environment's service account and read weights through Cloud Storage FUSE."""
     found = buckets(environment, "gs")
-    csi = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": {"bucketName": "".join(found[:1])}}
+    # Folders of a bucket are parts of names: without implicit-dirs only those with an object of their own would be seen.
+    attributes = {"bucketName": "".join(found[:1]), "mountOptions": "implicit-dirs"}
+    csi = {"driver": "gcsfuse.csi.storage.gke.io", "readOnly": True, "volumeAttributes": attributes}
     return Placement(
         pod_annotations={"gke-gcsfuse/volumes": "true"} if found else {},
         service_account_annotations={"iam.gke.io/gcp-service-account": account_email(name, str(environment.cloud.project))},

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from inferstack.cluster.names import CACHE
-from inferstack.environment import METRICS_PORT, Environment, SlotName
+from inferstack.environment import METRICS_PORT, Environment, Model, SlotName
 from inferstack.environment.quantity import quantity
 from inferstack.serving.manifests.engines import CACHE_PATH
 from inferstack.serving.manifests.groups import ReplicaGroup
@@ -28,6 +28,7 @@ def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup
                 "digest": model.digest,
                 "quantization": model.quantization,
                 "context": model.context,
+                **_also(environment, group, model),
             }
             for model in group.models
         ],
@@ -50,6 +51,12 @@ def runtime_config(environment: Environment, slot: SlotName, group: ReplicaGroup
         "weight_cache": CACHE_PATH,
         "otlp_endpoint": environment.monitoring.otlp_endpoint,
     }
+
+
+def _also(environment: Environment, group: ReplicaGroup, model: Model) -> dict[str, list[str]]:
+    """Names of the other tier's models, to which the group's first model answers too: a request that names no tier may come to either."""
+    others = [other.name for other in environment.models if other not in group.models]
+    return {"also": others} if others and model is group.models[0] else {}
 
 
 def cache_secret(environment: Environment) -> str | None:

@@ -7,7 +7,7 @@ its GPUs (tensor parallel). vLLM starts its processes itself (`--nnodes`, `--nod
 import copy
 from typing import Any
 
-from inferstack.cluster.names import GPU_RESOURCE, component_labels, metadata, slot_labels, slot_name
+from inferstack.cluster.names import GPU_RESOURCE, component_labels, metadata, slot_labels, slot_name, worker_component
 from inferstack.environment import Environment, SlotName
 from inferstack.planning.placement import gpus_per_pod
 from inferstack.serving.manifests.groups import ReplicaGroup
@@ -27,7 +27,7 @@ def leader_worker_set(
     """
     nodes = environment.engine.pipeline_parallel
     leader, worker = copy.deepcopy(template), copy.deepcopy(template)
-    worker["metadata"]["labels"] |= component_labels("runtime-worker" + (f"-{group.name}" if group.name else ""))
+    worker["metadata"]["labels"] |= component_labels(worker_component(group.name))
     for pod, rank in ((leader, "0"), (worker, "$(LWS_WORKER_INDEX)")):
         container = pod["spec"]["containers"][0]
         container["args"] += ["--nnodes", str(nodes), "--node-rank", rank, "--master-addr", "$(LWS_LEADER_ADDRESS)"]

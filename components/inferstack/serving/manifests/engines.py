@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inferstack.environment import Engine, EngineKind, Model
+from inferstack.planning.sources import hub_source
 from inferstack_dashboards.engines import Gauges, gauges
 
 CONFIG_PATH = "/etc/inferstack/config/runtime.json"
@@ -21,7 +22,8 @@ class EngineProfile:
     command: tuple[str, ...]
     arguments: Callable[[Engine, Model], list[str]]
     ready_path: str
-    live_path: str
+    live_path: str | None
+    """None where no path is known that answers whatever the load: that the port is open is enough."""
     own_metrics_port: int | None
     """Port of the metrics where it is not the API's."""
     drains: bool
@@ -44,8 +46,8 @@ def profile(kind: EngineKind) -> EngineProfile:
 def model_location(model: Model) -> str:
     """What an engine image is given as its model: a repository name, or a path under the mounted weights."""
     scheme, _, rest = model.source.partition("://")
-    if scheme == "hf":
-        return rest
+    if hub := hub_source(model.source):
+        return hub.repository
     if scheme == "file":
         return "/" + rest.lstrip("/")
     if scheme in ("gs", "abfss", "s3"):
@@ -63,26 +65,43 @@ def _kit(engine: Engine, model: Model) -> list[str]:
     return ["serve", "--config", CONFIG_PATH]
 
 
+def _revision(model: Model) -> list[str]:
+    hub = hub_source(model.source)
+    return ["--revision", hub.revision] if hub and hub.revision else []
+
+
+def _weights(model: Model) -> list[str]:
+    """Type and method of the weights, for vLLM and SGLang in the same words.
+
+    Weights that were quantized before name their method in their own config.json, from which both engines take it, with the best kernel
+    for the GPU; a method that is given beside it and is called otherwise there (compressed-tensors) ends the engine, and a kernel that the
+    GPU does not have too. Only what the engine is to quantize as it loads is said (docs of both on quantization).
+    """
+    dtype = {"none": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(model.quantization)
+    method = {"fp8": "fp8", "nf4": "bitsandbytes"}.get(model.quantization)
+    if method == "fp8" and "fp8" in model.source.lower():
+        method = None
+    return (["--dtype", dtype] if dtype else []) + (["--quantization", method] if method else [])
+
+
 def _vllm(engine: Engine, model: Model) -> list[str]:
     found = [model_location(model), "--served-model-name", model.name, "--host", "0.0.0.0", "--port", str(engine.port)]
     found += ["--max-model-len", str(model.context), "--max-num-seqs", str(engine.max_sequences)]
-    found += ["--max-num-batched-tokens", str(max(engine.max_batch_tokens, model.context))]
+    found += ["--max-num-batched-tokens", str(engine.max_batch_tokens)]
     found += ["--tensor-parallel-size", str(engine.tensor_parallel), "--pipeline-parallel-size", str(engine.pipeline_parallel)]
-    dtype = {"none": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(model.quantization)
-    method = {"fp8": "fp8", "nf4": "bitsandbytes", "awq": "awq_marlin", "gptq": "gptq_marlin"}.get(model.quantization)
-    return found + (["--dtype", dtype] if dtype else []) + (["--quantization", method] if method else [])
+    return found + _revision(model) + _weights(model)
 
 
 def _sglang(engine: Engine, model: Model) -> list[str]:
     found = ["--model-path", model_location(model), "--served-model-name", model.name, "--host", "0.0.0.0", "--port", str(engine.port)]
     found += ["--context-length", str(model.context), "--max-running-requests", str(engine.max_sequences), "--enable-metrics"]
-    dtype = {"none": "bfloat16", "bf16": "bfloat16", "fp16": "float16"}.get(model.quantization)
-    method = {"fp8": "fp8", "awq": "awq", "gptq": "gptq"}.get(model.quantization)
-    return found + (["--dtype", dtype] if dtype else []) + (["--quantization", method] if method else [])
+    return [*found, "--tensor-parallel-size", str(engine.tensor_parallel), *_revision(model), *_weights(model)]
 
 
 def _llamacpp(engine: Engine, model: Model) -> list[str]:
-    where = ["--hf-repo", model_location(model)] if model.source.startswith("hf://") else ["--model", model_location(model)]
+    hub = hub_source(model.source)
+    where = ["--hf-repo", hub.repository] if hub else ["--model", model_location(model)]
+    where += ["--hf-file", hub.file] if hub and hub.file else []
     sizes = ["--ctx-size", str(model.context * engine.max_sequences), "--parallel", str(engine.max_sequences)]
     threads = ["--threads", str(engine.threads)] if engine.threads else []
     listening = ["--host", "0.0.0.0", "--port", str(engine.port), "--api-key-file", KEY_FILE]
@@ -116,5 +135,5 @@ _PROFILES: dict[str, EngineProfile] = {
     "llamacpp": EngineProfile(
         (), _llamacpp, "/health", "/v1/models", None, False, False, gauges("llamacpp"), checks_key=True,
     ),
-    "openai": EngineProfile((), _none, "/v1/models", "/health", None, False, False, gauges("openai")),
+    "openai": EngineProfile((), _none, "/v1/models", None, None, False, False, gauges("openai")),
 }  # fmt: skip

@@ -3,8 +3,9 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from inferstack.cluster.names import component_labels, metadata, slot_labels, slot_name
+from inferstack.cluster.names import COMPONENT_LABEL, component_labels, metadata, slot_labels, slot_name, worker_component
 from inferstack.environment import METRICS_PORT, Environment, SlotName
+from inferstack.serving.manifests.distributed import distributed
 from inferstack.serving.manifests.engines import profile
 from inferstack.serving.manifests.groups import ReplicaGroup
 
@@ -17,7 +18,7 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
 
     In: the API from anywhere, because the proxies of a cloud's gateway have no pod to select, and every request needs a key; metrics from
     the cluster only. Out: names, the cache, HTTPS for weights and key sets, the ports that the addresses of key sets and traces name, and a
-    cloud's metadata server.
+    cloud's metadata server. The pods of a replica that spans nodes talk to each other on whatever ports their libraries choose.
     """
     engine = profile(environment.engine.kind)
     ingress: list[dict[str, Any]] = [{"ports": [tcp(environment.engine.port)]}]
@@ -34,11 +35,18 @@ def slot_policy(environment: Environment, slot: SlotName, group: ReplicaGroup) -
     if environment.platform in ("gke", "aks"):
         egress.append({"to": [{"ipBlock": {"cidr": cidr}} for cidr in _METADATA_SERVERS], "ports": [tcp(80), tcp(988)]})
     labels = slot_labels(slot, group.name)
+    pods: dict[str, Any] = {"matchLabels": labels}
+    if distributed(environment, group):
+        both = {"key": COMPONENT_LABEL, "operator": "In", "values": [labels[COMPONENT_LABEL], worker_component(group.name)]}
+        shared = {key: value for key, value in labels.items() if key != COMPONENT_LABEL}
+        pods = {"matchLabels": shared, "matchExpressions": [both]}
+        ingress.append({"from": [{"podSelector": pods}]})
+        egress.append({"to": [{"podSelector": pods}]})
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": metadata(slot_name(slot, group.name), environment.namespace, labels),
-        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress},
+        "spec": {"podSelector": pods, "policyTypes": ["Ingress", "Egress"], "ingress": ingress, "egress": egress},
     }
 
 

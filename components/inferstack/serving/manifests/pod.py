@@ -8,6 +8,8 @@ from typing import Any
 from inferstack.cluster.names import ACCELERATOR_LABEL, GPU_RESOURCE, GPU_TAINT, slot_labels, slot_name
 from inferstack.cluster.security import container_security, pod_security
 from inferstack.environment import METRICS_PORT, Environment, SlotName
+from inferstack.planning import fit
+from inferstack.planning.arguments import memory_shares
 from inferstack.serving.manifests.config import CACHE_SECRET_PATH, KEYS_PATH, cache_secret, digest, runtime_config, text
 from inferstack.serving.manifests.engines import CACHE_PATH, KEY_ENTRY, WEIGHTS_PATH, bucket, profile
 from inferstack.serving.manifests.groups import ReplicaGroup
@@ -81,7 +83,7 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
     found: dict[str, Any] = {
         "name": "runtime",
         "image": settings.image,
-        "args": [*engine.arguments(settings, group.models[0]), *settings.arguments],
+        "args": [*engine.arguments(settings, group.models[0]), *_share(environment, group), *settings.arguments],
         "env": [
             {"name": "HOME", "value": CACHE_PATH},
             {"name": "HF_HOME", "value": f"{CACHE_PATH}/huggingface"},
@@ -103,7 +105,7 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
             "failureThreshold": 2,
         },
         "livenessProbe": {
-            "httpGet": {"path": engine.live_path, "port": "http"},
+            **({"httpGet": {"path": engine.live_path, "port": "http"}} if engine.live_path else {"tcpSocket": {"port": "http"}}),
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 6,
@@ -118,6 +120,14 @@ def container(environment: Environment, slot: SlotName, group: ReplicaGroup, pla
     if engine.command:
         found["command"] = list(engine.command)
     return found
+
+
+def _share(environment: Environment, group: ReplicaGroup) -> list[str]:
+    """vLLM's part of a GPU that several pods share, of which it would take nine tenths; what the environment says itself holds."""
+    settings, clients = environment.engine, group.gpu.sharing if group.gpu else 0
+    if settings.kind != "vllm" or clients < 2 or any(memory_shares(settings.arguments)):
+        return []
+    return ["--gpu-memory-utilization", f"{fit.usual_utilization() / clients:.3f}"]
 
 
 def _user() -> list[dict[str, str]]:

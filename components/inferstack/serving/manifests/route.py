@@ -138,7 +138,7 @@ def gateway(environment: Environment) -> dict[str, Any] | None:
         "listeners": [listener],
     }
     if environment.platform is Platform.AKS and environment.gateway.class_name in (None, "istio"):
-        spec["infrastructure"] = {"annotations": _azure_annotations(wanted.internal)}
+        spec["infrastructure"] = {"annotations": _azure_annotations(wanted.port, wanted.internal)}
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "Gateway",
@@ -147,8 +147,8 @@ def gateway(environment: Environment) -> dict[str, Any] | None:
     }
 
 
-def _azure_annotations(internal: bool) -> dict[str, str]:
+def _azure_annotations(port: int, internal: bool) -> dict[str, str]:
     """Annotations of the load balancer in front of Istio: a TCP probe, because `GET /` answers 404 and would take every node out."""
     prefix = "service.beta.kubernetes.io"
-    found = {f"{prefix}/port_80_health-probe_protocol": "tcp", f"{prefix}/port_443_health-probe_protocol": "tcp"}
+    found = {f"{prefix}/port_{port}_health-probe_protocol": "tcp"}
     return found | ({f"{prefix}/azure-load-balancer-internal": "true"} if internal else {})

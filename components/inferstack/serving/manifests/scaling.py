@@ -110,20 +110,23 @@ def _behavior(environment: Environment) -> dict[str, Any]:
 
 
 def _scaled_object(environment: Environment, slot: SlotName, group: ReplicaGroup, floor: int) -> dict[str, Any]:
-    name = slot_name(slot, group.name)
+    """KEDA refuses a fallback where no trigger but CPU and memory has an average value (its admission webhook, CheckFallbackValid)."""
+    name, triggers = slot_name(slot, group.name), _triggers(environment, slot, group)
+    spec: dict[str, Any] = {
+        "scaleTargetRef": _target(environment, group, name),
+        "minReplicaCount": floor,
+        "maxReplicaCount": max(group.replicas.max, floor, 1),
+        "cooldownPeriod": ceil(environment.scaling.down_window_seconds),
+        "advanced": {"horizontalPodAutoscalerConfig": {"name": name, "behavior": _behavior(environment)}},
+        "triggers": triggers,
+    }
+    if any(trigger["metricType"] == "AverageValue" for trigger in triggers):
+        spec["fallback"] = {"failureThreshold": 3, "replicas": max(floor, 1), "behavior": "currentReplicasIfHigher"}
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
         "metadata": metadata(name, environment.namespace, slot_labels(slot, group.name)),
-        "spec": {
-            "scaleTargetRef": _target(environment, group, name),
-            "minReplicaCount": floor,
-            "maxReplicaCount": max(group.replicas.max, floor, 1),
-            "cooldownPeriod": ceil(environment.scaling.down_window_seconds),
-            "fallback": {"failureThreshold": 3, "replicas": max(floor, 1), "behavior": "currentReplicasIfHigher"},
-            "advanced": {"horizontalPodAutoscalerConfig": {"name": name, "behavior": _behavior(environment)}},
-            "triggers": _triggers(environment, slot, group),
-        },
+        "spec": spec,
     }
 
 
