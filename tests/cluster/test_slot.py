@@ -62,14 +62,14 @@ def test_requests_go_where_the_weights_say(fresh: Deployed) -> None:
     with Load(fresh.url) as load:
         load.wait_for(10)
         assert set(load.by_slot) == {"blue"}
-        fresh.set_weights(5000, 5000)
+        fresh.set_weights(50, 50)
         time.sleep(1)
         before = load.by_slot
         load.wait_for(40, 120)
         both = load.by_slot - before
         assert both["green"] >= 8
         assert both["blue"] >= 8
-        fresh.set_weights(0, 10000)
+        fresh.set_weights(0, 100)
         time.sleep(1)
         sent = time.time()
         load.wait_for(10)

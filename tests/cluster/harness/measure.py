@@ -76,7 +76,7 @@ def weight_changes(deployed: Deployed, times: int = 10) -> list[Change]:
         asking = threading.Thread(target=_ask_until, args=(deployed.url, stop, seen))
         asking.start()
         time.sleep(0.5)
-        changed = deployed.set_weights(*((0, 10000) if new == "green" else (10000, 0)))
+        changed = deployed.set_weights(*((0, 100) if new == "green" else (100, 0)))
         time.sleep(2)
         stop.set()
         asking.join()

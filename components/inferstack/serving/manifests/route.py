@@ -6,8 +6,8 @@ route without an update ever moving traffic.
 """
 
 import json
-from collections.abc import Mapping
-from math import ceil
+from collections.abc import Iterator, Mapping
+from math import ceil, gcd
 from typing import Any
 
 from inferstack.cluster.names import GATEWAY, ROUTE, ROUTE_TEMPLATE, component_labels, metadata, slot_name
@@ -60,17 +60,20 @@ def route_rules(
         matches = [match | {"headers": [header]} for match in template[-1]["matches"]]
         first = route_rules([template[-1] | {"matches": matches}], {str(each): 100 if each == slot else 0 for each in SlotName})
         return first + route_rules(template, weights)
-    return [
-        rule
-        | {
-            "backendRefs": [
-                {key: value for key, value in backend.items() if key not in ("slot", "share")}
-                | {"weight": weights[backend["slot"]] * backend["share"]}
-                for backend in rule["backendRefs"]
-            ]
-        }
-        for rule in template
-    ]
+    return [rule | {"backendRefs": list(_weighted(rule["backendRefs"], weights))} for rule in template]
+
+
+def _weighted(backends: list[dict[str, Any]], weights: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """The backends with their weights: percent where a slot has one group, else at most 1,000, which is the most that a load balancer of
+    Google's takes (Compute Engine API, `WeightedBackendService.weight`)."""
+    shares = [backend["share"] for backend in backends]
+    divisor = gcd(*shares) or 1
+    if max(shares) > 10 * divisor:
+        divisor = 10
+    for backend in backends:
+        whole = weights[backend["slot"]] * backend["share"]
+        weight = max(1, round(whole / divisor)) if whole else 0
+        yield {key: value for key, value in backend.items() if key not in ("slot", "share")} | {"weight": weight}
 
 
 def _backend(environment: Environment, slot: SlotName, group: str, share: int) -> dict[str, Any]:
