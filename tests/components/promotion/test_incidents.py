@@ -72,6 +72,17 @@ def test_a_promotion_stuck_in_any_phase_can_be_turned_back(phase: Phase, command
     assert world.weights == Weights(100, 0)
 
 
+def test_an_abort_before_anything_was_rendered_keeps_the_way_back_warm() -> None:
+    world = World()
+    promote(world)
+    with left_at(world, Phase.PREFLIGHT, KeyboardInterrupt):
+        commands.promote(Process(world).session(), lambda spec: version("int4"), policy())
+    assert commands.abort(Process(world).session()).outcome is Outcome.REVERTED
+    world.calls.clear()
+    assert commands.rollback(Process(world).session(), policy()).outcome is Outcome.COMMITTED
+    assert not {"render", "scale", "warm"} & set(world.calls)
+
+
 def test_the_old_version_is_kept_at_full_size_for_an_instant_rollback() -> None:
     world = World(replicas=3)
     promote(world, idle_replicas=1)
@@ -116,13 +127,13 @@ def test_a_change_of_the_idle_slot_never_touches_the_live_one() -> None:
     world = World(replicas=3)
     before = replace_slot(world)
     world.behaviours[NEW.version] = Behaviour(start_seconds=None)
-    assert promote(world).outcome is Outcome.REVERTED
+    assert promote(world, floor=before[2]).outcome is Outcome.REVERTED
     assert replace_slot(world) == before
 
 
 def replace_slot(world: World) -> tuple[object, ...]:
     slot = world.slots[BLUE]
-    return slot.spec, tuple(slot.started), world.weights
+    return slot.spec, tuple(slot.started), slot.floor, world.weights
 
 
 def test_the_new_slot_grows_with_a_live_slot_that_the_scaler_grew_meanwhile() -> None:
