@@ -70,4 +70,6 @@ def frozen(journal: Journal, op: Operation, seen: Observation) -> Step:
     home = journal.active
     if seen.weights == Weights.share(home, 100) and seen.slots[home].ready > 0:
         return Note(Phase.REVERT)
+    if seen.weights is not None and journal.weights != seen.weights:  # what was intended and never came about
+        return Note(Phase.FROZEN, changes={"weights": seen.weights}, same_deadline=True)
     return Rest(f"frozen: {op.reason}. Mend {home}, then run `inferstack recover`", page=True)
