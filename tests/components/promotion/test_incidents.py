@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from inferstack.cli._records import unfinished_json
 from inferstack.environment import Environment, InvalidEnvironment, SlotName, parse_environment
 from inferstack.local.gateway import Ports, bootstrap, routes
 from inferstack.promotion import commands
@@ -321,6 +322,25 @@ def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> 
     promote(world, drain_seconds=120, rollback_window_seconds=0, idle_replicas=0)
     assert len(world.slots[BLUE].started) == 0
     assert world.time >= stream_ends
+
+
+def test_a_stream_that_outlives_the_drain_goes_on_while_its_slot_is_warm_and_is_told_of() -> None:
+    world = World()
+
+    def stream(name: str, process: Process) -> None:
+        world.slots[BLUE].in_flight_until = world.time + 60
+        journal = world.stored()
+        if journal and journal.phase is Phase.RELEASE:
+            found = unfinished_json(journal, world.lease, world.time)
+            assert found is not None
+            assert found["reason"] is None, "nothing is turned back"
+
+    world.before_call = stream
+    ended = promote(world, drain_seconds=5)
+    assert ended.outcome is Outcome.COMMITTED
+    assert ended.entry is not None
+    assert "blue still had" in ended.entry.reason
+    assert len(world.slots[BLUE].started) == 2
 
 
 def test_two_promoters_the_second_touches_nothing_and_learns_who_holds_the_lease() -> None:
