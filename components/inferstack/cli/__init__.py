@@ -11,6 +11,7 @@ an exit code and a message, or a JSON object when `--json` was given.
 """
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ import typer
 from typer.main import get_command
 
 from inferstack.cli._stop import install
-from inferstack.cli.output import ExitCode, Failure, close_stdout, show_failure, to_failure, unheard
+from inferstack.cli.output import ExitCode, Failure, show_failure, silence, to_failure, unheard
+from inferstack.promotion.whole import FULL
 
 
 def main() -> None:
     """Entry point: run the command of this process's arguments and exit with its code."""
     install(signal.SIGINT)
+    sys.stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115 - None: closed from the start
     sys.exit(run(sys.argv[1:]))
 
 
@@ -35,24 +38,30 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = get_command(_application(arguments)).main(arguments, prog_name="inferstack", standalone_mode=False)
-        with unheard():
-            pass  # what is still unwritten
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence(sys.stdout)
         if result != ExitCode.INTERRUPTED:
             return result if isinstance(result, int) else int(ExitCode.DONE)
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)  # typer only returns it
     except (BrokenPipeError, SystemExit) as error:  # the reader of a pipe has gone, for instance `head`; click makes an exit of it
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        close_stdout()
+        silence(sys.stdout)
         return int(ExitCode.DONE)
     except (KeyboardInterrupt, typer.Abort):
         failure = Failure("interrupted", code=ExitCode.INTERRUPTED)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            silence(sys.stdout)
+            error = Failure(f"the output cannot be written: {error.strerror}", code=ExitCode.PLATFORM, next_step="make room for it")
         known = to_failure(error)
         if known is None:
             raise
         failure = known
-    show_failure(failure, as_json=as_json)
+    with unheard(stderr=True):
+        show_failure(failure, as_json=as_json)
     return int(failure.code)
 
 

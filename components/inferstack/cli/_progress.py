@@ -40,12 +40,14 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._live:
-            self._live.start()
+            with unheard():
+                self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with unheard():
+                self._live.stop()
             self._live = None
 
     def now(self) -> float:

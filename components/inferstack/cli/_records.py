@@ -35,7 +35,7 @@ def unfinished_json(journal: Journal | None, lease: Lease | None, now: float) ->
         "summary": operation.spec.summary,
         "by": operation.by,
         "started": operation.started,
-        "reason": operation.reason or None,
+        "reason": operation.reason if operation.decided else None,
         "promoter": lease.holder if works and lease is not None else None,
     }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -82,7 +82,8 @@ def project_root(project: Path | None = None, running: str | None = None) -> Pat
         if (folder / "Pulumi.yaml").is_file():
             return folder
     if not project and running and (root := remembered(running)):
-        console(stderr=True).print(f"project {root}", style="dim", markup=False, soft_wrap=True)
+        with unheard(stderr=True):
+            console(stderr=True).print(f"project {root}", style="dim", markup=False, soft_wrap=True)
         return root
     raise Failure(
         f"no Pulumi.yaml in {start}" + ("" if project else " or above"),
@@ -114,20 +115,20 @@ def examples(*lines: str) -> str:
     return "\n\n".join(("Examples:", *lines))
 
 
-def close_stdout() -> None:
+def silence(stream: TextIO) -> None:
     """Nobody reads any more (the reader of a pipe has gone, a terminal was closed): what is still written goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def unheard(*, stderr: bool = False) -> Iterator[None]:
     """What is said inside changes nothing when it reaches nobody any more (a reader that has gone, a full disk): the command goes on, and
     ends with the code that it would."""
     try:
         yield
-        sys.stdout.flush()
+        (sys.stderr if stderr else sys.stdout).flush()
     except OSError:
-        close_stdout()
+        silence(sys.stderr if stderr else sys.stdout)
 
 
 def print_json(data: Any) -> None:

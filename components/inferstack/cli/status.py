@@ -1,5 +1,8 @@
 """What an environment is doing."""
 
+import json
+import select
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,10 +80,7 @@ def _unfinished(store: Any) -> dict[str, Any] | None:
 
 
 def _watch(name: str, look: Callable[[], dict[str, Any]], *, as_json: bool) -> None:
-    """Until interrupted. Without a terminal, a view is printed only when something changed."""
-    import json
-    import sys
-
+    """Until interrupted, or nobody reads on. Without a terminal, a view is printed only when something changed."""
     out = console()
     try:
         if as_json or not out.is_terminal:
@@ -93,13 +93,21 @@ def _watch(name: str, look: Callable[[], dict[str, Any]], *, as_json: bool) -> N
                 elif data != before:
                     out.print(_view(name, data))
                 before = data
-                time.sleep(WATCH_SECONDS)
+                _pause()
         with Live(_view(name, look()), console=out, auto_refresh=False) as live:
             while True:
-                time.sleep(WATCH_SECONDS)
+                _pause()
                 live.update(_view(name, look()), refresh=True)
     except KeyboardInterrupt:
         return
+
+
+def _pause() -> None:
+    """Until the next look. Raises BrokenPipeError as soon as the reader has gone: while nothing changes nobody would write and notice."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if poll.poll(WATCH_SECONDS * 1000):
+        raise BrokenPipeError
 
 
 def _view(name: str, data: dict[str, Any]) -> Group:

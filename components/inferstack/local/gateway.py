@@ -165,6 +165,7 @@ def _listener(port: int, routes: Path) -> dict[str, Any]:
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "inferstack",
         "codec_type": "AUTO",
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "inferstack"},
         "rds": {
             "route_config_name": ROUTE_CONFIG,
             "config_source": {

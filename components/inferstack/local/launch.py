@@ -34,7 +34,7 @@ def identity(pid: int) -> str | None:
         return None
     else:
         return None if fields[0] in (b"Z", b"X") else f"{boot}/{fields[19].decode()}"
-    answer = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    answer = subprocess.run(["ps", "-o", "stat=", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     state, _, started = answer.stdout.strip().partition(" ")
     return started.strip() if started and not state.startswith("Z") else None
 

@@ -102,10 +102,11 @@ class KubeApi:
         """JSON merge patch."""
         return self._call("PATCH", path, body, "application/merge-patch+json", {"fieldManager": MANAGER})
 
-    def delete(self, path: str) -> bool:
-        """Begin to delete; False when there was nothing. What it owns goes with it."""
+    def delete(self, path: str, version: str | None = None) -> bool:
+        """Begin to delete; False when there was nothing. What it owns goes with it. With a `version` it is a compare-and-swap."""
+        only = {} if version is None else {"preconditions": {"resourceVersion": version}}
         try:
-            self._call("DELETE", path, {"propagationPolicy": "Background"})
+            self._call("DELETE", path, {"propagationPolicy": "Background", **only})
         except _NotFound:
             return False
         return True

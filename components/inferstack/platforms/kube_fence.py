@@ -4,17 +4,21 @@ An API server knows nothing of leases, but it refuses a write that names a resou
 the version that was read *before* the lease was asked for, and whoever takes a lease over that was not given back first stamps every
 object that promotions write, which changes its version. A promoter that slept in between then meets a conflict, asks for the lease
 again, and learns that it is lost.
+
+An object that does not exist has no version to name. Who makes one looks at its lease once more afterwards, and takes back what it made
+without one; whose it is stands in an annotation, so that nothing goes that the next promoter has written over meanwhile.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 
 from inferstack.platforms.kube_api import MANAGER, KubeApi, Object
 from inferstack.platforms.kube_state import KubeState
-from inferstack.promotion.lease import Lease
-from inferstack.promotion.platform import Conflict
+from inferstack.promotion.lease import Lease, LeaseLost
+from inferstack.promotion.platform import Conflict, PlatformError
 
 FENCE_ANNOTATION = "inferstack.dev/promoter"
-"""Generation and holder of the last lease that was taken over."""
+"""Generation and holder of the lease that the object was made or taken over under."""
 TRIES = 5
 """Of a write whose object somebody else changed meanwhile: controllers write the status of theirs."""
 
@@ -35,18 +39,42 @@ class Fence:
         An object that nobody has made yet is created, never applied: of two who find it missing only one makes it, and the other looks
         again, and at its lease.
         """
-        return self._write(path, lambda there: self._api.apply(path, _at(there, body)) if there else self._make(path, body))
+        return self._write(
+            path, lambda there: self._api.apply(path, _at(there, self._taken(there, body))) if there else self._make(path, body)
+        )
 
     def _make(self, path: str, body: Object) -> Object:
         """Create with the name of who did, then have its fields owned like applied ones, so that a later apply can take them back."""
-        annotations = body["metadata"].get("annotations", {}) | self._name()
-        self._api.create(path.rpartition("/")[0], body | {"metadata": body["metadata"] | {"annotations": annotations}})
-        return self._write(path, lambda there: self._api.merge(path, _at(there, _as_applied(there))))
+        self._api.create(path.rpartition("/")[0], self._named(body))
+        try:
+            return self._write(path, lambda there: self._api.merge(path, _at(there, _as_applied(there))))
+        except LeaseLost:
+            with contextlib.suppress(PlatformError):
+                self._take_back(path)
+            raise
 
-    def _name(self) -> dict[str, str]:
+    def _take_back(self, path: str) -> None:
+        """Delete what was made without a lease, unless another promoter has put its name on it."""
+        for _ in range(TRIES):
+            there = self._api.get(path)
+            if there is None or _name_on(there) != self._name():
+                return
+            with contextlib.suppress(Conflict):  # a controller wrote its status
+                self._api.delete(path, there["metadata"]["resourceVersion"])
+                return
+
+    def _taken(self, there: Object, body: Object) -> Object:
+        """`body`, with this promoter's name where another's stands on the object."""
+        return body if _name_on(there) in (None, self._name()) else self._named(body)
+
+    def _named(self, body: Object) -> Object:
+        annotations = body["metadata"].get("annotations", {}) | {FENCE_ANNOTATION: self._name()}
+        return body | {"metadata": body["metadata"] | {"annotations": annotations}}
+
+    def _name(self) -> str:
         held = self._held()
         assert held is not None
-        return {FENCE_ANNOTATION: f"{held.generation} {held.holder}"}
+        return f"{held.generation} {held.holder}"
 
     def merge(self, path: str, change: Object, subresource: str = "") -> Object:
         """JSON merge patch of an object that is there, or of its subresource. Raises like `apply`."""
@@ -65,7 +93,7 @@ class Fence:
 
     def _stamped(self, path: str, there: Object) -> bool:
         try:
-            self._api.merge(path, _at(there, {"metadata": {"annotations": self._name()}}))
+            self._api.merge(path, _at(there, self._named({"metadata": {}})))
         except Conflict:
             return False
         return True
@@ -86,6 +114,12 @@ def _at(there: Object | None, body: Object) -> Object:
     """`body`, to be written only over the version that is there."""
     version = {} if there is None else {"resourceVersion": there["metadata"]["resourceVersion"]}
     return body | {"metadata": {**body.get("metadata", {}), **version}}
+
+
+def _name_on(there: Object) -> str | None:
+    """Whose the object is, by the annotation; None where nobody has put a name on it."""
+    name: str | None = there["metadata"].get("annotations", {}).get(FENCE_ANNOTATION)
+    return name
 
 
 def _as_applied(there: Object | None) -> Object:

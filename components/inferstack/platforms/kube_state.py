@@ -1,5 +1,6 @@
 """Journal and lease as Kubernetes objects: a ConfigMap and a Lease, both written by compare-and-swap on resourceVersion."""
 
+import contextlib
 from datetime import UTC, datetime
 
 from inferstack.cluster.names import JOURNAL, LEASE, component_labels
@@ -7,6 +8,7 @@ from inferstack.platforms.kube_api import KubeApi, Object
 from inferstack.promotion import lease as leases
 from inferstack.promotion.journal import Journal, dump, load
 from inferstack.promotion.lease import Lease
+from inferstack.promotion.platform import PlatformError
 
 JOURNAL_KEY = "journal.json"
 
@@ -34,10 +36,20 @@ class KubeState:
         body = self._object("v1", "ConfigMap", JOURNAL) | {"data": {JOURNAL_KEY: dump(journal)}}
         if not expected_version:
             written = self._api.create(self._maps, body)
+            self._keep_if_held(written, held)
         else:
             body["metadata"]["resourceVersion"] = expected_version
             written = self._api.apply(f"{self._maps}/{JOURNAL}", body)
         return str(written["metadata"]["resourceVersion"])
+
+    def _keep_if_held(self, written: Object, held: Lease | None) -> None:
+        """A journal that did not exist could be made by a promoter that slept: it is taken back, unless somebody went on with it."""
+        try:
+            self.check_lease(held)
+        except leases.LeaseLost:
+            with contextlib.suppress(PlatformError):
+                self._api.delete(f"{self._maps}/{JOURNAL}", written["metadata"]["resourceVersion"])
+            raise
 
     def read_lease(self) -> Lease | None:
         return self._read()[0]

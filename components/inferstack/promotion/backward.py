@@ -46,10 +46,11 @@ def revert_drain(journal: Journal, op: Operation, seen: Observation) -> Step:
 
 
 def clean(journal: Journal, op: Operation, seen: Observation) -> Step:
-    """A version that failed keeps nothing running; a rollback's target is still the last good one and keeps what it had."""
+    """A version that failed keeps nothing running; a slot that is still the way back (of a rollback, or before it was rendered over) keeps
+    what it had."""
     if seen.weights is None or seen.weights.reach(op.target):
         return Note(Phase.REVERT)
-    if op.kind == "promote" and seen.slots[op.target].replicas > 0:
+    if op.kind == "promote" and journal.previous is not op.target and seen.slots[op.target].replicas > 0:
         return Scale(op.target, 0)
     return lower_floor(op, journal.active, seen) or Finish(Outcome.REVERTED, op.reason)
 
@@ -69,4 +70,6 @@ def frozen(journal: Journal, op: Operation, seen: Observation) -> Step:
     home = journal.active
     if seen.weights == Weights.share(home, 100) and seen.slots[home].ready > 0:
         return Note(Phase.REVERT)
+    if seen.weights is not None and journal.weights != seen.weights:  # what was intended and never came about
+        return Note(Phase.FROZEN, changes={"weights": seen.weights}, same_deadline=True)
     return Rest(f"frozen: {op.reason}. Mend {home}, then run `inferstack recover`", page=True)

@@ -40,13 +40,15 @@ from inferstack.promotion.steps import (
     Warm,
     describe,
 )
-from inferstack.promotion.transition import advance
+from inferstack.promotion.transition import advance, take_up
 
 TRIES = 8
 """Of a call that is unavailable, over about half a minute."""
 VERIFY_TRIES = 3
 FRESH_SECONDS = 1.0
 """Age up to which a look stands for now when only the journal was written since."""
+CLOCK_SECONDS = 2.0
+"""By so much the clock may go apart from time that only passes between two looks; beyond it was set, or the machine slept."""
 REPEATS = 60
 """Of one and the same change that does not show, a second apart, before somebody has to look."""
 
@@ -66,6 +68,8 @@ class Executor:
         self._said: tuple[object, ...] = ()
         self._look: Observation | None = None
         """The last one, while nothing was done and no time passed since."""
+        self._ahead: float | None = None
+        """The clock's time less that which only passes, at the last look."""
         self._checks = Checks(platform, self.call, self.sleep, clock, emit)
 
     @property
@@ -116,6 +120,9 @@ class Executor:
             if journal is None:
                 raise PlatformError("there is no promotion journal: nothing was ever promoted here")
             observation = self._take_look() or self.observe()
+            if self._clock_was_set():
+                self._write(take_up(journal, self._clock.now()))
+                continue
             step = next_step(journal, observation)
             self._announce(journal, observation, step)
             if isinstance(step, Rest):
@@ -181,6 +188,11 @@ class Executor:
             kind = "wait" if isinstance(step, Wait) else "step"
             data = {"target": str(operation.target), "percent": shares(operation)[operation.step]} if operation else {}
             self._emit(Event(kind, text, observation.time, journal.phase, observation.weights, data))
+
+    def _clock_was_set(self) -> bool:
+        """Since the last look, by hand or by a machine that slept: no phase had that time, so none may run out of it."""
+        before, self._ahead = self._ahead, self._clock.now() - self._clock.elapsed()
+        return before is not None and abs(self._ahead - before) > CLOCK_SECONDS
 
     def _write(self, journal: Journal) -> bool:
         try:

@@ -194,4 +194,4 @@ def drain(journal: Journal, op: Operation, seen: Observation) -> Step:
 
 
 def release(journal: Journal, op: Operation, seen: Observation) -> Step:
-    return lower_floor(op, op.target, seen) or Finish(Outcome.COMMITTED)
+    return lower_floor(op, op.target, seen) or Finish(Outcome.COMMITTED, op.reason)  # what outlived the drain

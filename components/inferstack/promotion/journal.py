@@ -7,7 +7,6 @@ result after it, so that whoever reads it after a kill knows what may have happe
 """
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from inferstack.environment import Gates, SlotName
+from inferstack.promotion.lease import Time
 from inferstack.promotion.spec import SlotSpec
 from inferstack.promotion.weights import Weights
 
@@ -109,7 +109,7 @@ class Verdict:
     stage: str
     result: Literal["pass", "fail", "inconclusive"]
     reasons: tuple[str, ...] = ()
-    time: float = 0
+    time: Time = 0
     figures: dict[str, float | None] = field(default_factory=dict)
     """What was measured, by `slot.figure`."""
     percent: int | None = None
@@ -128,11 +128,11 @@ class Operation:
     target: SlotName
     spec: SlotSpec
     policy: Policy
-    started: float
+    started: Time
     phase: Phase = Phase.PREFLIGHT
-    since: float = 0
+    since: Time = 0
     """Start of the phase; a deadline counts from here."""
-    rendered: float = 0
+    rendered: Time = 0
     """Start of rendering; a slot that loses its readiness again and again is given up at twice the time that it gets."""
     step: int = 0
     needed: int = 1
@@ -150,7 +150,7 @@ class Operation:
     verdicts: tuple[Verdict, ...] = ()
     reason: str = ""
     """Why it is being reverted."""
-    decided: float = 0
+    decided: Time = 0
     """When reverting was decided."""
 
     def __post_init__(self) -> None:
@@ -177,8 +177,8 @@ class Entry:
     generation: int
     version: str
     summary: str
-    started: float
-    ended: float
+    started: Time
+    ended: Time
     outcome: Outcome
     reason: str = ""
     verdicts: tuple[Verdict, ...] = ()
@@ -200,7 +200,7 @@ class Journal:
     specs: dict[SlotName, SlotSpec] = field(default_factory=dict)
     """Last spec known to be whole in each slot."""
     operation: Operation | None = None
-    kept_until: float | None = None
+    kept_until: Time | None = None
     """End of the rollback window; None when the previous slot was shrunk."""
     idle_replicas: int = 1
     """What it is shrunk to then."""
@@ -211,8 +211,6 @@ class Journal:
             raise ValueError(f"previous {self.previous} is the active slot: expected the other one, or none")
         if min(self.generation, self.idle_replicas) < 0:
             raise ValueError(f"generation {self.generation}, idle_replicas {self.idle_replicas}: expected none below 0")
-        if self.kept_until is not None and not math.isfinite(self.kept_until):
-            raise ValueError(f"kept_until {self.kept_until}: expected epoch seconds, or none")
 
     @property
     def phase(self) -> Phase:

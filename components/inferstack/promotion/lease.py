@@ -6,9 +6,14 @@ lease finds a higher generation there and stops before it touches anything.
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field
 
 SECONDS = 30.0
 """Life of a lease that is not renewed. A promotion renews at a third of it."""
+Time = Annotated[float, Field(ge=0, lt=253_402_300_800)]
+"""Epoch seconds, up to the last year that a date has."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,8 @@ class Lease:
 
     holder: str
     generation: int
-    acquired: float
-    """Epoch seconds."""
-    renewed: float
+    acquired: Time
+    renewed: Time
     seconds: float = SECONDS
 
     def expired(self, now: float) -> bool:

@@ -66,6 +66,24 @@ class Histogram:
             lower = bound if not math.isinf(bound) else lower
         return lower
 
+    @property
+    def p95(self) -> float | None:
+        return self.quantile(0.95)
+
+    @property
+    def mean(self) -> float | None:
+        """With each observation in the middle of its bucket, those of the last one at its beginning; None without observations."""
+        if self.total == 0:
+            return None
+        edges = itertools.pairwise((0.0, *self.bounds))
+        return (
+            sum(
+                count * (lower if math.isinf(upper) else (lower + upper) / 2)
+                for count, (lower, upper) in zip(self.counts, edges, strict=True)
+            )
+            / self.total
+        )
+
 
 @dataclass(frozen=True)
 class Counters:

@@ -91,6 +91,11 @@ def test_no_colour_codes_without_a_terminal() -> None:
     assert b"\x1b[" not in process.stdout
 
 
+def test_a_command_whose_streams_were_closed_from_the_start_ends_with_its_own_code(tmp_path: Path) -> None:
+    line = f"{sys.executable} -c 'from inferstack.cli import main; main()' status local --project {tmp_path} >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], check=False).returncode == 2
+
+
 def test_a_command_loads_no_other_command() -> None:
     code = (
         "import sys; from inferstack.cli import run; run(['environment', 'explain', 'platform']);"

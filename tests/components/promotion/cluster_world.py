@@ -100,6 +100,15 @@ class ClusterWorld:
             self.routed.append((self.time + self.delay, json.dumps(stored["spec"]["rules"])))
         return stored
 
+    def delete(self, path: str) -> None:
+        """The object with what controllers made of it."""
+        name = self.objects.pop(path)["metadata"]["name"]
+        if "/services/" in path:
+            del self.objects[f"/apis/discovery.k8s.io/v1/namespaces/ns/endpointslices/{name}-x"]
+        for pod in self.kind("pods") if "/deployments/" in path else ():
+            if pod["owner"] == name:
+                del self.objects[self._pod_path(pod)]
+
     def kind(self, plural: str) -> list[Object]:
         return [value for path, value in self.objects.items() if path.split("/")[-2] == plural]
 
@@ -218,8 +227,11 @@ class ClusterWorld:
             if path in self.objects:
                 return _status(409, "already exists")
             return httpx.Response(201, json=self.put(path, body))
-        if _outdated(current, body):
+        if _outdated(current, {"metadata": body["preconditions"]} if "preconditions" in body else body):
             return _status(409, "the object has been modified")
+        if method == "DELETE" and current is not None:
+            self.delete(path)
+            return httpx.Response(200, json={"kind": "Status"})
         if current is None and "apply" not in request.headers["content-type"]:
             return _status(404, f"{path} not found")
         after = body if method == "PUT" else merged(current or {}, body)

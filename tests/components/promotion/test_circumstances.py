@@ -72,12 +72,13 @@ def test_an_old_slot_that_cannot_take_its_share_again_gets_none_and_turns_nothin
 
 
 def lasts(jump: float, phase: Phase) -> float:
-    """Seconds of a promotion whose machine's clock is set by `jump` in `phase`."""
-    world, jumped = World(), [False]
+    """Seconds of a promotion whose machine's clock is set by `jump` in `phase`, or which sleeps for as long."""
+    world, jumped = World(delay=3.0), [False]
+    call = "metrics" if phase in (Phase.PRECHECK, Phase.POSTCHECK) else "probe" if phase is Phase.SETTLE else "observe"
 
     def set_clock(name: str, process: Process) -> None:
         journal = world.stored()
-        if journal and journal.phase is phase and name == "metrics" and not jumped[0]:
+        if journal and journal.phase is phase and name == call and not jumped[0]:
             jumped[0] = True
             world.jump(jump)
 
@@ -91,8 +92,8 @@ def lasts(jump: float, phase: Phase) -> float:
 
 
 @pytest.mark.parametrize("jump", [-7200.0, -20.0, 20.0, 7200.0])
-@pytest.mark.parametrize("phase", [Phase.PRECHECK, Phase.POSTCHECK])
-def test_a_clock_that_is_set_makes_no_window_longer_or_shorter(jump: float, phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.PRECHECK, Phase.SETTLE, Phase.POSTCHECK, Phase.DRAIN])
+def test_a_clock_that_is_set_makes_no_window_longer_or_shorter_and_no_deadline_pass(jump: float, phase: Phase) -> None:
     assert lasts(jump, phase) == pytest.approx(lasts(0.0, phase), abs=2)
 
 

@@ -3,14 +3,18 @@
 import contextlib
 import io
 import json
+import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inferstack import cli
-from inferstack.cli import _promotion, _records, output, run
+from inferstack.cli import _promotion, _records, output, run, status
 from inferstack.environment import load_environment
 from inferstack.promotion import lease
 from inferstack.promotion.platform import Unavailable
@@ -136,7 +140,10 @@ def test_the_second_promoter_ends_with_5_and_the_holder(world: World, capsys: py
     [
         (["promote", "local", "--set", "slot.quantisation=int8"], "slot.quantization"),
         (["promote", "local", "--set", "nonsense"], "KEY=VALUE"),
-        (["promote", "local", "--steps", "50,10"], "rising"),
+        *(
+            (["promote", "local", "--steps", steps], "rising")
+            for steps in ("50,10", "0", "5", "100,50", "5,5,100", "101", "-5,100", "ten", "")
+        ),
         (["promote", "local", "--strategy", "sideways"], "blue_green"),
         (["promote", "local", "--steps", "10,100", "--strategy", "rolling"], "replica by replica"),
         (["promote", "local", "--set", "slot.replicas=9"], "slots.replicas.max"),
@@ -264,7 +271,7 @@ def test_a_promotion_goes_on_when_nobody_reads_what_it_says_and_ends_with_its_ow
 
     closed: list[bool] = []
     monkeypatch.setattr(sys, "stdout", Gone())
-    monkeypatch.setattr(output, "close_stdout", lambda: (closed.append(True), monkeypatch.setattr(sys, "stdout", io.StringIO())))
+    monkeypatch.setattr(output, "silence", lambda stream: (closed.append(True), monkeypatch.setattr(sys, "stdout", io.StringIO())))
     if bad:
         original = world.behaviour
         world.behaviour = lambda slot: Behaviour(errors=0.5) if slot is GREEN else original(slot)  # type: ignore[method-assign]
@@ -275,15 +282,66 @@ def test_a_promotion_goes_on_when_nobody_reads_what_it_says_and_ends_with_its_ow
     assert world.weights.sole is (BLUE if bad else GREEN)
 
 
-def test_a_reader_that_has_gone_is_no_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(32, "Broken pipe")
+class Gone(io.StringIO):
+    """What cannot be written to any more."""
 
-    for arguments in (["history", "local"], ["history", "local", "--json"], ["drift", "local"]):
-        monkeypatch.setattr(sys, "stdout", Gone())
-        monkeypatch.setattr(cli, "close_stdout", lambda: monkeypatch.setattr(sys, "stdout", io.StringIO()))
-        assert run(arguments) == 0
+    fault: OSError = BrokenPipeError(32, "Broken pipe")
+
+    def write(self, text: str) -> int:
+        raise self.fault
+
+
+class Full(Gone):
+    fault = OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("stream", "kind", "arguments", "code"),
+    [
+        ("stdout", Gone, ["history", "local"], 0),
+        ("stdout", Gone, ["history", "local", "--json"], 0),
+        ("stdout", Gone, ["drift", "local"], 0),
+        ("stdout", Full, ["history", "local"], 5),
+        ("stdout", Full, ["drift", "local", "--json"], 5),
+        ("stderr", Gone, ["promote", "local", "--steps", "0"], 2),
+        ("stderr", Full, ["rollback", "local", "--json"], 2),
+    ],
+)
+def test_a_reader_that_has_gone_is_no_failure_and_an_output_that_was_lost_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, stream: str, kind: type[Gone], arguments: list[str], code: int
+) -> None:
+    monkeypatch.setattr(sys, stream, kind())
+    for module in (cli, output):
+        monkeypatch.setattr(module, "silence", lambda _: monkeypatch.setattr(sys, stream, io.StringIO()))
+    assert run(arguments) == code
+
+
+@pytest.mark.parametrize("how", [["--json"], []], ids=["json", "lines"])
+def test_a_watch_ends_when_its_reader_goes_also_while_nothing_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: list[str]
+) -> None:
+    reader, writer = os.pipe()
+    first: list[str] = []
+    make, looks = status._look, iter(range(100))
+
+    def counted(*arguments: Any) -> Callable[[], dict[str, Any]]:
+        look = make(*arguments)
+        return lambda: look() | {"generation": 0 * next(looks)}
+
+    monkeypatch.setattr(status, "_look", counted)
+    monkeypatch.setattr(status, "WATCH_SECONDS", 0.1)
+
+    def head() -> None:
+        with os.fdopen(reader, encoding="utf-8") as lines:
+            first.append(lines.readline())
+
+    thread = threading.Thread(target=head)
+    thread.start()
+    with os.fdopen(writer, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert run(["status", "local", "--watch", *how]) == 0
+    thread.join()
+    assert "local" in first[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

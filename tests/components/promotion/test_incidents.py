@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from inferstack.cli._records import unfinished_json
 from inferstack.environment import Environment, InvalidEnvironment, SlotName, parse_environment
 from inferstack.local.gateway import Ports, bootstrap, routes
 from inferstack.promotion import commands
@@ -49,7 +50,7 @@ def test_with_both_slots_bad_the_better_one_stays_frozen_and_nothing_flaps() -> 
     ended = promote(world)
     assert ended.outcome is Outcome.FROZEN
     assert ended.rest.page
-    assert world.weights == Weights(0, 100)
+    assert world.weights == Weights(0, 100) == ended.journal.weights
     assert world.calls.count("set_weights") == 1
     assert len(world.slots[GREEN].started) == 2, "the slot that serves was scaled down"
     assert len(world.slots[BLUE].started) == 2
@@ -70,6 +71,17 @@ def test_a_promotion_stuck_in_any_phase_can_be_turned_back(phase: Phase, command
     assert ended.outcome is Outcome.REVERTED
     assert converged(world) is None
     assert world.weights == Weights(100, 0)
+
+
+def test_an_abort_before_anything_was_rendered_keeps_the_way_back_warm() -> None:
+    world = World()
+    promote(world)
+    with left_at(world, Phase.PREFLIGHT, KeyboardInterrupt):
+        commands.promote(Process(world).session(), lambda spec: version("int4"), policy())
+    assert commands.abort(Process(world).session()).outcome is Outcome.REVERTED
+    world.calls.clear()
+    assert commands.rollback(Process(world).session(), policy()).outcome is Outcome.COMMITTED
+    assert not {"render", "scale", "warm"} & set(world.calls)
 
 
 def test_the_old_version_is_kept_at_full_size_for_an_instant_rollback() -> None:
@@ -116,13 +128,13 @@ def test_a_change_of_the_idle_slot_never_touches_the_live_one() -> None:
     world = World(replicas=3)
     before = replace_slot(world)
     world.behaviours[NEW.version] = Behaviour(start_seconds=None)
-    assert promote(world).outcome is Outcome.REVERTED
+    assert promote(world, floor=before[2]).outcome is Outcome.REVERTED
     assert replace_slot(world) == before
 
 
 def replace_slot(world: World) -> tuple[object, ...]:
     slot = world.slots[BLUE]
-    return slot.spec, tuple(slot.started), world.weights
+    return slot.spec, tuple(slot.started), slot.floor, world.weights
 
 
 def test_the_new_slot_grows_with_a_live_slot_that_the_scaler_grew_meanwhile() -> None:
@@ -218,7 +230,7 @@ def test_a_route_that_does_not_name_both_slots_is_refused() -> None:
         return replace(look(), named=frozenset({SlotName.BLUE}))
 
     process.observe = one_backend  # type: ignore[method-assign]
-    ended = commands.promote(process.session(), lambda spec: NEW, policy())
+    ended = commands.promote(process.session(), lambda spec: NEW, policy(allow_drift=True))
     assert ended.outcome is Outcome.REFUSED
     assert not {"render", "set_weights", "scale"} & set(world.calls)
 
@@ -310,6 +322,25 @@ def test_streams_on_the_old_slot_get_their_time_before_anything_ends_there() -> 
     promote(world, drain_seconds=120, rollback_window_seconds=0, idle_replicas=0)
     assert len(world.slots[BLUE].started) == 0
     assert world.time >= stream_ends
+
+
+def test_a_stream_that_outlives_the_drain_goes_on_while_its_slot_is_warm_and_is_told_of() -> None:
+    world = World()
+
+    def stream(name: str, process: Process) -> None:
+        world.slots[BLUE].in_flight_until = world.time + 60
+        journal = world.stored()
+        if journal and journal.phase is Phase.RELEASE:
+            found = unfinished_json(journal, world.lease, world.time)
+            assert found is not None
+            assert found["reason"] is None, "nothing is turned back"
+
+    world.before_call = stream
+    ended = promote(world, drain_seconds=5)
+    assert ended.outcome is Outcome.COMMITTED
+    assert ended.entry is not None
+    assert "blue still had" in ended.entry.reason
+    assert len(world.slots[BLUE].started) == 2
 
 
 def test_two_promoters_the_second_touches_nothing_and_learns_who_holds_the_lease() -> None:

@@ -19,6 +19,7 @@ from inferstack.promotion.journal import Outcome
 from inferstack.promotion.lease import LeaseHeld, LeaseLost
 from inferstack.promotion.platform import PlatformError
 from inferstack.promotion.spec import SlotSpec, with_settings, with_spec
+from inferstack.promotion.transition import NotNow
 from inferstack.promotion.weights import Cohort, Weights
 from inferstack.serving.manifests.slot import slot_objects
 from tests.components.promotion.cluster_world import IMAGE, ClusterWorld, KubeProcess, Object, environment, kube_policy, merged
@@ -218,20 +219,52 @@ def paused(world: ClusterWorld, command: Callable[..., commands.Ended], at: int,
     assert world.ready(journal.active) >= 2
 
 
-def test_an_object_that_nobody_had_made_is_never_overwritten_by_a_promoter_that_slept() -> None:
-    budget = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/inferstack-green"
+def unmade() -> ClusterWorld:
+    """Nobody has made anything of the idle slot yet."""
+    world = ClusterWorld()
+    for path in [path for path in written(world) if path.split("/")[-1].startswith("inferstack-green")]:
+        world.delete(path)
+    return world
 
-    def without_it() -> ClusterWorld:
-        world = ClusterWorld()
-        del world.objects[budget]
-        return world
 
-    clean = without_it()
+@pytest.mark.parametrize(
+    ("other", "kinds"),
+    [
+        (turn_back, "deployments"),
+        pytest.param(turn_back, "", marks=pytest.mark.slow),
+        pytest.param(commands.recover, "", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_promoter_that_slept_creates_is_the_next_ones_or_nobodys(other: Callable[..., commands.Ended], kinds: str) -> None:
+    clean = unmade()
     assert promote(clean).outcome is Outcome.COMMITTED
-    assert clean.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "1 alice@host:1"
-    world = without_it()
-    paused(world, promote, clean.requests.index(f"POST {budget.rpartition('/')[0]}"), commands.recover)
-    assert world.objects[budget]["metadata"]["annotations"]["inferstack.dev/promoter"] == "2 bob@other:2"
+    creates = [index for index in points(clean, every=False) if clean.requests[index].startswith("POST")]
+    made = {path: item for path, item in clean.objects.items() if path.split("/")[-1] == "inferstack-green"}
+    assert len(creates) == len(made) + 1, "the journal, and every object of the slot"
+    assert {item["metadata"]["annotations"]["inferstack.dev/promoter"] for item in made.values()} == {"1 alice@host:1"}
+    for index in (index for index in creates if clean.requests[index].endswith(kinds)):
+        world = unmade()
+        paused(world, promote, index, other)
+        names = {item["metadata"].get("annotations", {}).get("inferstack.dev/promoter") for item in world.objects.values()}
+        assert "1 alice@host:1" not in names or other is turn_back
+
+
+def test_a_first_journal_that_a_promoter_wrote_too_late_is_nobodys() -> None:
+    clean = ClusterWorld()
+    promote(clean)
+    first = clean.requests.index("POST /api/v1/namespaces/ns/configmaps")
+    world = ClusterWorld()
+
+    def pause(index: int, process: KubeProcess) -> None:
+        if index == first:
+            world.advance(40)
+            with pytest.raises(NotNow, match="no promotion is unfinished"):
+                commands.abort(KubeProcess(world, "bob@other:2").session())
+
+    world.before_request = pause
+    with pytest.raises(LeaseLost):
+        promote(world)
+    assert world.stored() is None
 
 
 def points(world: ClusterWorld, *, every: bool) -> list[int]:

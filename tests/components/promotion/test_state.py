@@ -85,8 +85,14 @@ def test_a_damaged_journal_says_what_to_do(text: str) -> None:
 
 @pytest.mark.parametrize(
     "edited",
-    [{"previous": "blue"}, {"generation": -1}, {"idle_replicas": -1}, {"kept_until": math.nan}, {"kept_until": math.inf}],
-    ids=lambda edited: "=".join(map(str, *edited.items())),
+    [
+        {"previous": "blue"},
+        {"generation": -1},
+        {"idle_replicas": -1},
+        *({"kept_until": time} for time in (math.nan, math.inf, 1e300, -1)),
+        {"operation": json.loads(GOLDEN.read_text())["operation"] | {"started": 1e12}},
+    ],
+    ids=lambda edited: "=".join(map(str, *edited.items()))[:20],
 )
 def test_a_journal_that_contradicts_itself_is_refused(edited: dict[str, Any]) -> None:
     document = json.loads(GOLDEN.read_text())
@@ -144,7 +150,17 @@ def test_a_damaged_file_is_said_to_be_so_and_is_left_as_it_is(tmp_path: Path, te
     assert store.journal.read_bytes() == text
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"holder": 1}', '{"holder": "a", "generation": "x", "acquired": 0, "renewed": 0}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"holder": 1}',
+        '{"holder": "a", "generation": "x", "acquired": 0, "renewed": 0}',
+        '{"holder": "a", "generation": 1, "acquired": 1e300, "renewed": NaN}',
+    ],
+)
 def test_a_damaged_lease_is_nobodys_and_nothing_is_touched(tmp_path: Path, text: str) -> None:
     store = FileStore(tmp_path, "test")
     store.lease.write_text(text)

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from inferstack.platforms import under_lease as module
 from inferstack.platforms.under_lease import under_lease
 from inferstack.promotion.lease import Lease, LeaseLost
 from inferstack.promotion.platform import SlotFailed, Unavailable
@@ -18,8 +20,12 @@ def lost() -> None:
     raise LeaseLost(Lease("a", 1, 0, 0), None)
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_what_was_started_under_a_lease_is_asked_to_stop_when_that_is_lost(fails: bool) -> None:
+@pytest.mark.parametrize(("fails", "linux"), [(False, True), (True, True), (False, False)])
+def test_what_was_started_under_a_lease_is_asked_to_stop_when_that_is_lost(
+    fails: bool, linux: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not linux:
+        monkeypatch.setattr(module, "TASKS", tmp_path / "none")
     began = time.monotonic()
     with subprocess.Popen(SLEEP) as other:
         with pytest.raises(LeaseLost), under_lease(lost, 0.3):
