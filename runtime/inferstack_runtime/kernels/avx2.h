@@ -4,7 +4,6 @@
 // activation. AVX-VNNI: the instruction sums to 32 bits, and an 8-bit weight plus 128 is its unsigned operand. Sums end as floats as in vnni.h.
 // This file is a part of matmul.h.
 
-constexpr int PREFETCH_BYTES = 4096;
 constexpr int32_t ZERO_BITS = 0x4b400000;
 constexpr float ZERO = 12582912.0f;
 #if defined(__AVXVNNI__)
@@ -113,7 +112,7 @@ INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&s
 
 // COLUMNS times 8 columns from `part` on.
 template <int F, int MR, int COLUMNS>
-INLINE void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int part, float* out) {
+INLINE void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int part, Ahead& next, float* out) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *sums = a.sums + (int64_t)row * groups;
   const uint8_t* block = F == READY ? (const uint8_t*)((const ReadyBlock*)panel + part / 2 * groups) : panel + header_bytes(F);
@@ -124,8 +123,7 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
   for (int m = 0; m < MR; m++)
     for (int c = 0; c < COLUMNS; c++) total[m][c] = _mm256_setzero_ps();
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
-    if (F != READY && part == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
-      for (int line = 0; line < size; line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
+    next.fetch();
     __m256i sum[MR][COLUMNS];
     group_sums<F, MR, COLUMNS>(block + in_block * 32, quants, sum);
 #pragma GCC unroll 4
@@ -151,11 +149,11 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
 
 // One row takes all columns at once and so shares its broadcast quants among them; more rows take half of them, for want of registers.
 template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
-  if constexpr (MR == 1 && F != READY) {
-    integer_columns<F, MR, 4>(panel, groups, a, row, 0, out);
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out) {
+  if constexpr (MR <= ONE_PASS_ROWS && F != READY) {
+    integer_columns<F, MR, 4>(panel, groups, a, row, 0, next, out);
   } else {
-    integer_columns<F, MR, 2>(panel, groups, a, row, 0, out);
-    integer_columns<F, MR, 2>(panel, groups, a, row, 2, out);
+    integer_columns<F, MR, 2>(panel, groups, a, row, 0, next, out);
+    integer_columns<F, MR, 2>(panel, groups, a, row, 2, next, out);
   }
 }

@@ -29,6 +29,21 @@ INLINE void in_tiles(int rows, const Tile& tile) {
 constexpr int READY_ROWS = TILE_ROWS > 4 ? 36 : 24;
 constexpr int READY = FORMATS;  // the format of such blocks
 
+// Panels lie one after another. The first pass over one would wait for memory, so the passes over the panel before fetch it into the
+// second-level cache, `lines` of it with each group of theirs.
+struct Ahead {
+  const uint8_t *at, *end;
+  int lines;
+  INLINE void fetch() {
+    if (at >= end) return;
+    for (int i = 0; i < lines; i++) __builtin_prefetch(at + 64 * i, 0, 2);
+    at += 64 * lines;
+  }
+};
+
+// A tile of more rows goes over its panel twice, for half of the columns each time.
+constexpr int ONE_PASS_ROWS = TILE_ROWS > 4 ? 6 : 1;
+
 #if defined(__AVX512VNNI__)
 #include "vnni.h"
 #elif defined(__AVX2__)
@@ -36,7 +51,7 @@ constexpr int READY = FORMATS;  // the format of such blocks
 #else
 
 template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead&, float* out) {
   for (int m = 0; m < MR; m++) {
     float total[PANEL] = {};
     const uint8_t* block = panel + header_bytes(F);
@@ -91,18 +106,25 @@ void float_tile(const float* weights, int k, const float* x, float* out) {
 }
 
 template <int F>
+INLINE void integer_tiles(const uint8_t* panel, const Activations& a, Ahead next, float* out) {
+  in_tiles<TILE_ROWS>(a.rows, [&](auto size, int row) {
+    integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, next, out + (int64_t)row * PANEL);
+  });
+}
+
+template <int F>
 INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unused]] float* scratch, float* out) {
+  const uint8_t *end = panel + panel_bytes(F, a.k), *after = end + panel_bytes(F, a.k);
+  const int passes = a.rows <= ONE_PASS_ROWS ? 1 : (a.rows + TILE_ROWS - 1) / TILE_ROWS * 2;
+  const Ahead next{end, after, (block_bytes(F) / 64 + passes - 1) / passes};
 #if defined(__AVX2__)
-  if constexpr (F != READY && can_be_ready(F))
+  if constexpr (can_be_ready(F))
     if (a.rows >= READY_ROWS) {
-      auto* ready = (ReadyBlock*)scratch;
-      make_ready<F>(panel, a.k / GROUP, ready);
-      return integer_rows<READY>(ready->weights, a, nullptr, out);
+      make_ready<F>(panel, a.k / GROUP, (ReadyBlock*)scratch);
+      return integer_tiles<READY>((const uint8_t*)scratch, a, next, out);
     }
 #endif
-  in_tiles<TILE_ROWS>(a.rows, [&](auto size, int row) {
-    integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, out + (int64_t)row * PANEL);
-  });
+  integer_tiles<F>(panel, a, next, out);
 }
 
 // out[a.rows][32] = activations x panel `index`. `scratch` holds k * 32 floats.

@@ -4,7 +4,6 @@
 // scale d subtracts 1.5 * 2^23 * d, which is exact because d is a half. Weights are unsigned here; a format's zero point is a minimum.
 // This file is a part of matmul.h.
 
-constexpr int PREFETCH_BYTES = 4096;
 constexpr int32_t ZERO_BITS = 0x4b400000;
 constexpr float ZERO = 12582912.0f;
 
@@ -41,7 +40,7 @@ INLINE Scales scales_of(const uint8_t* block, int half) {
 // `HALVES` times 16 columns from `half` on. Few rows take both halves at once and share the broadcast activations; many rows take one,
 // so that unpacked weights serve more of them.
 template <int F, int MR, int HALVES>
-void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, float* out) {
+void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, Ahead& next, float* out) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *sums = a.sums + (int64_t)row * groups;
   const uint8_t* block = panel + (F == READY ? 0 : header_bytes(F));
@@ -52,8 +51,7 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
   for (int m = 0; m < MR; m++)
     for (int h = 0; h < HALVES; h++) total[m][h] = _mm512_setzero_ps();
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
-    if (F != READY && half == 0 && row == 0)  // the first rows to need these weights wait for memory; panels lie one after another
-      for (int line = 0; line < size; line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
+    next.fetch();
     __m512i sum[MR][HALVES];
 #pragma GCC unroll 12
     for (int m = 0; m < MR; m++)
@@ -113,12 +111,12 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
 }
 
 template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, float* out) {
-  if constexpr (MR <= 6) {
-    integer_columns<F, MR, 2>(panel, groups, a, row, 0, out);
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out) {
+  if constexpr (MR <= ONE_PASS_ROWS) {
+    integer_columns<F, MR, 2>(panel, groups, a, row, 0, next, out);
   } else {
-    integer_columns<F, MR, 1>(panel, groups, a, row, 0, out);
-    integer_columns<F, MR, 1>(panel, groups, a, row, 1, out);
+    integer_columns<F, MR, 1>(panel, groups, a, row, 0, next, out);
+    integer_columns<F, MR, 1>(panel, groups, a, row, 1, next, out);
   }
 }
 
