@@ -43,7 +43,9 @@ def test_both_slots_are_named_at_every_weight_and_share_it(blue: int, fast: int,
         assert all(set(item) <= {"group", "kind", "name", "port", "weight", "filters"} for item in rule["backendRefs"])
 
 
-@pytest.mark.parametrize(("fast", "expected"), [(80, (360, 90, 40, 10)), (85, (765, 135, 85, 15)), (100, (90, 0, 10, 0)), (99, (891, 9, 99, 1))])
+@pytest.mark.parametrize(
+    ("fast", "expected"), [(80, (360, 90, 40, 10)), (85, (765, 135, 85, 15)), (100, (90, 0, 10, 0)), (99, (891, 9, 99, 1))]
+)
 def test_tiers_share_the_weight_of_their_slot(fast: int, expected: tuple[int, ...]) -> None:
     template = route_template(environment(VARIANTS["tiers"]))
     for backend, share in zip(template[-1]["backendRefs"], (fast, 100 - fast) * 2, strict=True):
