@@ -113,14 +113,14 @@ def _says(annotations: Any, expected: Mapping[str, str]) -> bool:
 
 
 def encrypted(r: Resource, context: Context) -> Iterator[tuple[str, str]]:
-    """A class that names neither side counts as public where nothing is known of the environment; else the environment says it."""
+    """A class is public by its name, or by the cloud that it is on; of another nobody can tell from the manifest."""
     if r.kind == "Ingress":
         yield from _ingress_encrypted(r)
         return
     name = str(at(r.props, "spec", "gatewayClassName") or "")
     inside = _says(at(r.props, "spec", "infrastructure", "annotations"), _INTERNAL) or any(part in name for part in _INTERNAL_CLASSES)
-    unclear = context.platform is None or (context.platform == "aks" and name == "istio")
-    if inside or not (unclear or any(part in name for part in _PUBLIC_CLASSES)):
+    by_load_balancer = context.platform == "aks" and name == "istio"
+    if inside or not (by_load_balancer or any(part in name for part in _PUBLIC_CLASSES)):
         return
     for i, listener in enumerate(sequence(at(r.props, "spec", "listeners"))):
         if mapping(listener).get("protocol") in ("HTTP", "TCP", "UDP"):

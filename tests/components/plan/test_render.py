@@ -138,3 +138,9 @@ def test_the_command_says_what_it_wrote_and_what_it_needs(tmp_path: Path, capsys
     found = json.loads(capsys.readouterr().out)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == found["files"]
     assert found["secrets"] == ["inferstack/inferstack-keys"]
+
+
+@pytest.mark.parametrize("name", ["kubernetes", "dev-gke"])
+def test_what_is_rendered_passes_the_policies_also_where_its_environment_is_not_named(name: str, tmp_path: Path) -> None:
+    write(rendered_from(ROOT, name), tmp_path / "out")
+    assert run(["policy", "check", str(tmp_path / "out")]) == 0
