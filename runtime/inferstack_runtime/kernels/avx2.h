@@ -123,7 +123,7 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
   for (int m = 0; m < MR; m++)
     for (int c = 0; c < COLUMNS; c++) total[m][c] = _mm256_setzero_ps();
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
-    next.fetch();
+    next.fetch<F, MR, size>(block, row);
     __m256i sum[MR][COLUMNS];
     group_sums<F, MR, COLUMNS>(block + in_block * 32, quants, sum);
 #pragma GCC unroll 4

@@ -29,20 +29,25 @@ INLINE void in_tiles(int rows, const Tile& tile) {
 constexpr int READY_ROWS = TILE_ROWS > 4 ? 36 : 24;
 constexpr int READY = FORMATS;  // the format of such blocks
 
-// Panels lie one after another. The first pass over one would wait for memory, so the passes over the panel before fetch it into the
-// second-level cache, `lines` of it with each group of theirs.
+// A tile of more rows goes over its panel twice, for half of the columns each time.
+constexpr int ONE_PASS_ROWS = TILE_ROWS > 4 ? 6 : 1;
+
+// Panels lie one after another. The first pass over one would wait for memory, so the passes over the panel before fetch it, `lines` of it
+// with each group of theirs. A single pass fetches a little ahead of itself instead: one row took 13 to 15 % longer otherwise.
+constexpr int PREFETCH_BYTES = 4096;
 struct Ahead {
   const uint8_t *at, *end;
   int lines;
-  INLINE void fetch() {
-    if (at >= end) return;
-    for (int i = 0; i < lines; i++) __builtin_prefetch(at + 64 * i, 0, 2);
-    at += 64 * lines;
+  template <int F, int MR, int BYTES>
+  INLINE void fetch(const uint8_t* block, int row) {
+    if (F != READY && MR <= ONE_PASS_ROWS && row == 0) {
+      for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(block + PREFETCH_BYTES + line);
+    } else if (at < end) {
+      for (int i = 0; i < lines; i++) __builtin_prefetch(at + 64 * i, 0, 2);
+      at += 64 * lines;
+    }
   }
 };
-
-// A tile of more rows goes over its panel twice, for half of the columns each time.
-constexpr int ONE_PASS_ROWS = TILE_ROWS > 4 ? 6 : 1;
 
 #if defined(__AVX512VNNI__)
 #include "vnni.h"
@@ -114,8 +119,8 @@ INLINE void integer_tiles(const uint8_t* panel, const Activations& a, Ahead next
 
 template <int F>
 INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unused]] float* scratch, float* out) {
-  const uint8_t *end = panel + panel_bytes(F, a.k), *after = end + panel_bytes(F, a.k);
   const int passes = a.rows <= ONE_PASS_ROWS ? 1 : (a.rows + TILE_ROWS - 1) / TILE_ROWS * 2;
+  const uint8_t *end = panel + panel_bytes(F, a.k), *after = end + panel_bytes(F, a.k);
   const Ahead next{end, after, (block_bytes(F) / 64 + passes - 1) / passes};
 #if defined(__AVX2__)
   if constexpr (can_be_ready(F))

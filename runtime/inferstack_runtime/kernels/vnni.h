@@ -51,7 +51,7 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
   for (int m = 0; m < MR; m++)
     for (int h = 0; h < HALVES; h++) total[m][h] = _mm512_setzero_ps();
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
-    next.fetch();
+    next.fetch<F, MR, size>(block, row);
     __m512i sum[MR][HALVES];
 #pragma GCC unroll 12
     for (int m = 0; m < MR; m++)
