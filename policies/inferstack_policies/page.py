@@ -40,7 +40,7 @@ fails over any other.
 |---|---|---|
 | CPU limits | KSV-0011, CKV_K8S_11, kube-score, Polaris | a busy node's spare time can be used; requests are set, and `slots.resources.cpu_limit` sets one |
 | `imagePullPolicy: Always` | CKV_K8S_15, kube-score, Polaris | images are named by digest, which cannot change: the node's copy is as good |
-| root and the node's folder given up by the device plugin | KSV-0012, KSV-0020, KSV-0023, CKV_K8S_23, CKV_K8S_40, kube-linter `run-as-non-root` | the kubelet's folder belongs to root; the plugin has that one folder, no capability, a read-only root |
+| root and the node's folder given up by the device plugin | KSV-0012, KSV-0020, KSV-0023, CKV_K8S_23, CKV_K8S_40, kube-linter `run-as-non-root` | the kubelet's folder belongs to root; the plugin has that one folder, no capability (SYS_ADMIN where GPUs are partitioned), a read-only root |
 | probes of the device plugin | CKV_K8S_8, CKV_K8S_9, kube-linter | it serves nothing; the kubelet restarts it when its process ends |
 | three replicas, `podAntiAffinity` | kube-score, kube-linter | small environments run one; replicas are spread by `topologySpreadConstraints` |
 | a policy's selector that meets pods | kube-score, kube-linter | the gateway's controller makes its pods on the cluster; they stand in no manifest |
