@@ -11,7 +11,7 @@ constexpr int TILE_ROWS = 4;
 #endif
 
 // The rows that enter a product. `values` serves float formats, the rest integer formats. Integers lie in tiles of TILE_ROWS rows (the
-// last tile has what is left), in the order in which a tile's product reads them: [tile][group][quad][row][4], [tile][group][row].
+// last tile has what is left), in the order in which a tile's product reads them: [tile][group][row][32], [tile][group][row].
 struct Activations {
   float* values;      // [rows][k]
   int8_t* quants;     // rows * k
@@ -19,13 +19,10 @@ struct Activations {
   float* sums;        // rows * k / 32: the sum of the group's quants
   int32_t k, rows;
 
-  struct Place {
-    int64_t quants, group;
-    int height;  // rows of the tile; a group's quads of four quants are so many quads apart
-  };
-  INLINE Place place(int row, int group) const {
+  // Where the group of a row stands among all: its scale, its sum, and, times 32, its quants.
+  INLINE int64_t place(int row, int group) const {
     const int in_tile = row % TILE_ROWS, first = row - in_tile, height = rows - first < TILE_ROWS ? rows - first : TILE_ROWS;
-    return {(int64_t)first * k + (int64_t)group * GROUP * height + 4 * in_tile, (int64_t)first * (k / GROUP) + group * height + in_tile, height};
+    return (int64_t)first * (k / GROUP) + group * height + in_tile;
   }
 };
 
@@ -34,11 +31,10 @@ INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int ro
   const float largest = largest_magnitude(low, high);  // NaN and infinity are larger than any number
   const f32x16 factor = splat(largest > 0 ? 127.0f / largest : 0.0f), magic = splat(12582912.0f);
   const i32x16 x = as_int(low * factor + magic) - as_int(magic), y = as_int(high * factor + magic) - as_int(magic);
-  const Activations::Place place = a.place(row, group);
-  alignas(32) int8_t quants[GROUP];
+  const int64_t place = a.place(row, group);
+  int8_t* quants = a.quants + place * GROUP;
 #if defined(__AVX512F__)
-  _mm_store_si128((__m128i*)quants, _mm512_cvtsepi32_epi8((__m512i)x));
-  _mm_store_si128((__m128i*)(quants + 16), _mm512_cvtsepi32_epi8((__m512i)y));
+  _mm256_store_si256((__m256i*)quants, _mm256_set_m128i(_mm512_cvtsepi32_epi8((__m512i)y), _mm512_cvtsepi32_epi8((__m512i)x)));
 #elif defined(__AVX2__)
   const __m256i pairs = _mm256_packs_epi32((__m256i)x.low, (__m256i)x.high), others = _mm256_packs_epi32((__m256i)y.low, (__m256i)y.high);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // a pack works within halves of the register
@@ -49,11 +45,10 @@ INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int ro
   store(integers + 16, y);
   for (int i = 0; i < GROUP; i++) quants[i] = (int8_t)integers[i];
 #endif
-  for (int quad = 0; quad < GROUP / 4; quad++) store(a.quants + place.quants + quad * 4 * place.height, load<int32_t>(quants + 4 * quad));
   float scale = largest * (1.0f / 127);
   scale += scale - scale;  // infinity to NaN
-  a.scales[place.group] = scale;
-  a.sums[place.group] = (float)sum(x + y);
+  a.scales[place] = scale;
+  a.sums[place] = (float)sum(x + y);
 }
 
 }  // namespace

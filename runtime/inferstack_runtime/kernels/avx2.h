@@ -72,7 +72,7 @@ INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&s
   const auto add_quad = [&](int quad, const __m256i (&w)[COLUMNS]) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int m = 0; m < MR; m++) {
-      const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + (quad * MR + m) * 4));
+      const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + m * GROUP + quad * 4));
 #pragma GCC unroll 4
       for (int c = 0; c < COLUMNS; c++) {
 #if defined(__AVXVNNI__)

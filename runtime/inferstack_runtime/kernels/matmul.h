@@ -61,15 +61,15 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
     float total[PANEL] = {};
     const uint8_t* block = panel + header_bytes(F);
     for (int g = 0; g < groups; g++, block += block_bytes(F)) {
-      const int8_t* quants = a.quants + (int64_t)row * a.k + g * GROUP * MR + m * 4;
       const int64_t index = (int64_t)row * groups + g * MR + m;
+      const int8_t* quants = a.quants + index * GROUP;
       int32_t acc[PANEL] = {};
       constexpr bool nibbles = F == W4_GROUP || F == W4_MINIMUM;
       for (int j = 0; j < (nibbles ? 4 : 8); j++)
         for (int c = 0; c < PANEL; c++)
           for (int i = 0; i < 4; i++) {
             const uint8_t w = block[(j * PANEL + c) * 4 + i];
-            const int8_t *low = quants + j * 4 * MR + i, *high = low + 16 * MR;
+            const int8_t *low = quants + j * 4 + i, *high = low + 16;
             acc[c] += nibbles ? (w & 15) * *low + (w >> 4) * *high : (int8_t)w * *low;
           }
       for (int c = 0; c < PANEL; c++) {

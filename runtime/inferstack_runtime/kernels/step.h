@@ -443,11 +443,10 @@ class Model {
     const Activations in = head_in(rows), normed = with_rows(normed_, last_);
     if (normed_.values) memcpy(in.values + (int64_t)to * in.k, normed_.values + (int64_t)row * in.k, sizeof(float) * (size_t)in.k);
     for (int group = 0; group < in.k / GROUP; group++) {
-      const Activations::Place a = normed.place(row, group), b = in.place(to, group);
-      for (int quad = 0; quad < GROUP / 4; quad++)
-        store(in.quants + b.quants + quad * 4 * b.height, load<int32_t>(normed_.quants + a.quants + quad * 4 * a.height));
-      in.scales[b.group] = normed_.scales[a.group];
-      in.sums[b.group] = normed_.sums[a.group];
+      const int64_t a = normed.place(row, group), b = in.place(to, group);
+      memcpy(in.quants + b * GROUP, normed_.quants + a * GROUP, GROUP);
+      in.scales[b] = normed_.scales[a];
+      in.sums[b] = normed_.sums[a];
     }
     head_rms_.data[to] = inverse_rms(row);
   }

@@ -59,7 +59,7 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
     const auto add_quad = [&](int j, const __m512i* weights) __attribute__((always_inline)) {
 #pragma GCC unroll 12
       for (int m = 0; m < MR; m++) {
-        const int8_t* at = quants + (j * MR + m) * 4;
+        const int8_t* at = quants + m * GROUP + j * 4;
         if constexpr (HALVES == 1) {
           dot(sum[m][0], weights[0], at);
         } else {
