@@ -1,5 +1,7 @@
 // The rows that enter a product: quantized to int8 in groups of 32, and laid out as the tiles of a product read them.
 #pragma once
+#include <type_traits>
+
 #include "formats.h"
 
 namespace {
@@ -26,6 +28,15 @@ struct Activations {
   }
 };
 
+// `f(count, row)` for `rows` rows from `first` on, four at a time where they stand in one tile, `count` a constant.
+template <class F>
+INLINE void in_fours(int first, int rows, const F& f) {
+  static_assert(TILE_ROWS % 4 == 0);
+  for (int row = first; row < first + rows;)
+    if (row % 4 == 0 && row + 4 <= first + rows) f(std::integral_constant<int, 4>{}, row), row += 4;
+    else f(std::integral_constant<int, 1>{}, row++);
+}
+
 // Quantize one group of 32. A NaN or infinity anywhere in the group makes its scale NaN, so that it reaches the logits.
 INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int row, int group) {
   const float largest = largest_magnitude(low, high);  // NaN and infinity are larger than any number
@@ -49,6 +60,38 @@ INLINE void quantize_group(f32x16 low, f32x16 high, const Activations& a, int ro
   scale += scale - scale;  // infinity to NaN
   a.scales[place] = scale;
   a.sums[place] = (float)sum(x + y);
+}
+
+// The same group of four rows of one tile, which share the steps that are not for 32 values. The same bits.
+INLINE void quantize_groups(const f32x16 (&low)[4], const f32x16 (&high)[4], const Activations& a, int row, int group) {
+#if defined(__AVX512F__)
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  const auto largest_of = [&](int i) __attribute__((always_inline)) {
+    return (__m512)_mm512_max_epi32(_mm512_and_si512((__m512i)low[i], magnitude), _mm512_and_si512((__m512i)high[i], magnitude));
+  };
+  const __m128 largest = reduce(largest_of(0), largest_of(1), largest_of(2), largest_of(3), LargerInteger());
+  const __mmask8 counts = _mm_cmp_ps_mask(largest, _mm_setzero_ps(), _CMP_GT_OQ);
+  alignas(16) float factor[4];
+  _mm_store_ps(factor, _mm_maskz_div_ps(counts, _mm_set1_ps(127.0f), largest));
+  const int64_t place = a.place(row, group);
+  const f32x16 magic = splat(12582912.0f);
+  __m512i x[4], y[4];
+  for (int i = 0; i < 4; i++) {
+    x[i] = (__m512i)(as_int(low[i] * splat(factor[i]) + magic) - as_int(magic));
+    y[i] = (__m512i)(as_int(high[i] * splat(factor[i]) + magic) - as_int(magic));
+  }
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // a pack works within 128 bits
+  for (int i = 0; i < 4; i += 2) {
+    const __m512i quads = _mm512_packs_epi16(_mm512_packs_epi32(x[i], y[i]), _mm512_packs_epi32(x[i + 1], y[i + 1]));
+    _mm512_storeu_si512(a.quants + (place + i) * GROUP, _mm512_permutexvar_epi32(order, quads));
+  }
+  const __m128 scale = _mm_mul_ps(largest, _mm_set1_ps(1.0f / 127));
+  _mm_storeu_ps(a.scales + place, _mm_add_ps(scale, _mm_sub_ps(scale, scale)));
+  const auto total_of = [&](int i) __attribute__((always_inline)) { return (__m512)_mm512_add_epi32(x[i], y[i]); };
+  _mm_storeu_ps(a.sums + place, _mm_cvtepi32_ps((__m128i)reduce(total_of(0), total_of(1), total_of(2), total_of(3), AddIntegers())));
+#else
+  for (int i = 0; i < 4; i++) quantize_group(low[i], high[i], a, row + i, group);
+#endif
 }
 
 }  // namespace

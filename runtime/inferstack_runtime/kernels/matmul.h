@@ -3,8 +3,6 @@
 // Integer formats take activations quantized to int8 in groups of 32. Four products are summed per instruction without rounding, and
 // a group's sum is scaled once: exact up to the float accumulation over groups, whose order is the same for every tile.
 #pragma once
-#include <type_traits>
-
 #include "activations.h"
 
 namespace {

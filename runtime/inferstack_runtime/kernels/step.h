@@ -83,6 +83,13 @@ INLINE void put_group(const Activations& a, int row, int group, f32x16 low, f32x
   quantize_group(low, high, a, row, group);
 }
 
+// The same group of one row or of four.
+template <int N>
+INLINE void put_groups(const Activations& a, int row, int group, const f32x16 (&low)[N], const f32x16 (&high)[N]) {
+  if (N == 4 && !a.values) return quantize_groups((const f32x16(&)[4])low, (const f32x16(&)[4])high, a, row, group);
+  for (int i = 0; i < N; i++) put_group(a, row + i, group, low[i], high[i]);
+}
+
 constexpr int HEAD_ROWS = 64;
 
 struct Scratch {
@@ -271,10 +278,16 @@ class Model {
     }
   }
 
-  // Store x * weight of one group for the next product, and the group's sum of squares.
-  INLINE void prepare(const Activations& normed, int row, int panel, f32x16 low, f32x16 high, const float* weight) {
-    squares_.data[(int64_t)row * (spec_.hidden / GROUP) + panel] = sum(madd(low, low, high * high));
-    put_group(normed, row, panel, low * load<f32x16>(weight + panel * PANEL), high * load<f32x16>(weight + panel * PANEL + 16));
+  // Store x * weight of one group of some rows for the next product, and the group's sum of squares.
+  template <int N>
+  INLINE void prepare(const Activations& normed, int row, int panel, f32x16 (&low)[N], f32x16 (&high)[N], const float* weight) {
+    const f32x16 first = load<f32x16>(weight + panel * PANEL), second = load<f32x16>(weight + panel * PANEL + 16);
+    for (int i = 0; i < N; i++) {
+      squares_.data[(int64_t)(row + i) * (spec_.hidden / GROUP) + panel] = sum(madd(low[i], low[i], high[i] * high[i]));
+      low[i] = low[i] * first;
+      high[i] = high[i] * second;
+    }
+    put_groups(normed, row, panel, low, high);
   }
 
   INLINE float inverse_rms(int row) const {
@@ -295,8 +308,10 @@ class Model {
   void embed(const Batch& b, int row) {
     float* x = x_.data + (int64_t)row * spec_.hidden;
     unpack_row(spec_.embedding, b.tokens[row], x);
-    for (int panel = 0; panel < spec_.hidden / PANEL; panel++)
-      prepare(normed_, row, panel, load<f32x16>(x + panel * PANEL), load<f32x16>(x + panel * PANEL + 16), layers_[0].attention_norm);
+    for (int panel = 0; panel < spec_.hidden / PANEL; panel++) {
+      f32x16 low[1] = {load<f32x16>(x + panel * PANEL)}, high[1] = {load<f32x16>(x + panel * PANEL + 16)};
+      prepare(normed_, row, panel, low, high, layers_[0].attention_norm);
+    }
   }
 
   // Into the second-level cache while a product is computed: what its rows will be written to lies too far apart to be foreseen.
@@ -316,9 +331,7 @@ class Model {
       const float factor = LOG2E / sqrtf((float)dim);
       for (int row = 0; row < b.rows; row++) {
         float* q = out + (int64_t)row * dim;
-        rotate(q, layer.query_norm, b.positions[row]);
-        float* to = query_.data + ((int64_t)row * queries + unit) * dim;
-        for (int i = 0; i < dim; i += 16) store(to + i, load<f32x16>(q + i) * splat(factor));
+        rotate(q, layer.query_norm, b.positions[row], query_.data + ((int64_t)row * queries + unit) * dim, factor);
       }
       return;
     }
@@ -332,8 +345,8 @@ class Model {
     float* values = head_product(layer.value, layer.value_bias, head, b.rows, s.second, s);
     for (int i = 0; i < b.segments; i++)
       for (int row = b.segment[i].row; row < b.segment[i].row + b.segment[i].rows; row++) {
-        rotate(keys + (int64_t)row * dim, layer.key_norm, b.positions[row]);
         const int position = b.positions[row];
+        rotate(keys + (int64_t)row * dim, layer.key_norm, position, keys + (int64_t)row * dim, 1.0f);
         uint8_t* at = cache_head(b, b.segment[i].sequence, position / BLOCK, l, head);
         const float *k = keys + (int64_t)row * dim, *v = values + (int64_t)row * dim;
         if (spec_.cache_type == CACHE_BF16) Cache<CACHE_BF16>::put(at, dim, position % BLOCK, k, v);
@@ -359,7 +372,8 @@ class Model {
     return out;
   }
 
-  INLINE void rotate(float* head, const float* norm, int position) const {
+  // `head`, normalized in place where there is a norm, turned by its position and times `factor`, to `to`.
+  INLINE void rotate(float* head, const float* norm, int position, float* to, float factor) const {
     const int dim = spec_.head_dim;
     const float* table = spec_.rotation + (int64_t)position * 2 * dim;
     if (norm) {
@@ -370,7 +384,7 @@ class Model {
     }
     for (int i = 0; i < dim; i += 16) {
       const f32x16 v = load<f32x16>(head + i);
-      store(head + i, madd(swap_pairs(v), load<f32x16>(table + dim + i), v * load<f32x16>(table + i)));
+      store(to + i, madd(swap_pairs(v), load<f32x16>(table + dim + i), v * load<f32x16>(table + i)) * splat(factor));
     }
   }
 
@@ -393,12 +407,17 @@ class Model {
     if (spec_.cache_type == CACHE_BF16) attend<CACHE_BF16>(s.attention, head_of, dim, spec_.window, count, queries, positions);
     else if (spec_.cache_type == CACHE_INT8) attend<CACHE_INT8>(s.attention, head_of, dim, spec_.window, count, queries, positions);
     else attend<CACHE_F32>(s.attention, head_of, dim, spec_.window, count, queries, positions);
-    for (int i = 0; i < count; i++)
-      for (int part = 0; part < dim / GROUP; part++) {
-        const float* out = s.attention.output + i * dim + part * GROUP;
-        put_group(attended, task.to + i / repeat, (task.head * repeat + i % repeat) * (dim / GROUP) + part, load<f32x16>(out),
-                  load<f32x16>(out + 16));
-      }
+    for (int part = 0; part < repeat * (dim / GROUP); part++)
+      in_fours(task.to, task.rows, [&](auto size, int first) __attribute__((always_inline)) {
+        constexpr int N = decltype(size)::value;
+        f32x16 low[N], high[N];
+        for (int i = 0; i < N; i++) {
+          const float* out = s.attention.output + (int64_t)(first - task.to + i) * repeat * dim + part * GROUP;
+          low[i] = load<f32x16>(out);
+          high[i] = load<f32x16>(out + 16);
+        }
+        put_groups(attended, first, task.head * repeat * (dim / GROUP) + part, low, high);
+      });
   }
 
   // Add the product of `w` and `in`, which ends a sublayer, to `rows`.
@@ -408,28 +427,37 @@ class Model {
     for (int i = 0; i < count && count > 1; i++) fetch(x_of(i), PANEL * 4);
     panel_product(w, panel, with_rows(in, rows), s.unpacked.data, s.product.data);
     const Activations normed = with_rows(normed_, rows);
-    for (int i = 0; i < count; i++) {
-      float* x = x_of(i);
-      const float* y = s.product.data + i * PANEL;
-      const f32x16 low = load<f32x16>(x) + load<f32x16>(y), high = load<f32x16>(x + 16) + load<f32x16>(y + 16);
-      store(x, low);
-      store(x + 16, high);
-      prepare(normed, i, panel, low, high, next_norm);
-    }
+    in_fours(0, count, [&](auto size, int first) __attribute__((always_inline)) {
+      constexpr int N = decltype(size)::value;
+      f32x16 low[N], high[N];
+      for (int i = 0; i < N; i++) {
+        float* x = x_of(first + i);
+        const float* y = s.product.data + (first + i) * PANEL;
+        low[i] = load<f32x16>(x) + load<f32x16>(y);
+        high[i] = load<f32x16>(x + 16) + load<f32x16>(y + 16);
+        store(x, low[i]);
+        store(x + 16, high[i]);
+      }
+      prepare(normed, first, panel, low, high, next_norm);
+    });
   }
 
   void feed_forward(const Rows& rows, const Layer& layer, int panel, Scratch& s) {
     const Activations normed = with_rows(normed_, rows), hidden = with_rows(hidden_, rows);
     panel_product(layer.gate, panel, normed, s.unpacked.data, s.product.data);
     panel_product(layer.up, panel, normed, s.unpacked.data, s.panel.data);
-    for (int row = 0; row < hidden.rows; row++) {
-      const f32x16 rms = splat(s.rms.data[row]);
-      f32x16 out[2];
-      for (int half = 0; half < 2; half++)
-        out[half] = silu(load<f32x16>(s.product.data + row * PANEL + 16 * half) * rms) *
-                    (load<f32x16>(s.panel.data + row * PANEL + 16 * half) * rms);
-      put_group(hidden, row, panel, out[0], out[1]);
-    }
+    in_fours(0, hidden.rows, [&](auto size, int first) __attribute__((always_inline)) {
+      constexpr int N = decltype(size)::value;
+      f32x16 out[2][N];
+      for (int i = 0; i < N; i++) {
+        const int row = first + i;
+        const f32x16 rms = splat(s.rms.data[row]);
+        for (int half = 0; half < 2; half++)
+          out[half][i] = silu(load<f32x16>(s.product.data + row * PANEL + 16 * half) * rms) *
+                         (load<f32x16>(s.panel.data + row * PANEL + 16 * half) * rms);
+      }
+      put_groups(hidden, first, panel, out[0], out[1]);
+    });
   }
 
   // The buffers of the head's input, laid out for so many rows.
