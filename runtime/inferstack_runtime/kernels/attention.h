@@ -81,11 +81,16 @@ struct Cache {
   }
 };
 
-// A tile is so many queries; scores are computed for PARTS times 16 positions at a time, outputs for as many times 16 dimensions or twice that.
+// A tile is so many queries; scores are computed for so many times 16 positions at a time, outputs for so many times 16 dimensions. Few
+// queries take more at once: sums that wait for each other would leave the multipliers idle.
 #if defined(__AVX512F__)
-constexpr int QUERY_TILE = 12, PARTS = 2;
+constexpr int QUERY_TILE = 12;
+constexpr int score_parts(int) { return 2; }
+constexpr int output_parts(int queries) { return queries <= 4 ? 4 : 2; }
 #else
-constexpr int QUERY_TILE = 6, PARTS = 1;
+constexpr int QUERY_TILE = 6;
+constexpr int score_parts(int queries) { return queries == 1 ? 2 : 1; }
+constexpr int output_parts(int queries) { return queries == 1 ? 4 : 1; }
 #endif
 constexpr int MAX_QUERIES = 48, MAX_HEAD_DIM = 256;
 
@@ -120,6 +125,7 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
   float* output = state.output + first_query * head_dim;
   float* peak = state.peak + first_query;
   alignas(64) float weights[N][BLOCK], top[16] = {};
+  constexpr int PARTS = score_parts(N), MORE = output_parts(N);
   for (int half = 0; half < 2; half += PARTS) {
     f32x16 scores[N][PARTS];
     repeat<N>([&](int q) __attribute__((always_inline)) { repeat<PARTS>([&](int p) __attribute__((always_inline)) { scores[q][p] = splat(0.0f); }); });
@@ -177,8 +183,6 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
     store(weights[q] + 16, high);
   }
   const uint8_t* values = Cache<T>::values_of(head, head_dim);
-  // Few queries take more dimensions at once: sums that wait for each other would leave the multipliers idle.
-  constexpr int MORE = N <= 4 ? 2 * PARTS : PARTS;
   int dim = 0;
   const auto accumulate = [&](auto parts) __attribute__((always_inline)) {
     constexpr int P = decltype(parts)::value;
@@ -208,7 +212,8 @@ INLINE void attend_tile(Prefetch& next, uint8_t* head, int head_dim, int block_s
     }
   };
   accumulate(std::integral_constant<int, MORE>{});
-  if constexpr (MORE > PARTS) accumulate(std::integral_constant<int, PARTS>{});
+  constexpr int LEAST = output_parts(QUERY_TILE);
+  if constexpr (MORE > LEAST) accumulate(std::integral_constant<int, LEAST>{});
 }
 
 // `f(size, first)` for tiles that together hold `count` queries, `size` a constant.

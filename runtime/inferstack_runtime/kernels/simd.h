@@ -128,8 +128,21 @@ INLINE f32x16 madd(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
+// NaN if `b` is. The compiler would make a comparison and a choice of it.
+#if defined(__AVX512F__)
+INLINE f32x16 max(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE f32x16 min(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+INLINE f32x16 max(f32x16 a, f32x16 b) {
+  return {(f32x16::Half)_mm256_max_ps((__m256)a.low, (__m256)b.low), (f32x16::Half)_mm256_max_ps((__m256)a.high, (__m256)b.high)};
+}
+INLINE f32x16 min(f32x16 a, f32x16 b) {
+  return {(f32x16::Half)_mm256_min_ps((__m256)a.low, (__m256)b.low), (f32x16::Half)_mm256_min_ps((__m256)a.high, (__m256)b.high)};
+}
+#else
 INLINE f32x16 max(f32x16 a, f32x16 b) { return select(a > b, a, b); }
 INLINE f32x16 min(f32x16 a, f32x16 b) { return select(a < b, a, b); }
+#endif
 
 // Neighbours exchanged.
 INLINE f32x16 swap_pairs(f32x16 v) {
@@ -208,24 +221,22 @@ INLINE float maximum(f32x16 v) {
 
 // The largest absolute value of both, by the order of the bits: NaN and infinity count as larger than any number.
 INLINE float largest_magnitude(f32x16 a, f32x16 b) {
-  const i32x16 x = as_int(a) & 0x7fffffff, y = as_int(b) & 0x7fffffff, both = select(x > y, x, y);
+  const i32x16 x = as_int(a) & 0x7fffffff, y = as_int(b) & 0x7fffffff;
 #if defined(__AVX512F__)
-  const int32_t bits = _mm512_reduce_max_epi32((__m512i)both);
+  const int32_t bits = _mm512_reduce_max_epi32(_mm512_max_epi32((__m512i)x, (__m512i)y));
 #else
-  const int32_t bits = reduce(both, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
+  const int32_t bits = reduce(i32x16{x.low > y.low ? x.low : y.low, x.high > y.high ? x.high : y.high}, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
 #endif
   float m;
   memcpy(&m, &bits, 4);
   return m;
 }
 
-// 2^x; below 2^-126 exactly 0, NaN stays NaN. Cephes-style polynomial on [-0.5, 0.5], relative error below 2e-7.
+// 2^x; from 2^-127 down exactly 0, NaN stays NaN. Cephes-style polynomial on [-0.5, 0.5], relative error below 2e-7.
 INLINE f32x16 exp2(f32x16 x) {
   const f32x16 magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
 #if !defined(__AVX512F__)
-  const f32x16 original = x;
-  x = select(x < splat(-126.0f), splat(-126.0f), x);
-  x = select(x > splat(126.0f), splat(126.0f), x);
+  x = min(splat(126.0f), max(splat(-127.0f), x));
 #endif
   const f32x16 shifted = x + magic, whole = shifted - magic, f = x - whole;
   f32x16 p = splat(1.535336188319500e-4f);
@@ -239,9 +250,7 @@ INLINE f32x16 exp2(f32x16 x) {
   const __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return (f32x16)_mm512_maskz_scalef_ps(counts, (__m512)p, (__m512)whole);
 #else
-  const f32x16 power = as_float(as_int(p) + ((as_int(shifted) - as_int(magic)) << 23));
-  const f32x16 result = select(original < splat(-126.0f), splat(0.0f), power);
-  return select(original == original, result, original);
+  return p * as_float((as_int(shifted) + 127) << 23);  // 0 from -127 down
 #endif
 }
 
@@ -250,7 +259,7 @@ constexpr float LOG2E = 1.44269504088896340736f;
 INLINE f32x16 silu(f32x16 x) {
 #if defined(__AVX512F__)
   // A division takes sixteen cycles. The reciprocal's estimate, refined once, is off by less than 2^-27; of more than 2^126 it would be none.
-  const __m512 one = _mm512_set1_ps(1.0f), power = (__m512)min(x * splat(-LOG2E), splat(126.0f));
+  const __m512 one = _mm512_set1_ps(1.0f), power = (__m512)min(splat(126.0f), x * splat(-LOG2E));
   const __m512 below = _mm512_add_ps(one, (__m512)exp2((f32x16)power)), estimate = _mm512_rcp14_ps(below);
   return x * (f32x16)_mm512_fmadd_ps(estimate, _mm512_fnmadd_ps(estimate, below, one), estimate);
 #else
