@@ -230,11 +230,16 @@ INLINE void in_query_tiles(int count, const F& f) {
   run(std::integral_constant<int, 1>{});
 }
 
+// The first block that a query at `position` sees.
+INLINE int first_block(int position, int window) { return window && position >= window ? (position - window + 1) / BLOCK : 0; }
+
 // Attention of `count` queries (scaled by log2(e) / sqrt(head_dim)) of one sequence and key-value head; `head_of(block)` is the head's
-// part of the sequence's block. Positions do not fall from one query to the next. Outputs are normalized into state.output [count][head_dim].
+// part of the sequence's block, `after` what is attended to next. Positions do not fall from one query to the next. Outputs are normalized
+// into state.output [count][head_dim].
 template <int T, class HeadOf>
-void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, int count, const float* const* queries, const int* positions) {
-  const int first = positions[0], last = positions[count - 1];
+void attend(Attention& state, const HeadOf& head_of, const uint8_t* after, int head_dim, int window, int count, const float* const* queries,
+            const int* positions) {
+  const int last = positions[count - 1];
   for (int q = 0; q < count; q++) {
     state.peak[q] = -1e30f;
     store(state.mass[q], splat(0.0f));
@@ -246,12 +251,11 @@ void attend(Attention& state, const HeadOf& head_of, int head_dim, int window, i
       for (int i = 0; i < N; i++, to += 2) store(to, load<int64_t>(queries[q + i] + 2 * pair));
   });
   memset(state.output, 0, sizeof(float) * (size_t)(count * head_dim));
-  const int start = window && first >= window ? (first - window + 1) / BLOCK : 0;
   const int64_t bytes = head_bytes(T, head_dim);
-  for (int b = start; b <= last / BLOCK; b++) {
+  for (int b = first_block(positions[0], window); b <= last / BLOCK; b++) {
     uint8_t* head = head_of(b);
-    Prefetch next{nullptr, nullptr};
-    if (b < last / BLOCK) next.at = head_of(b + 1), next.end = next.at + bytes;
+    const uint8_t* following = b < last / BLOCK ? head_of(b + 1) : after;
+    Prefetch next{following, following + bytes};
     in_query_tiles(count, [&](auto size, int q) {
       constexpr int N = decltype(size)::value;
       if (positions[q + N - 1] >= b * BLOCK) attend_tile<T, N>(next, head, head_dim, b * BLOCK, window, positions + q, state, q);

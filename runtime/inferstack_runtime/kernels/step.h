@@ -240,7 +240,7 @@ class Model {
           }))
         return;
       if (!team_.share(place, last ? last_attention_units_ : attention_units_, [&](int unit) {
-            attention(*batch_, (int)l, (last ? last_tasks_ : tasks_)[(size_t)unit], with_rows(attended_, rows), s);
+            attention(*batch_, (int)l, last ? last_tasks_ : tasks_, (size_t)unit, with_rows(attended_, rows), s);
           }))
         return;
       if (!team_.share(place, goes_on ? hidden_panels : 0, [&](int panel) { add(rows, panel, layer.output, attended_, layer.feed_forward_norm, s); })) return;
@@ -393,7 +393,10 @@ class Model {
     return b.cache + ((number * spec_.layers + layer) * spec_.key_value_heads + head) * head_bytes(spec_.cache_type, spec_.head_dim);
   }
 
-  void attention(const Batch& b, int layer, const Task& task, const Activations& attended, Scratch& s) {
+  void attention(const Batch& b, int layer, const std::vector<Task>& tasks, size_t unit, const Activations& attended, Scratch& s) {
+    const Task &task = tasks[unit], &then = tasks[std::min(unit + 1, tasks.size() - 1)];
+    const uint8_t* after =
+        cache_head(b, b.segment[then.segment].sequence, first_block(b.positions[then.row], spec_.window), layer, then.head);
     const int dim = spec_.head_dim, repeat = spec_.heads / spec_.key_value_heads, count = task.rows * repeat;
     const float* queries[MAX_QUERIES];
     int positions[MAX_QUERIES];
@@ -404,9 +407,9 @@ class Model {
     }
     const int sequence = b.segment[task.segment].sequence;
     const auto head_of = [&](int block) { return cache_head(b, sequence, block, layer, task.head); };
-    if (spec_.cache_type == CACHE_BF16) attend<CACHE_BF16>(s.attention, head_of, dim, spec_.window, count, queries, positions);
-    else if (spec_.cache_type == CACHE_INT8) attend<CACHE_INT8>(s.attention, head_of, dim, spec_.window, count, queries, positions);
-    else attend<CACHE_F32>(s.attention, head_of, dim, spec_.window, count, queries, positions);
+    if (spec_.cache_type == CACHE_BF16) attend<CACHE_BF16>(s.attention, head_of, after, dim, spec_.window, count, queries, positions);
+    else if (spec_.cache_type == CACHE_INT8) attend<CACHE_INT8>(s.attention, head_of, after, dim, spec_.window, count, queries, positions);
+    else attend<CACHE_F32>(s.attention, head_of, after, dim, spec_.window, count, queries, positions);
     for (int part = 0; part < repeat * (dim / GROUP); part++)
       in_fours(task.to, task.rows, [&](auto size, int first) __attribute__((always_inline)) {
         constexpr int N = decltype(size)::value;
