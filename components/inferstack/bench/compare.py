@@ -11,7 +11,7 @@ from typing import Any
 from inferstack.bench.client import Sample, Target
 from inferstack.bench.drive import closed_loop
 from inferstack.bench.machine import cores
-from inferstack.bench.servers import DidNotStart, Recipe, Server, paused, running
+from inferstack.bench.servers import DidNotStart, Ended, Recipe, Server, paused, running
 from inferstack.bench.summary import Summary, summarize
 from inferstack.bench.workload import Workload, prompts
 
@@ -67,17 +67,21 @@ def compare(
     watch: Callable[[Row], None] = lambda row: None,
     absent: Callable[[str, str], None] = lambda name, why: None,
 ) -> list[Row]:
-    """Start all servers, then per round and level measure each in turn (A, B, …, A, B, …). Who does not start is handed to `absent`."""
+    """Start all servers, then per round and level measure each in turn (A, B, …, A, B, …).
+
+    Who does not start is handed to `absent`, and so is who ends on the way: what was measured of it before stays.
+    """
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         servers: list[Server] = []
         for recipe in recipes:
             try:
                 server = stack.enter_context(running(recipe))
-            except DidNotStart as problem:
+                measure(server.target, prompts(workload, 1, seed), 1, 4)  # the first request of a process pays for what is lazy
+                server.check()
+            except (DidNotStart, Ended) as problem:
                 absent(recipe.name, str(problem))
                 continue
-            measure(server.target, prompts(workload, 1, seed), 1, 4)  # the first request of a process pays for what is lazy
             servers.append(server)
             server.pause()
         for server in servers:
@@ -85,9 +89,15 @@ def compare(
         for number in range(rounds):
             for level in levels:
                 texts = prompts(workload, level * requests_per_client, seed + 1000 * number + level)
-                for server in servers:
+                for server in list(servers):
                     with paused(servers, server):
                         summary = measure(server.target, texts, level, workload.output, server.rss_bytes)
+                    try:
+                        server.check()
+                    except Ended as problem:
+                        absent(server.recipe.name, str(problem))
+                        servers.remove(server)
+                        continue
                     row = Row(server.recipe.name, server.recipe.version, number, level, summary, server.ready_seconds)
                     rows.append(row)
                     watch(row)

