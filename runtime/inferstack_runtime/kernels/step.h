@@ -86,7 +86,8 @@ INLINE void put_group(const Activations& a, int row, int group, f32x16 low, f32x
 // The same group of one row or of four.
 template <int N>
 INLINE void put_groups(const Activations& a, int row, int group, const f32x16 (&low)[N], const f32x16 (&high)[N]) {
-  if (N == 4 && !a.values) return quantize_groups((const f32x16(&)[4])low, (const f32x16(&)[4])high, a, row, group);
+  if constexpr (N == 4)
+    if (!a.values) return quantize_groups(low, high, a, row, group);
   for (int i = 0; i < N; i++) put_group(a, row + i, group, low[i], high[i]);
 }
 
