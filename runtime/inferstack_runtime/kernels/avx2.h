@@ -43,8 +43,11 @@ INLINE Scales scales_of(const uint8_t* block, int part) {
 
 constexpr bool can_be_ready(int format) { return format == W4_GROUP || format == W4_MINIMUM; }
 
+// Returns how many rows are computed along: none, the registers are needed for sums.
 template <int F>
-void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
+int make_ready(const uint8_t* panel, const Activations& a, Ahead&, float*, ReadyBlock* ready) {
+  const uint8_t* block = panel + header_bytes(F);
+  const int groups = a.k / GROUP;
   const __m256i mask = _mm256_set1_epi8(15);
   for (int g = 0; g < groups; g++, block += block_bytes(F))
     for (int part = 0; part < 4; part++) {
@@ -59,6 +62,7 @@ void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
       _mm256_store_ps(to.d + part % 2 * 8, s.d);
       _mm256_store_ps(to.least + part % 2 * 8, s.least);
     }
+  return 0;
 }
 
 // The sums of products of one group as the bits of floats, ZERO too large: MR rows x COLUMNS times 8 columns.

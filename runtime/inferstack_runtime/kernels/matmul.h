@@ -15,8 +15,7 @@ INLINE void with_size(int size, const Tile& tile) {
   tile(std::integral_constant<int, MOST>{});
 }
 template <int MOST, class Tile>
-INLINE void in_tiles(int rows, const Tile& tile) {
-  int row = 0;
+INLINE void in_tiles(int rows, const Tile& tile, int row = 0) {
   for (; row + MOST <= rows; row += MOST) tile(std::integral_constant<int, MOST>{}, row);
   if (row < rows) with_size<MOST>(rows - row, [&](auto size) { tile(size, row); });
 }
@@ -109,22 +108,23 @@ void float_tile(const float* weights, int k, const float* x, float* out) {
 }
 
 template <int F>
-INLINE void integer_tiles(const uint8_t* panel, const Activations& a, Ahead next, float* out) {
-  in_tiles<TILE_ROWS>(a.rows, [&](auto size, int row) {
-    integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, next, out + (int64_t)row * PANEL);
-  });
+INLINE void integer_tiles(const uint8_t* panel, const Activations& a, Ahead next, float* out, int first = 0) {
+  in_tiles<TILE_ROWS>(
+      a.rows,
+      [&](auto size, int row) { integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, next, out + (int64_t)row * PANEL); },
+      first);
 }
 
 template <int F>
 INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unused]] float* scratch, float* out) {
   const int passes = a.rows <= ONE_PASS_ROWS ? 1 : (a.rows + TILE_ROWS - 1) / TILE_ROWS * 2;
   const uint8_t *end = panel + panel_bytes(F, a.k), *after = end + panel_bytes(F, a.k);
-  const Ahead next{end, after, (block_bytes(F) / 64 + passes - 1) / passes};
+  Ahead next{end, after, (block_bytes(F) / 64 + passes - 1) / passes};
 #if defined(__AVX2__)
   if constexpr (can_be_ready(F))
     if (a.rows >= READY_ROWS) {
-      make_ready<F>(panel, a.k / GROUP, (ReadyBlock*)scratch);
-      return integer_tiles<READY>((const uint8_t*)scratch, a, next, out);
+      const int done = make_ready<F>(panel, a, next, out, (ReadyBlock*)scratch);
+      return integer_tiles<READY>((const uint8_t*)scratch, a, next, out, done);
     }
 #endif
   integer_tiles<F>(panel, a, next, out);

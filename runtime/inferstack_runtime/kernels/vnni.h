@@ -38,9 +38,11 @@ INLINE Scales scales_of(const uint8_t* block, int half) {
 }
 
 // `HALVES` times 16 columns from `half` on. Few rows take both halves at once and share the broadcast activations; many rows take one,
-// so that unpacked weights serve more of them.
-template <int F, int MR, int HALVES>
-void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, Ahead& next, float* out) {
+// so that unpacked weights serve more of them. With KEEP what was unpacked is written to `ready`, for the tiles that follow.
+// Never a part of its caller, where registers would not suffice.
+template <int F, int MR, int HALVES, bool KEEP = false>
+__attribute__((noinline)) void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int half, Ahead& next,
+                                               float* out, ReadyBlock* ready = nullptr) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *sums = a.sums + (int64_t)row * groups;
   const uint8_t* block = panel + (F == READY ? 0 : header_bytes(F));
@@ -57,6 +59,8 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
     for (int m = 0; m < MR; m++)
       for (int h = 0; h < HALVES; h++) sum[m][h] = _mm512_set1_epi32(ZERO_BITS);
     const auto add_quad = [&](int j, const __m512i* weights) __attribute__((always_inline)) {
+      if constexpr (KEEP)
+        for (int h = 0; h < HALVES; h++) _mm512_store_si512(ready[g].weights + j * 128 + (half + h) * 64, weights[h]);
 #pragma GCC unroll 12
       for (int m = 0; m < MR; m++) {
         const int8_t* at = quants + m * GROUP + j * 4;
@@ -94,6 +98,11 @@ void integer_columns(const uint8_t* panel, int groups, const Activations& a, int
 #pragma GCC unroll 2
     for (int h = 0; h < HALVES; h++) {
       const Scales s = scales_of<F>(block, half + h);
+      if constexpr (KEEP) {
+        _mm512_store_ps(ready[g].d + (half + h) * 16, s.d);
+        _mm512_store_ps(ready[g].zero + (half + h) * 16, s.zero);
+        _mm512_store_ps(ready[g].least + (half + h) * 16, s.least);
+      }
 #pragma GCC unroll 12
       for (int m = 0; m < MR; m++) {
         __m512 value = _mm512_fmadd_ps(_mm512_castsi512_ps(sum[m][h]), s.d, s.zero);
@@ -122,22 +131,9 @@ void integer_tile(const uint8_t* panel, int groups, const Activations& a, int ro
 
 constexpr bool can_be_ready(int format) { return format != W8_CHANNEL; }
 
+// The first tile, which leaves the panel unpacked for the others; returns its rows.
 template <int F>
-void make_ready(const uint8_t* block, int groups, ReadyBlock* ready) {
-  const __m512i mask = _mm512_set1_epi8(15), flip = _mm512_set1_epi8((char)0x80);
-  for (int g = 0; g < groups; g++, block += block_bytes(F), ready++) {
-    for (int at = 0; at < 1024; at += 64) {
-      __m512i weights;
-      if constexpr (F == W8_GROUP) weights = _mm512_xor_si512(_mm512_load_si512(block + at), flip);
-      else if (at < 512) weights = _mm512_and_si512(_mm512_load_si512(block + at), mask);
-      else weights = _mm512_and_si512(_mm512_srli_epi16(_mm512_load_si512(block + at - 512), 4), mask);
-      _mm512_store_si512(ready->weights + at, weights);
-    }
-    for (int half = 0; half < 2; half++) {
-      const Scales s = scales_of<F>(block, half);
-      _mm512_store_ps(ready->d + half * 16, s.d);
-      _mm512_store_ps(ready->zero + half * 16, s.zero);
-      _mm512_store_ps(ready->least + half * 16, s.least);
-    }
-  }
+int make_ready(const uint8_t* panel, const Activations& a, Ahead& next, float* out, ReadyBlock* ready) {
+  for (int half = 0; half < 2; half++) integer_columns<F, TILE_ROWS, 1, true>(panel, a.k / GROUP, a, 0, half, next, out, ready);
+  return TILE_ROWS;
 }
