@@ -77,8 +77,8 @@ def compare(
         for recipe in recipes:
             try:
                 server = stack.enter_context(running(recipe))
-                measure(server.target, prompts(workload, 1, seed), 1, 4)  # the first request of a process pays for what is lazy
-                server.check()
+                first = measure(server.target, prompts(workload, 1, seed), 1, 4)  # a process' first request pays for what is lazy
+                server.check(first)
             except (DidNotStart, Ended) as problem:
                 absent(recipe.name, str(problem))
                 continue
@@ -93,7 +93,7 @@ def compare(
                     with paused(servers, server):
                         summary = measure(server.target, texts, level, workload.output, server.rss_bytes)
                     try:
-                        server.check()
+                        server.check(summary)
                     except Ended as problem:
                         absent(server.recipe.name, str(problem))
                         servers.remove(server)

@@ -18,9 +18,12 @@ from pathlib import Path
 
 from inferstack.bench.client import Target
 from inferstack.bench.machine import cores, rss_bytes
+from inferstack.bench.summary import Summary
 
 CONTEXT = 2048
 SLOTS = 32
+_END_SECONDS = 2.0
+"""After failed requests: how long a server may take to end, if that is why they failed."""
 
 
 class NotInstalled(Exception):
@@ -59,9 +62,10 @@ class Server:
     log: int
     """Descriptor of the file that its output goes to."""
 
-    def check(self) -> None:
-        """Raises `Ended` when the process is gone."""
-        if (code := self.process.poll()) is not None:
+    def check(self, summary: Summary) -> None:
+        """Raises `Ended` when the process is gone; failed requests may be the first that is seen of its end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self.process.wait(_END_SECONDS if summary.failed else 0)
             raise Ended(f"{self.recipe.name}: ended while it was measured (code {code}):\n{_tail(self.log)}")
 
     def rss_bytes(self) -> int:

@@ -6,7 +6,9 @@ After $PEER_PROMPTS prompts it ends at the next one.
 import itertools
 import json
 import os
+import socket
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,6 +24,8 @@ class Answers(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         if next(self.prompts) > int(os.environ.get("PEER_PROMPTS", "1000")):
             print("no such instruction", flush=True)
+            self.connection.shutdown(socket.SHUT_RDWR)
+            time.sleep(0.3)  # its clients know of the end before it is over
             os._exit(4)
         self.send_response(200)
         self.end_headers()
