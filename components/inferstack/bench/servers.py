@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from inferstack.bench.client import Target
@@ -94,8 +94,7 @@ def running(recipe: Recipe) -> Iterator[Server]:
         try:
             _wait(recipe, process, port, log.fileno())
             ready = time.perf_counter() - started
-            target = recipe.target
-            yield Server(recipe, process, Target("127.0.0.1", port, target.model, target.key, target.chat, target.extra), ready, log.fileno())
+            yield Server(recipe, process, replace(recipe.target, host="127.0.0.1", port=port), ready, log.fileno())
         finally:
             for sign in (signal.SIGCONT, signal.SIGTERM):
                 with contextlib.suppress(ProcessLookupError):
