@@ -43,37 +43,18 @@ INLINE Scales scales_of(const uint8_t* block, int part) {
 
 constexpr bool can_be_ready(int format) { return format == W4_GROUP || format == W4_MINIMUM; }
 
-// Returns how many rows are computed along: none, the registers are needed for sums.
-template <int F>
-int make_ready(const uint8_t* panel, const Activations& a, Ahead&, float*, ReadyBlock* ready) {
-  const uint8_t* block = panel + header_bytes(F);
-  const int groups = a.k / GROUP;
-  const __m256i mask = _mm256_set1_epi8(15);
-  for (int g = 0; g < groups; g++, block += block_bytes(F))
-    for (int part = 0; part < 4; part++) {
-      ReadyBlock& to = ready[part / 2 * groups + g];
-      uint8_t* weights = to.weights + part % 2 * 32;
-      for (int quad = 0; quad < 4; quad++) {
-        const __m256i v = _mm256_load_si256((const __m256i*)(block + quad * 128 + part * 32));
-        _mm256_store_si256((__m256i*)(weights + quad * 64), _mm256_and_si256(v, mask));
-        _mm256_store_si256((__m256i*)(weights + (quad + 4) * 64), _mm256_and_si256(_mm256_srli_epi16(v, 4), mask));
-      }
-      const Scales s = scales_of<F>(block, part);
-      _mm256_store_ps(to.d + part % 2 * 8, s.d);
-      _mm256_store_ps(to.least + part % 2 * 8, s.least);
-    }
-  return 0;
-}
-
 // The sums of products of one group as the bits of floats, ZERO too large: MR rows x COLUMNS times 8 columns.
-template <int F, int MR, int COLUMNS>
-INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&sum)[MR][COLUMNS]) {
+// With KEEP unpacked weights are written to `kept`.
+template <int F, int MR, int COLUMNS, bool KEEP>
+INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&sum)[MR][COLUMNS], [[maybe_unused]] uint8_t* kept) {
   constexpr bool nibbles = F == W4_GROUP || F == W4_MINIMUM, bytes = !nibbles && F != READY;
   const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), zero = _mm256_set1_epi32(ZERO_BITS);
   const auto weight = [&](int quad, int c) __attribute__((always_inline)) {
     return _mm256_load_si256((const __m256i*)(weights + quad * (F == READY ? 64 : 128) + c * 32));
   };
   const auto add_quad = [&](int quad, const __m256i (&w)[COLUMNS]) __attribute__((always_inline)) {
+    if constexpr (KEEP)
+      for (int c = 0; c < COLUMNS; c++) _mm256_store_si256((__m256i*)(kept + quad * 64 + c * 32), w[c]);
 #pragma GCC unroll 4
     for (int m = 0; m < MR; m++) {
       const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + m * GROUP + quad * 4));
@@ -114,9 +95,10 @@ INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&s
       for (int c = 0; c < COLUMNS; c++) sum[m][c] = _mm256_add_epi32(_mm256_madd_epi16(sum[m][c], ones), zero);
 }
 
-// COLUMNS times 8 columns from `part` on.
-template <int F, int MR, int COLUMNS>
-INLINE void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int part, Ahead& next, float* out) {
+// COLUMNS times 8 columns from `part` on. With KEEP what was unpacked is written to `ready`, for the tiles that follow.
+template <int F, int MR, int COLUMNS, bool KEEP = false>
+__attribute__((noinline)) void integer_columns(const uint8_t* panel, int groups, const Activations& a, int row, int part, Ahead& next,
+                                               float* out, [[maybe_unused]] ReadyBlock* ready = nullptr) {
   const int8_t* quants = a.quants + (int64_t)row * a.k;
   const float *scales = a.scales + (int64_t)row * groups, *sums = a.sums + (int64_t)row * groups;
   const uint8_t* block = F == READY ? (const uint8_t*)((const ReadyBlock*)panel + part / 2 * groups) : panel + header_bytes(F);
@@ -129,10 +111,14 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
     next.fetch<F, MR, size>(block, row);
     __m256i sum[MR][COLUMNS];
-    group_sums<F, MR, COLUMNS>(block + in_block * 32, quants, sum);
+    group_sums<F, MR, COLUMNS, KEEP>(block + in_block * 32, quants, sum, KEEP ? ready[part / 2 * groups + g].weights : nullptr);
 #pragma GCC unroll 4
     for (int c = 0; c < COLUMNS; c++) {
       const Scales s = scales_of<F>(block, in_block + c);
+      if constexpr (KEEP) {
+        _mm256_store_ps(ready[part / 2 * groups + g].d + c * 8, s.d);
+        _mm256_store_ps(ready[part / 2 * groups + g].least + c * 8, s.least);
+      }
       const __m256 zero = _mm256_mul_ps(s.d, _mm256_set1_ps(-ZERO));
 #pragma GCC unroll 4
       for (int m = 0; m < MR; m++) {
@@ -152,12 +138,12 @@ INLINE void integer_columns(const uint8_t* panel, int groups, const Activations&
 }
 
 // One row takes all columns at once and so shares its broadcast quants among them; more rows take half of them, for want of registers.
-template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out) {
+template <int F, int MR, bool KEEP = false>
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out, ReadyBlock* ready = nullptr) {
   if constexpr (MR <= ONE_PASS_ROWS && F != READY) {
     integer_columns<F, MR, 4>(panel, groups, a, row, 0, next, out);
   } else {
-    integer_columns<F, MR, 2>(panel, groups, a, row, 0, next, out);
-    integer_columns<F, MR, 2>(panel, groups, a, row, 2, next, out);
+    integer_columns<F, MR, 2, KEEP>(panel, groups, a, row, 0, next, out, ready);
+    integer_columns<F, MR, 2, KEEP>(panel, groups, a, row, 2, next, out, ready);
   }
 }

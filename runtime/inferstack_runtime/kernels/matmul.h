@@ -22,8 +22,9 @@ INLINE void in_tiles(int rows, const Tile& tile, int row = 0) {
 
 // ---- Integer tiles: rows x 32 columns ---------------------------------------------------------------------------------
 
-// With so many rows it costs less to unpack a panel once, to blocks in the order in which a tile reads them, than once per tile.
-constexpr int READY_ROWS = TILE_ROWS > 4 ? 36 : 24;
+// With so many rows it costs less to unpack a panel once, to blocks in the order in which a tile reads them, than once per tile. The first
+// tile does so on the way (KEEP).
+constexpr int READY_ROWS = TILE_ROWS > 4 ? 36 : 12;
 constexpr int READY = FORMATS;  // the format of such blocks
 
 // A tile of more rows goes over its panel twice, for half of the columns each time.
@@ -123,8 +124,8 @@ INLINE void integer_rows(const uint8_t* panel, const Activations& a, [[maybe_unu
 #if defined(__AVX2__)
   if constexpr (can_be_ready(F))
     if (a.rows >= READY_ROWS) {
-      const int done = make_ready<F>(panel, a, next, out, (ReadyBlock*)scratch);
-      return integer_tiles<READY>((const uint8_t*)scratch, a, next, out, done);
+      integer_tile<F, TILE_ROWS, true>(panel, a.k / GROUP, a, 0, next, out, (ReadyBlock*)scratch);
+      return integer_tiles<READY>((const uint8_t*)scratch, a, next, out, TILE_ROWS);
     }
 #endif
   integer_tiles<F>(panel, a, next, out);

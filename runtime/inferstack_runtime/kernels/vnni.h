@@ -119,21 +119,14 @@ __attribute__((noinline)) void integer_columns(const uint8_t* panel, int groups,
     }
 }
 
-template <int F, int MR>
-void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out) {
+template <int F, int MR, bool KEEP = false>
+void integer_tile(const uint8_t* panel, int groups, const Activations& a, int row, Ahead& next, float* out, ReadyBlock* ready = nullptr) {
   if constexpr (MR <= ONE_PASS_ROWS) {
     integer_columns<F, MR, 2>(panel, groups, a, row, 0, next, out);
   } else {
-    integer_columns<F, MR, 1>(panel, groups, a, row, 0, next, out);
-    integer_columns<F, MR, 1>(panel, groups, a, row, 1, next, out);
+    integer_columns<F, MR, 1, KEEP>(panel, groups, a, row, 0, next, out, ready);
+    integer_columns<F, MR, 1, KEEP>(panel, groups, a, row, 1, next, out, ready);
   }
 }
 
 constexpr bool can_be_ready(int format) { return format != W8_CHANNEL; }
-
-// The first tile, which leaves the panel unpacked for the others; returns its rows.
-template <int F>
-int make_ready(const uint8_t* panel, const Activations& a, Ahead& next, float* out, ReadyBlock* ready) {
-  for (int half = 0; half < 2; half++) integer_columns<F, TILE_ROWS, 1, true>(panel, a.k / GROUP, a, 0, half, next, out, ready);
-  return TILE_ROWS;
-}
