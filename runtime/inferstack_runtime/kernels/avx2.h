@@ -46,7 +46,7 @@ constexpr bool can_be_ready(int format) { return format == W4_GROUP || format ==
 // The sums of products of one group as the bits of floats, ZERO too large: MR rows x COLUMNS times 8 columns.
 // With KEEP unpacked weights are written to `kept`.
 template <int F, int MR, int COLUMNS, bool KEEP>
-INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&sum)[MR][COLUMNS], [[maybe_unused]] uint8_t* kept) {
+INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&sum)[MR][COLUMNS], [[maybe_unused]] ReadyBlock* kept) {
   constexpr bool nibbles = F == W4_GROUP || F == W4_MINIMUM, bytes = !nibbles && F != READY;
   const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), zero = _mm256_set1_epi32(ZERO_BITS);
   const auto weight = [&](int quad, int c) __attribute__((always_inline)) {
@@ -54,7 +54,7 @@ INLINE void group_sums(const uint8_t* weights, const int8_t* quants, __m256i (&s
   };
   const auto add_quad = [&](int quad, const __m256i (&w)[COLUMNS]) __attribute__((always_inline)) {
     if constexpr (KEEP)
-      for (int c = 0; c < COLUMNS; c++) _mm256_store_si256((__m256i*)(kept + quad * 64 + c * 32), w[c]);
+      for (int c = 0; c < COLUMNS; c++) _mm256_store_si256((__m256i*)(kept->weights + quad * 64 + c * 32), w[c]);
 #pragma GCC unroll 4
     for (int m = 0; m < MR; m++) {
       const __m256i x = _mm256_set1_epi32(load<int32_t>(quants + m * GROUP + quad * 4));
@@ -111,13 +111,14 @@ __attribute__((noinline)) void integer_columns(const uint8_t* panel, int groups,
   for (int g = 0; g < groups; g++, block += size, quants += GROUP * MR, scales += MR, sums += MR) {
     next.fetch<F, MR, size>(block, row);
     __m256i sum[MR][COLUMNS];
-    group_sums<F, MR, COLUMNS, KEEP>(block + in_block * 32, quants, sum, KEEP ? ready[part / 2 * groups + g].weights : nullptr);
+    ReadyBlock* const kept = KEEP ? ready + part / 2 * groups + g : nullptr;
+    group_sums<F, MR, COLUMNS, KEEP>(block + in_block * 32, quants, sum, kept);
 #pragma GCC unroll 4
     for (int c = 0; c < COLUMNS; c++) {
       const Scales s = scales_of<F>(block, in_block + c);
       if constexpr (KEEP) {
-        _mm256_store_ps(ready[part / 2 * groups + g].d + c * 8, s.d);
-        _mm256_store_ps(ready[part / 2 * groups + g].least + c * 8, s.least);
+        _mm256_store_ps(kept->d + c * 8, s.d);
+        _mm256_store_ps(kept->least + c * 8, s.least);
       }
       const __m256 zero = _mm256_mul_ps(s.d, _mm256_set1_ps(-ZERO));
 #pragma GCC unroll 4

@@ -7,7 +7,7 @@
 
 namespace {
 
-// `tile(size, row)` for all rows, `size` a constant of at most MOST.
+// `tile(size, row)` for the rows from `row` to `end`, `size` a constant of at most MOST.
 template <int MOST, class Tile>
 INLINE void with_size(int size, const Tile& tile) {
   if constexpr (MOST > 1)
@@ -15,9 +15,9 @@ INLINE void with_size(int size, const Tile& tile) {
   tile(std::integral_constant<int, MOST>{});
 }
 template <int MOST, class Tile>
-INLINE void in_tiles(int rows, const Tile& tile, int row = 0) {
-  for (; row + MOST <= rows; row += MOST) tile(std::integral_constant<int, MOST>{}, row);
-  if (row < rows) with_size<MOST>(rows - row, [&](auto size) { tile(size, row); });
+INLINE void in_tiles(int row, int end, const Tile& tile) {
+  for (; row + MOST <= end; row += MOST) tile(std::integral_constant<int, MOST>{}, row);
+  if (row < end) with_size<MOST>(end - row, [&](auto size) { tile(size, row); });
 }
 
 // ---- Integer tiles: rows x 32 columns ---------------------------------------------------------------------------------
@@ -110,10 +110,9 @@ void float_tile(const float* weights, int k, const float* x, float* out) {
 
 template <int F>
 INLINE void integer_tiles(const uint8_t* panel, const Activations& a, Ahead next, float* out, int first = 0) {
-  in_tiles<TILE_ROWS>(
-      a.rows,
-      [&](auto size, int row) { integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, next, out + (int64_t)row * PANEL); },
-      first);
+  in_tiles<TILE_ROWS>(first, a.rows, [&](auto size, int row) {
+    integer_tile<F, decltype(size)::value>(panel, a.k / GROUP, a, row, next, out + (int64_t)row * PANEL);
+  });
 }
 
 template <int F>
@@ -142,7 +141,7 @@ void panel_product(const Matrix& w, int index, const Activations& a, float* scra
   }
   const float* weights = (const float*)panel;
   if (w.format != F32) unpack_panel(w, index, scratch), weights = scratch;
-  in_tiles<FLOAT_ROWS>(a.rows, [&](auto size, int row) {
+  in_tiles<FLOAT_ROWS>(0, a.rows, [&](auto size, int row) {
     float_tile<decltype(size)::value>(weights, a.k, a.values + (int64_t)row * a.k, out + (int64_t)row * PANEL);
   });
 }
